@@ -1,0 +1,79 @@
+//! `--backend` to a Burn device. The only place that names burn-ndarray (deprecated upstream) and
+//! the only place that starts wgpu, eagerly, so that a missing adapter is told before any work.
+
+use burn::tensor::{Device, DeviceKind};
+use serde::{Deserialize, Serialize};
+
+use crate::failure::Failure;
+
+/// What `--backend` may say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Backend {
+    /// wgpu on a hardware adapter, otherwise flex.
+    Auto,
+    /// burn-ndarray, CPU.
+    Ndarray,
+    /// burn-flex, CPU.
+    Flex,
+    /// burn-wgpu: Vulkan, Metal, DX12 or GL.
+    Wgpu,
+}
+
+/// A device that exists, and the name of what was chosen.
+pub struct Chosen {
+    /// The plain device; `.autodiff()` for training.
+    pub device: Device,
+    /// For people: `flex (cpu)`, `wgpu (adapter name)`.
+    pub name: String,
+}
+
+impl Backend {
+    /// Opens the device.
+    ///
+    /// # Errors
+    /// [`crate::failure::Kind::Backend`] when wgpu was named and no adapter answers.
+    pub fn open(self) -> Result<Chosen, Failure> {
+        match self {
+            Backend::Flex => Ok(Chosen { device: Device::flex(), name: "flex (cpu)".into() }),
+            Backend::Ndarray => Ok(Chosen { device: ndarray(), name: "ndarray (cpu)".into() }),
+            Backend::Wgpu => wgpu(DeviceKind::DefaultDevice).map_err(|why| {
+                Failure::backend(format!(
+                    "--backend wgpu: no graphics adapter on this machine ({why}); \
+                     install a driver, or use --backend flex"
+                ))
+            }),
+            Backend::Auto => hardware().map_or_else(|| Backend::Flex.open(), Ok),
+        }
+    }
+}
+
+/// Lines for `--backend list`: what this machine has.
+pub fn list() -> Vec<String> {
+    let mut lines = vec!["flex     cpu".to_owned(), "ndarray  cpu".to_owned()];
+    match wgpu(DeviceKind::DefaultDevice) {
+        Ok(chosen) => lines.push(format!("wgpu     {}", chosen.name)),
+        Err(why) => lines.push(format!("wgpu     none ({why})")),
+    }
+    lines
+}
+
+#[expect(deprecated, reason = "burn-ndarray is asked for; this is the line that goes with it")]
+fn ndarray() -> Device {
+    Device::ndarray()
+}
+
+fn hardware() -> Option<Chosen> {
+    [DeviceKind::DiscreteGpu(0), DeviceKind::IntegratedGpu(0), DeviceKind::VirtualGpu(0)]
+        .into_iter()
+        .find_map(|kind| wgpu(kind).ok())
+}
+
+fn wgpu(kind: DeviceKind) -> Result<Chosen, String> {
+    let (device, setup) = Device::wgpu_options()
+        .device_kind(kind)
+        .init_with_setup()
+        .map_err(|error| error.to_string().lines().collect::<Vec<_>>().join(" "))?;
+    let info = setup.adapter.get_info();
+    Ok(Chosen { device, name: format!("wgpu ({}, {:?})", info.name, info.device_type) })
+}

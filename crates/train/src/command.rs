@@ -1,0 +1,561 @@
+//! The command line: parse, dispatch, print the one sentence of a failure, return the exit code.
+//!
+//! Exit codes: 0 done, 2 usage, 3 data, 5 diverged, 6 checkpoint, 7 backend, 8 file,
+//! 130/143 interrupted by SIGINT/SIGTERM with the run saved.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is the console's front door")]
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use burn::module::AutodiffModule as _;
+use burn::tensor::Device;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use nn::cost::cost;
+use nn::network::{Architecture, Network, NetworkConfig};
+use nn::pretrained::{HeadPolicy, load_state_dict};
+use safetensors::tensor::{Dtype, TensorView};
+
+use crate::backend::{self, Backend};
+use crate::checkpoint::{Checkpoint, Manifest, write_atomically};
+use crate::config::Options;
+use crate::decode::decode;
+use crate::evaluate::{Report, evaluate};
+use crate::failure::Failure;
+use crate::fit::{self, Run};
+use crate::folder::ImageFolder;
+use crate::journal::{Journal, accuracy_line};
+use crate::loader::{Loader, LoaderConfig, Mode};
+use crate::predict::{gather, predict};
+use crate::preprocess::{Interpolation, Preprocess};
+use crate::signal::Stop;
+
+/// Trains, evaluates and ships efficient image classifiers.
+#[derive(Parser)]
+#[command(name = "kindling", version, propagate_version = true)]
+struct Program {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train a network on a folder of pictures
+    Train(Box<Train>),
+    /// Evaluate a checkpoint on a folder of pictures
+    #[command(alias = "val", alias = "validate")]
+    Eval(Eval),
+    /// Name the pictures in files and folders
+    Predict(Predict),
+    /// Write exactly what the network is fed
+    Preprocess(PreprocessArgs),
+    /// List the architectures with parameters and multiply-adds
+    Models,
+    /// Say what a checkpoint is
+    Inspect {
+        /// The checkpoint
+        #[arg(value_name = "CKPT")]
+        checkpoint: PathBuf,
+        /// Print the whole manifest as JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Args)]
+struct Train {
+    #[command(flatten)]
+    options: Options,
+    /// TOML file with any of the options; `args.toml` of a run is one
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Go on from a checkpoint or run folder; alone: the newest run below --output
+    #[arg(long, value_name = "PATH", num_args = 0..=1, default_missing_value = "auto")]
+    resume: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct Eval {
+    /// The checkpoint
+    #[arg(long, value_name = "CKPT")]
+    checkpoint: PathBuf,
+    /// Folder with val/<class>/* or <class>/* [default: that of the training]
+    #[arg(value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Name of the split folder [default: val, validation, valid or test]
+    #[arg(long)]
+    val_split: Option<String>,
+    /// Pictures per batch
+    #[arg(short, long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    batch_size: u32,
+    /// Threads that prepare pictures
+    #[arg(short = 'j', long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    workers: u32,
+    /// Where the network runs; `list` is for `train`
+    #[arg(long, value_enum, default_value = "auto")]
+    backend: Backend,
+    /// End at the first unreadable picture
+    #[arg(long)]
+    strict_data: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+    /// Print a row for every class
+    #[arg(long)]
+    per_class: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    Text,
+    Csv,
+    Json,
+}
+
+#[derive(Args)]
+struct Predict {
+    /// The checkpoint
+    #[arg(long, value_name = "CKPT")]
+    checkpoint: PathBuf,
+    /// Pictures and folders
+    #[arg(required = true, value_name = "SOURCE")]
+    sources: Vec<PathBuf>,
+    /// Guesses per picture
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    topk: u32,
+    /// Form of the output
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+    /// Pictures per batch
+    #[arg(short, long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
+    batch_size: u32,
+    /// Where the network runs
+    #[arg(long, value_enum, default_value = "auto")]
+    backend: Backend,
+}
+
+#[derive(Args)]
+struct PreprocessArgs {
+    /// Pictures
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<PathBuf>,
+    /// safetensors file with `input` [n,3,h,w]; file names in the metadata
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// Take the rule from a checkpoint
+    #[arg(long, value_name = "CKPT",
+          conflicts_with_all = ["resize", "crop", "interpolation", "mean", "std"])]
+    checkpoint: Option<PathBuf>,
+    /// Short edge after resizing
+    #[arg(long, default_value_t = 256)]
+    resize: usize,
+    /// Height and width of the centre crop
+    #[arg(long, default_value_t = 224)]
+    crop: usize,
+    /// Resampling filter
+    #[arg(long, value_enum, default_value = "bilinear")]
+    interpolation: Interpolation,
+    /// Mean of each channel
+    #[arg(long, num_args = 3, value_names = ["R", "G", "B"])]
+    mean: Option<Vec<f32>>,
+    /// Standard deviation of each channel
+    #[arg(long, num_args = 3, value_names = ["R", "G", "B"])]
+    std: Option<Vec<f32>>,
+    /// Turn pictures by their EXIF orientation
+    #[arg(long)]
+    exif: bool,
+}
+
+/// Runs the program on its words, the name of the program first.
+pub fn main(words: Vec<OsString>) -> ExitCode {
+    let lists = |pair: &[OsString]| pair[0] == "--backend" && pair[1] == "list";
+    if words.windows(2).any(lists) || words.iter().any(|w| w == "--backend=list") {
+        backend::list().iter().for_each(|line| println!("{line}"));
+        return ExitCode::SUCCESS;
+    }
+    let program = match Program::try_parse_from(words) {
+        Ok(program) => program,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    let result = match program.command {
+        Command::Train(args) => train(&args),
+        Command::Eval(args) => eval(&args),
+        Command::Predict(args) => guess(&args),
+        Command::Preprocess(args) => preprocess(&args),
+        Command::Models => models(),
+        Command::Inspect { checkpoint, json } => inspect(&checkpoint, json),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            ExitCode::from(failure.kind.exit_code())
+        }
+    }
+}
+
+/// What a resumed run may change; everything else is part of what was computed so far.
+const CHANGEABLE: [&str; 8] = [
+    "workers",
+    "backend",
+    "epochs",
+    "checkpoint_hist",
+    "checkpoint_interval_steps",
+    "log_interval",
+    "strict_data",
+    "data_dir",
+];
+
+fn train(args: &Train) -> Result<u8, Failure> {
+    let options = match &args.config {
+        Some(path) => args.options.over(&Options::read(path)?),
+        None => args.options.over(&Options::default()),
+    };
+    let journal = Journal::new(options.log_interval.unwrap_or(50).max(1));
+    let (plan, folder, from) = match &args.resume {
+        Some(path) => {
+            let output = options.output.clone().unwrap_or_else(|| "checkpoints".into());
+            let file = find_checkpoint(path, &output)?;
+            let checkpoint = Checkpoint::read(&file)?;
+            let plan = changed(&checkpoint.manifest, &options, &journal)?;
+            let folder = file.parent().map_or_else(|| ".".into(), Path::to_path_buf);
+            journal.say(&format!(
+                "resuming {} at epoch {}, batch {}, step {}",
+                file.display(),
+                checkpoint.manifest.position.epoch,
+                checkpoint.manifest.position.batch,
+                checkpoint.manifest.position.step
+            ));
+            if checkpoint.manifest.position.epoch >= plan.epochs {
+                journal.say(&format!(
+                    "the run is finished ({} epochs); --epochs N goes on",
+                    plan.epochs
+                ));
+                return Ok(0);
+            }
+            (plan, folder, Some(checkpoint))
+        }
+        None => {
+            let plan = options.plan()?;
+            if !plan.data_dir.exists() {
+                return Err(Failure::data(format!(
+                    "{}: no such folder; give a folder with train/<class>/* and val/<class>/*",
+                    plan.data_dir.display()
+                )));
+            }
+            let name = plan.experiment.clone().unwrap_or_else(|| {
+                let now = chrono::Local::now().format("%Y%m%d-%H%M%S");
+                format!("{now}-{}-{}", plan.model.name(), plan.img_size)
+            });
+            let folder = plan.output.join("train").join(name);
+            if folder.join("last.ckpt").exists() {
+                return Err(Failure::usage(format!(
+                    "{}: there is a run in it already; --resume {} goes on with it, another \
+                     --experiment begins a new one",
+                    folder.display(),
+                    folder.display()
+                )));
+            }
+            (plan, folder, None)
+        }
+    };
+    // The device comes first: a missing adapter is told before anything is written.
+    let chosen = plan.backend.open()?;
+    let fresh = from.is_none();
+    if fresh {
+        // Data faults too are told before the folder is made.
+        let data = ImageFolder::open_train(&plan.data_dir, None)?;
+        ImageFolder::open_val(&plan.data_dir, None, &data.classes)?;
+        std::fs::create_dir_all(&folder)
+            .map_err(|e| Failure::file(format!("{}: cannot make the folder: {e}", folder.display())))?;
+        let text = toml::to_string(&plan).expect("a plan is plain data");
+        write_atomically(&folder.join("args.toml"), text.as_bytes())?;
+        write_atomically(&folder.join("classes.txt"), (data.classes.join("\n") + "\n").as_bytes())?;
+        let cost = cost(&plan.network(data.classes.len()), plan.img_size, plan.img_size);
+        journal.say(&format!(
+            "{} on {}: {} classes, {} pictures, {:.2} M parameters, {:.1} M multiply-adds at {}x{}",
+            plan.model.name(),
+            chosen.name,
+            data.classes.len(),
+            data.items.len(),
+            cost.parameters as f64 / 1e6,
+            cost.multiply_adds as f64 / 1e6,
+            plan.img_size,
+            plan.img_size
+        ));
+        journal.say(&format!("run folder: {}", folder.display()));
+    }
+    let stop = Stop::listen().map_err(|e| Failure::file(format!("signals: {e}")))?;
+    let run = Run { plan, folder: folder.clone(), from, device: chosen.device, stop };
+    let ended = fit::fit(run, &journal)?;
+    journal.finish();
+    if let Some(signal) = ended.signal {
+        journal.say(&format!(
+            "interrupted and saved at step {}; go on with --resume {}",
+            ended.steps,
+            folder.display()
+        ));
+        return Ok(signal);
+    }
+    let result = serde_json::json!({
+        "run": folder,
+        "steps": ended.steps,
+        "best_epoch": ended.best.map(|b| b.epoch),
+        "best_top1": ended.best.map(|b| 100.0 * b.top1),
+        "top1": ended.report.as_ref().map(|r| 100.0 * r.top1),
+        "top5": ended.report.as_ref().map(|r| 100.0 * r.top5),
+    });
+    println!("--result\n{result:#}");
+    Ok(0)
+}
+
+/// The plan of a resumed run: that of the checkpoint, with what may change changed, and said.
+fn changed(manifest: &Manifest, options: &Options, journal: &Journal) -> Result<crate::config::Plan, Failure> {
+    let old = serde_json::to_value(&manifest.plan).expect("a plan is plain data");
+    let mut new = old.clone();
+    for (key, value) in options.given() {
+        if key == "output" || key == "experiment" || old[&key] == value {
+            continue;
+        }
+        let flag = key.replace('_', "-");
+        if key == "model" && value.as_str().and_then(Architecture::parse) == Some(manifest.plan.model) {
+            continue;
+        }
+        if !CHANGEABLE.contains(&key.as_str()) {
+            return Err(Failure::usage(format!(
+                "--{flag} {value}: the run to resume has {}; leave the flag away, or begin a new \
+                 run from its weights with --pretrained-path",
+                old[&key]
+            )));
+        }
+        journal.say(&format!("changed on resume: {flag} {} -> {value}", old[&key]));
+        new[&key] = value;
+    }
+    let merged: Options = serde_json::from_value(new).expect("a plan holds only options");
+    merged.plan()
+}
+
+fn find_checkpoint(path: &Path, output: &Path) -> Result<PathBuf, Failure> {
+    if path.is_file() {
+        return Ok(path.to_path_buf());
+    }
+    if path != Path::new("auto") {
+        let file = path.join("last.ckpt");
+        return match file.is_file() {
+            true => Ok(file),
+            false => Err(Failure::checkpoint(format!(
+                "{}: no checkpoint there; give a .ckpt file or a run folder with last.ckpt",
+                path.display()
+            ))),
+        };
+    }
+    let runs = output.join("train");
+    let modified = |p: &PathBuf| std::fs::metadata(p).and_then(|m| m.modified()).ok();
+    std::fs::read_dir(&runs)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path().join("last.ckpt")))
+        .filter(|file| file.is_file())
+        .max_by_key(modified)
+        .ok_or_else(|| {
+            Failure::checkpoint(format!(
+                "{}: no run to resume; leave --resume away to begin one",
+                runs.display()
+            ))
+        })
+}
+
+fn load(path: &Path, backend: Backend) -> Result<(Network, Manifest, Device), Failure> {
+    let checkpoint = Checkpoint::read(path)?;
+    let chosen = backend.open()?;
+    // Built on the autodiff device and then made an inference copy: its running statistics are used.
+    let network = checkpoint.manifest.network.init(&chosen.device.clone().autodiff());
+    let (network, _) = load_state_dict(network, checkpoint.weights, HeadPolicy::Exact)
+        .map_err(|e| Failure::checkpoint(format!("{}: {e}", path.display())))?;
+    Ok((network.valid(), checkpoint.manifest, chosen.device))
+}
+
+fn eval(args: &Eval) -> Result<u8, Failure> {
+    let (network, manifest, device) = load(&args.checkpoint, args.backend)?;
+    let root = args.data_dir.as_ref().unwrap_or(&manifest.plan.data_dir);
+    let folder = ImageFolder::open_val(root, args.val_split.as_deref(), &manifest.classes)?;
+    folder.notes.iter().for_each(|note| eprintln!("note: {note}"));
+    let folder = Arc::new(folder);
+    let config = LoaderConfig {
+        batch_size: args.batch_size as usize,
+        workers: args.workers as usize,
+        prefetch_bytes: fit::PREFETCH_BYTES,
+        seed: 0,
+        strict: args.strict_data,
+        drop_last: false,
+    };
+    let pictures = folder.items.len();
+    let loader = Loader::new(folder, manifest.preprocess.clone(), Mode::Eval, config);
+    let stop = Stop::listen().map_err(|e| Failure::file(format!("signals: {e}")))?;
+    let journal = Journal::new(1);
+    let each = |done| journal.evaluated(done, pictures);
+    let report = evaluate(&network, &loader, &manifest.classes, &device, &stop, each)?;
+    journal.finish();
+    if let (true, Some(signal)) = (report.interrupted, stop.requested()) {
+        eprintln!("interrupted after {} of {pictures} pictures; no result", report.pictures);
+        return Ok(signal);
+    }
+    report.skipped.iter().for_each(|line| eprintln!("skipped: {line}"));
+    match args.json {
+        true => println!("{}", serde_json::to_string_pretty(&report).expect("plain data")),
+        false => println!("{}", accuracy_line(&report)),
+    }
+    if args.per_class && !args.json {
+        print_classes(&report);
+    }
+    Ok(0)
+}
+
+fn print_classes(report: &Report) {
+    println!("{:<24} {:>8} {:>8} {:>8} {:>9}", "class", "pictures", "correct", "recall", "precision");
+    let percent = |a: u64, b: u64| match b {
+        0 => "-".to_owned(),
+        _ => format!("{:.1}%", 100.0 * a as f64 / b as f64),
+    };
+    for row in &report.classes {
+        println!(
+            "{:<24} {:>8} {:>8} {:>8} {:>9}",
+            row.class,
+            row.pictures,
+            row.correct,
+            percent(row.correct, row.pictures),
+            percent(row.correct, row.predicted)
+        );
+    }
+}
+
+fn guess(args: &Predict) -> Result<u8, Failure> {
+    let files = gather(&args.sources)?;
+    let (network, manifest, device) = load(&args.checkpoint, args.backend)?;
+    let top = (args.topk as usize).min(manifest.classes.len());
+    let mut all = Vec::new();
+    for chunk in files.chunks(args.batch_size as usize) {
+        all.extend(predict(&network, chunk, &manifest.preprocess, &manifest.classes, top, &device));
+    }
+    match args.format {
+        Format::Json => println!("{}", serde_json::to_string_pretty(&all).expect("plain data")),
+        Format::Csv => {
+            println!("file,rank,class,probability");
+            for p in &all {
+                for (rank, g) in p.guesses.iter().enumerate() {
+                    let file = quoted(&p.file.display().to_string());
+                    println!("{file},{},{},{:.6}", rank + 1, quoted(&g.class), g.probability);
+                }
+            }
+        }
+        Format::Text => {
+            for p in all.iter().filter(|p| p.error.is_none()) {
+                let words: Vec<String> =
+                    p.guesses.iter().map(|g| format!("{} {:.3}", g.class, g.probability)).collect();
+                println!("{}: {}", p.file.display(), words.join(", "));
+            }
+        }
+    }
+    let mut bad = 0;
+    for p in &all {
+        if let Some(error) = &p.error {
+            eprintln!("error: {}: {error}", p.file.display());
+            bad += 1;
+        }
+    }
+    Ok(if bad > 0 { 3 } else { 0 })
+}
+
+/// RFC 4180: quotes where a comma, a quote or a line break would break the row.
+fn quoted(text: &str) -> String {
+    match text.contains([',', '"', '\n', '\r']) {
+        true => format!("\"{}\"", text.replace('"', "\"\"")),
+        false => text.to_owned(),
+    }
+}
+
+fn preprocess(args: &PreprocessArgs) -> Result<u8, Failure> {
+    let three = |flag: &str, given: &Option<Vec<f32>>, default: [f32; 3]| match given {
+        None => Ok(default),
+        Some(v) => <[f32; 3]>::try_from(v.as_slice())
+            .map_err(|_| Failure::usage(format!("{flag}: expected 3 numbers, got {}", v.len()))),
+    };
+    let mut rule = match &args.checkpoint {
+        Some(path) => Checkpoint::read(path)?.manifest.preprocess,
+        None => {
+            let imagenet = Preprocess::imagenet(args.resize, args.crop);
+            Preprocess {
+                interpolation: args.interpolation,
+                mean: three("--mean", &args.mean, imagenet.mean)?,
+                std: three("--std", &args.std, imagenet.std)?,
+                ..imagenet
+            }
+        }
+    };
+    rule.exif |= args.exif;
+    rule.validate().map_err(Failure::usage)?;
+    let mut bytes = Vec::new();
+    for path in &args.images {
+        let fail = |e: &dyn std::fmt::Display| Failure::data(format!("{}: {e}", path.display()));
+        let pixels = std::fs::read(path).map_err(|e| fail(&e))?;
+        let pixels = decode(&pixels, rule.exif).map_err(|e| fail(&e))?;
+        bytes.extend(rule.apply(&pixels).iter().flat_map(|v| v.to_le_bytes()));
+    }
+    let shape = vec![args.images.len(), 3, rule.crop[0], rule.crop[1]];
+    let view = TensorView::new(Dtype::F32, shape, &bytes).expect("four bytes for every element");
+    let names: Vec<String> = args.images.iter().map(|p| p.display().to_string()).collect();
+    let metadata = std::collections::HashMap::from([
+        ("files".to_owned(), serde_json::to_string(&names).expect("strings")),
+        ("preprocess".to_owned(), serde_json::to_string(&rule).expect("plain data")),
+    ]);
+    let file = safetensors::serialize([("input", view)], Some(metadata)).expect("one tensor");
+    write_atomically(&args.output, &file)?;
+    Ok(0)
+}
+
+fn models() -> Result<u8, Failure> {
+    println!("{:<22} {:>6} {:>12} {:>15}", "model", "width", "parameters", "multiply-adds");
+    for &architecture in Architecture::ALL {
+        for width in [0.5, 0.75, 1.0, 1.25] {
+            let config = NetworkConfig { width, ..NetworkConfig::new(architecture, 1000) };
+            let cost = cost(&config, 224, 224);
+            println!(
+                "{:<22} {width:>6} {:>12} {:>15}",
+                architecture.name(),
+                cost.parameters,
+                cost.multiply_adds
+            );
+        }
+    }
+    println!("for 1000 classes at 224x224; multiply-adds of convolutions and linear layers");
+    Ok(0)
+}
+
+fn inspect(path: &Path, json: bool) -> Result<u8, Failure> {
+    let checkpoint = Checkpoint::read(path)?;
+    let manifest = &checkpoint.manifest;
+    if json {
+        println!("{}", serde_json::to_string_pretty(manifest).expect("plain data"));
+        return Ok(0);
+    }
+    let values = |it: &mut dyn Iterator<Item = usize>| it.sum::<usize>();
+    println!("{}: checksums right", path.display());
+    println!("network     {} width {}", manifest.network.architecture.name(), manifest.network.width);
+    println!("classes     {}: {}", manifest.classes.len(), manifest.classes.join(", "));
+    println!("preprocess  {}", serde_json::to_string(&manifest.preprocess).expect("plain data"));
+    let p = &manifest.position;
+    println!("position    epoch {}, batch {}, step {}", p.epoch, p.batch, p.step);
+    if let Some(best) = manifest.best {
+        println!("best        {:.3} % top-1 at epoch {}", 100.0 * best.top1, best.epoch);
+    }
+    println!("weights     {} values in {} tensors",
+        values(&mut checkpoint.weights.iter().map(|t| t.values.len())), checkpoint.weights.len());
+    println!("optimizer   {:?}, {} values", manifest.plan.opt,
+        values(&mut checkpoint.optimizer.iter().map(|t| t.values.len())));
+    println!("written by  kindling {}", manifest.kindling);
+    Ok(0)
+}

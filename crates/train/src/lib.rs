@@ -1,0 +1,23 @@
+//! Everything of Kindling that touches the world: folders of pictures, the training loop,
+//! checkpoints, evaluation, the command line. Networks live in `nn`, kernels in `kernels`.
+
+#![forbid(unsafe_code)]
+
+pub mod backend;
+pub mod checkpoint;
+pub mod command;
+pub mod config;
+pub mod decode;
+pub mod evaluate;
+pub mod failure;
+pub mod fit;
+pub mod folder;
+pub mod journal;
+pub mod loader;
+pub mod loss;
+pub mod optimizer;
+pub mod predict;
+pub mod preprocess;
+pub mod random;
+pub mod schedule;
+pub mod signal;

@@ -1,0 +1,40 @@
+//! Cross-entropy on soft targets; label smoothing as in torch.
+
+use burn::tensor::{Device, Tensor, TensorData, activation::log_softmax};
+
+/// Targets `[b, classes]`: `1 - smoothing + smoothing / classes` for the label, `smoothing / classes`
+/// elsewhere (torch.nn.CrossEntropyLoss; Szegedy et al., arXiv:1512.00567, section 7).
+pub fn soft_targets(labels: &[i64], classes: usize, smoothing: f64, device: &Device) -> Tensor<2> {
+    let rest = smoothing / classes as f64;
+    let mut values = vec![rest as f32; labels.len() * classes];
+    for (row, &label) in labels.iter().enumerate() {
+        let label = usize::try_from(label).expect("labels are class indices");
+        assert!(label < classes, "label {label} with {classes} classes");
+        values[row * classes + label] = (1.0 - smoothing + rest) as f32;
+    }
+    Tensor::from_data(TensorData::new(values, [labels.len(), classes]), device)
+}
+
+/// Mean over the batch of `-sum_k target_k * log softmax(logits)_k`. Both `[b, classes]`.
+pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<2>) -> Tensor<1> {
+    let rows = logits.dims()[0];
+    (log_softmax(logits, 1) * targets).sum().div_scalar(-(rows as f32))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// By hand: softmax of (0, ln 3) is (1/4, 3/4).
+    #[test]
+    fn equals_the_hand_computed_value_with_and_without_smoothing() {
+        let device = Device::flex();
+        let logits = || Tensor::<2>::from_floats([[0.0, 3.0_f32.ln()]], &device);
+        let loss = |s| {
+            cross_entropy(logits(), soft_targets(&[1], 2, s, &device)).into_scalar::<f32>()
+        };
+        let (quarter, most) = (-(0.25_f32.ln()), -(0.75_f32.ln()));
+        assert!((loss(0.0) - most).abs() < 1e-6);
+        assert!((loss(0.1) - (0.95 * most + 0.05 * quarter)).abs() < 1e-6);
+    }
+}
