@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use burn::module::AutodiffModule as _;
+use burn::module::Module as _;
 use burn::tensor::Device;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use nn::cost::cost;

@@ -1,0 +1,44 @@
+//! Squeeze-and-excite (arXiv:1709.01507) as MobileNetV3 uses it.
+
+use burn::module::Module;
+use burn::nn::conv::Conv2d;
+use burn::tensor::activation::relu;
+use burn::tensor::{Device, Tensor};
+
+use crate::activation::hard_sigmoid;
+use crate::block::conv_norm_activation::Conv;
+
+/// Mean over the map, 1x1 convolution, ReLU, 1x1 convolution, hard-sigmoid, multiply.
+#[derive(Module, Debug)]
+pub struct SqueezeExcite {
+    fc1: Conv2d,
+    fc2: Conv2d,
+}
+
+impl SqueezeExcite {
+    /// For `channels` channels, squeezed to `squeezed`.
+    pub fn new(channels: usize, squeezed: usize, device: &Device) -> Self {
+        Self {
+            fc1: Conv::pointwise(channels, squeezed).init(true, device),
+            fc2: Conv::pointwise(squeezed, channels).init(true, device),
+        }
+    }
+
+    /// # Shapes
+    /// `[b, c, h, w]` to the same.
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Tensor};
+    /// use nn::block::squeeze_excite::SqueezeExcite;
+    ///
+    /// let device = Device::flex();
+    /// // With weights zero the gate is hard_sigmoid(0) = 1/2.
+    /// let y = SqueezeExcite::new(8, 8, &device).forward(Tensor::ones([1, 8, 3, 5], &device));
+    /// assert_eq!(y.mean().into_scalar::<f32>(), 0.5);
+    /// ```
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let mean = x.clone().mean_dim(3).mean_dim(2); // [b, c, 1, 1]
+        let gate = hard_sigmoid(self.fc2.forward(relu(self.fc1.forward(mean))));
+        x * gate
+    }
+}

@@ -1,0 +1,187 @@
+//! Bytes of a picture file to 8-bit RGB.
+//!
+//! The format is told by the content, never by the name: a PNG called `.JPEG` decodes. Alpha is
+//! dropped, not composited, and colour profiles are ignored, as torchvision's loader does. Refused:
+//! truncated files, samples in floating point, pictures larger than [`MAX_BYTES`]. Neighbours:
+//! `folder` reads the files, `preprocess` goes on from the pixels.
+
+use std::io::Cursor;
+use std::panic::catch_unwind;
+
+use image::{
+    DynamicImage, ImageBuffer, ImageDecoder as _, ImageError, ImageFormat, ImageReader, Limits,
+    Pixel, RgbImage,
+};
+use thiserror::Error;
+
+/// Bytes that a decoded picture may take, 512 MiB: 179 million RGB pixels, where Pillow too speaks
+/// of a decompression bomb.
+pub const MAX_BYTES: u64 = 512 << 20;
+
+/// Why a file is not a picture that can be used.
+#[derive(Debug, Error)]
+pub enum DecodeError {
+    /// No known format begins like this.
+    #[error("not a picture of a known format (jpeg, png, webp, bmp, gif, tiff)")]
+    Format,
+    /// Nothing at all.
+    #[error("the file is empty")]
+    Empty,
+    /// The end is missing.
+    #[error("the picture is truncated")]
+    Truncated,
+    /// See [`MAX_BYTES`].
+    #[error("{width} x {height} pixels are more than the 512 MiB a picture may take; shrink it")]
+    Large {
+        /// Pixels.
+        width: u32,
+        /// Pixels.
+        height: u32,
+    },
+    /// Floating point has no agreed range.
+    #[error("samples in floating point; convert it to 8 or 16 bits")]
+    Float,
+    /// What the decoder says.
+    #[error("damaged picture: {0}")]
+    Damaged(String),
+    /// The decoder panicked, and said this.
+    #[error("damaged picture: the decoder panicked: {0}")]
+    Panicked(String),
+}
+
+/// Decodes jpeg, png, webp, bmp, gif (first frame) and tiff.
+///
+/// Gray is repeated, alpha dropped, a palette looked up, CMYK converted; 16-bit samples become
+/// round(v / 257). With `exif` the picture is turned as its EXIF orientation says; torchvision does
+/// not turn.
+///
+/// # Errors
+/// See [`DecodeError`]. Never panics, whatever the bytes.
+pub fn decode(bytes: &[u8], exif: bool) -> Result<RgbImage, DecodeError> {
+    catch_unwind(|| decode_unguarded(bytes, exif))
+        .unwrap_or_else(|panic| Err(DecodeError::Panicked(panic_message(panic.as_ref()))))
+}
+
+/// Whether bytes begin like a picture that [`decode`] knows; the first 64 are enough.
+#[must_use]
+pub fn looks_like_a_picture(bytes: &[u8]) -> bool {
+    use ImageFormat::{Bmp, Gif, Jpeg, Png, Tiff, WebP};
+    matches!(image::guess_format(bytes), Ok(Bmp | Gif | Jpeg | Png | Tiff | WebP))
+}
+
+/// The words of a caught panic.
+pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+        (Some(text), _) => (*text).to_owned(),
+        (_, Some(text)) => text.clone(),
+        _ => "no message".to_owned(),
+    }
+}
+
+fn decode_unguarded(bytes: &[u8], exif: bool) -> Result<RgbImage, DecodeError> {
+    if bytes.is_empty() {
+        return Err(DecodeError::Empty);
+    }
+    if !looks_like_a_picture(bytes) {
+        return Err(DecodeError::Format);
+    }
+    let mut reader =
+        ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|_| DecodeError::Format)?;
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(MAX_BYTES);
+    reader.limits(limits);
+    // The decoder for jpeg fills what is missing with gray.
+    if reader.format() == Some(ImageFormat::Jpeg) && !jpeg_is_complete(bytes) {
+        return Err(DecodeError::Truncated);
+    }
+    let mut decoder = reader.into_decoder().map_err(damaged)?;
+    let (width, height) = decoder.dimensions();
+    if width == 0 || height == 0 {
+        return Err(DecodeError::Damaged(format!("{width} x {height} pixels")));
+    }
+    if decoder.total_bytes() > MAX_BYTES || u64::from(width) * u64::from(height) * 3 > MAX_BYTES {
+        return Err(DecodeError::Large { width, height });
+    }
+    // A broken EXIF block is no reason to lose the picture.
+    let orientation = exif.then(|| decoder.orientation().ok()).flatten();
+    let picture = DynamicImage::from_decoder(decoder).map_err(damaged)?;
+    let mut picture = DynamicImage::ImageRgb8(rgb(picture)?);
+    if let Some(orientation) = orientation {
+        picture.apply_orientation(orientation);
+    }
+    Ok(picture.into_rgb8())
+}
+
+fn damaged(error: ImageError) -> DecodeError {
+    match error {
+        ImageError::IoError(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
+            DecodeError::Truncated
+        }
+        error => DecodeError::Damaged(error.to_string()),
+    }
+}
+
+fn rgb(picture: DynamicImage) -> Result<RgbImage, DecodeError> {
+    Ok(match picture {
+        DynamicImage::ImageRgb8(pixels) => pixels,
+        DynamicImage::ImageLuma8(pixels) => convert(&pixels, |p| [p[0]; 3]),
+        DynamicImage::ImageLumaA8(pixels) => convert(&pixels, |p| [p[0]; 3]),
+        DynamicImage::ImageRgba8(pixels) => convert(&pixels, |p| [p[0], p[1], p[2]]),
+        DynamicImage::ImageLuma16(pixels) => convert(&pixels, |p| [eight(p[0]); 3]),
+        DynamicImage::ImageLumaA16(pixels) => convert(&pixels, |p| [eight(p[0]); 3]),
+        DynamicImage::ImageRgb16(pixels) => {
+            convert(&pixels, |p| [eight(p[0]), eight(p[1]), eight(p[2])])
+        }
+        DynamicImage::ImageRgba16(pixels) => {
+            convert(&pixels, |p| [eight(p[0]), eight(p[1]), eight(p[2])])
+        }
+        _ => return Err(DecodeError::Float),
+    })
+}
+
+/// 16 bits to 8: round(v / 257), so that 0 and 65535 become 0 and 255. (Pillow clips gray instead.)
+fn eight(sample: u16) -> u8 {
+    ((u32::from(sample) + 128) / 257) as u8
+}
+
+fn convert<P: Pixel>(
+    pixels: &ImageBuffer<P, Vec<P::Subpixel>>,
+    rgb: impl Fn(&[P::Subpixel]) -> [u8; 3],
+) -> RgbImage {
+    let samples = pixels.pixels().flat_map(|pixel| rgb(pixel.channels())).collect();
+    RgbImage::from_raw(pixels.width(), pixels.height(), samples).expect("three bytes for a pixel")
+}
+
+/// Whether the markers of a JPEG go on to its end (EOI). Thumbnails inside EXIF are stepped over by
+/// their length. A file whose only fault is that the two bytes of EOI are missing is refused too.
+fn jpeg_is_complete(bytes: &[u8]) -> bool {
+    const START_OF_SCAN: u8 = 0xDA;
+    const END: u8 = 0xD9;
+    let mut at = 2; // after SOI
+    while let Some(&[first, marker]) = bytes.get(at..at + 2) {
+        match (first, marker) {
+            (0xFF, END) => return true,
+            // Fill bytes, and markers that stand alone: TEM, RST0..7, SOI.
+            (0xFF, 0xFF) => at += 1,
+            (0xFF, 0x01 | 0xD0..=0xD8) => at += 2,
+            (0xFF, marker) => {
+                let Some(&[high, low]) = bytes.get(at + 2..at + 4) else { return false };
+                at += 2 + usize::from(u16::from_be_bytes([high, low])).max(2);
+                if marker == START_OF_SCAN {
+                    // In a scan 0xFF is followed by 0 (a data byte), RST, or the next marker.
+                    let ends = |pair: &[u8]| {
+                        pair[0] == 0xFF && !matches!(pair[1], 0x00 | 0xD0..=0xD7 | 0xFF)
+                    };
+                    let rest = bytes.get(at..).unwrap_or_default();
+                    match rest.windows(2).position(ends) {
+                        Some(length) => at += length,
+                        None => return false,
+                    }
+                }
+            }
+            // Stray bytes between segments: decoders search on.
+            _ => at += 1,
+        }
+    }
+    false
+}

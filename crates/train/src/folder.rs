@@ -1,0 +1,280 @@
+//! An ImageNet-style folder: `train/<class>/*`, `val/<class>/*`. The class list comes from train and
+//! is shared with val, so that no empty or extra folder can shift an index.
+
+use std::cmp::Ordering;
+use std::path::{Path, PathBuf};
+
+use burn::data::dataset::{Dataset, DatasetError};
+use image::RgbImage;
+use thiserror::Error;
+
+use crate::decode::decode;
+
+/// Names that the evaluation split may have, in order of preference.
+pub const VAL_NAMES: [&str; 4] = ["val", "validation", "valid", "test"];
+
+const EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"];
+
+/// What can be wrong with a data set.
+#[derive(Debug, Error)]
+pub enum DataError {
+    /// The folder itself.
+    #[error("{}: {why}", path.display())]
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong and the way out.
+        why: String,
+    },
+    /// One picture, when pictures may not be skipped.
+    #[error("{}: {why}; repair or remove it, or leave --strict-data away", path.display())]
+    Picture {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// One decoded picture.
+#[derive(Clone, Debug)]
+pub struct Example {
+    /// RGB, 8 bits.
+    pub pixels: RgbImage,
+    /// Index into the class list.
+    pub label: usize,
+    /// Index into the folder's items.
+    pub index: usize,
+}
+
+/// One split: its pictures with labels, in natural order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ImageFolder {
+    /// The split's folder.
+    pub root: PathBuf,
+    /// Class names in label order.
+    pub classes: Vec<String>,
+    /// Picture and label.
+    pub items: Vec<(PathBuf, usize)>,
+    /// What a user should know: empty classes, ignored files.
+    pub notes: Vec<String>,
+    /// Whether pictures are turned by their EXIF orientation when read through [`Dataset`].
+    pub exif: bool,
+}
+
+impl ImageFolder {
+    /// The training split of `root`: `root/train`, or the folder named by `split`.
+    ///
+    /// # Errors
+    /// [`DataError::Folder`] when there is none, no class folder, or no picture.
+    pub fn open_train(root: &Path, split: Option<&str>) -> Result<Self, DataError> {
+        let folder = root.join(split.unwrap_or("train"));
+        check_folder(root, "give a folder with train/<class>/* and val/<class>/*")?;
+        check_folder(&folder, "the pictures to train on are expected there, by class")?;
+        let classes = subfolders(&folder)?;
+        refuse_flat(&folder, &classes)?;
+        if classes.len() < 2 {
+            return Err(fail(&folder, "at least two class folders are needed to train"));
+        }
+        let read = Self::gather(&folder, classes)?;
+        for (class, count) in read.classes.iter().zip(read.class_counts()) {
+            if count == 0 {
+                let why = "no picture of this class to train on; add some or remove the folder";
+                return Err(fail(&folder.join(class), why));
+            }
+        }
+        Ok(read)
+    }
+
+    /// The evaluation split of `root`: the folder named by `split`, the first of [`VAL_NAMES`], or
+    /// `root` itself when it holds the class folders. Labels follow `classes`.
+    ///
+    /// # Errors
+    /// [`DataError::Folder`]: no split, a flat folder, pictures of an unknown class, no picture.
+    pub fn open_val(
+        root: &Path,
+        split: Option<&str>,
+        classes: &[String],
+    ) -> Result<Self, DataError> {
+        check_folder(root, "give a folder with val/<class>/*")?;
+        let named = split.map(|name| root.join(name));
+        let usual = || VAL_NAMES.iter().map(|n| root.join(n)).find(|p| p.is_dir());
+        let own = || subfolders(root).ok()?.iter().any(|f| classes.contains(f)).then(|| root.into());
+        let Some(folder): Option<PathBuf> = named.or_else(usual).or_else(own) else {
+            let why = "no val, validation, valid or test folder, and no class folder of the training";
+            refuse_flat(root, &[])?;
+            return Err(fail(root, why));
+        };
+        check_folder(&folder, "the pictures to evaluate on are expected there, by class")?;
+        let found = subfolders(&folder)?;
+        refuse_flat(&folder, &found)?;
+        let mut notes = Vec::new();
+        for extra in found.iter().filter(|f| !classes.contains(f)) {
+            if !pictures(&folder.join(extra), &mut Vec::new())?.is_empty() {
+                let why = "pictures of a class that the training does not have; remove the folder \
+                           or train with it";
+                return Err(fail(&folder.join(extra), why));
+            }
+            notes.push(format!("{}: empty, and no class of the training", folder.join(extra).display()));
+        }
+        let mut read = Self::gather(&folder, classes.to_vec())?;
+        for (class, count) in classes.iter().zip(read.class_counts()) {
+            if count == 0 {
+                notes.push(format!("{}: no picture of class {class}", folder.display()));
+            }
+        }
+        read.notes.splice(0..0, notes);
+        Ok(read)
+    }
+
+    fn gather(folder: &Path, classes: Vec<String>) -> Result<Self, DataError> {
+        let (mut items, mut ignored) = (Vec::new(), Vec::new());
+        for (label, class) in classes.iter().enumerate() {
+            let place = folder.join(class);
+            if place.is_dir() {
+                items.extend(pictures(&place, &mut ignored)?.into_iter().map(|path| (path, label)));
+            }
+        }
+        if items.is_empty() {
+            return Err(fail(folder, "no picture (jpg, png, webp, bmp, gif, tiff) in its class folders"));
+        }
+        let notes = match ignored.len() {
+            0 => Vec::new(),
+            n => vec![format!("{n} files that are no pictures ignored, such as {}", ignored[0].display())],
+        };
+        Ok(Self { root: folder.to_path_buf(), classes, items, notes, exif: false })
+    }
+
+    /// Pictures of each class.
+    pub fn class_counts(&self) -> Vec<usize> {
+        let mut counts = vec![0; self.classes.len()];
+        self.items.iter().for_each(|&(_, label)| counts[label] += 1);
+        counts
+    }
+
+    /// Reads and decodes one picture.
+    ///
+    /// # Errors
+    /// [`DataError::Picture`].
+    pub fn read(&self, index: usize, exif: bool) -> Result<Example, DataError> {
+        let (path, label) = &self.items[index];
+        let picture = |why: String| DataError::Picture { path: path.clone(), why };
+        let bytes = std::fs::read(path).map_err(|e| picture(e.to_string()))?;
+        let pixels = decode(&bytes, exif).map_err(|e| picture(e.to_string()))?;
+        Ok(Example { pixels, label: *label, index })
+    }
+}
+
+impl Dataset<Example> for ImageFolder {
+    fn get(&self, index: usize) -> Result<Example, DatasetError> {
+        self.read(index, self.exif).map_err(DatasetError::new)
+    }
+
+    fn len(&self) -> usize {
+        self.items.len()
+    }
+}
+
+fn fail(path: &Path, why: &str) -> DataError {
+    DataError::Folder { path: path.to_path_buf(), why: why.to_owned() }
+}
+
+fn check_folder(path: &Path, way_out: &str) -> Result<(), DataError> {
+    match (path.is_dir(), path.exists()) {
+        (true, _) => Ok(()),
+        (false, true) => Err(fail(path, &format!("a file, not a folder; {way_out}"))),
+        (false, false) => Err(fail(path, &format!("no such folder; {way_out}"))),
+    }
+}
+
+/// A split without class folders, like ILSVRC2012's flat val, would give labels that mean nothing.
+fn refuse_flat(folder: &Path, classes: &[String]) -> Result<(), DataError> {
+    if !classes.is_empty() {
+        return Ok(());
+    }
+    let any = entries(folder)?.iter().any(|p| is_picture(p));
+    match any {
+        true => Err(fail(
+            folder,
+            "pictures without class folders (a raw ILSVRC val?); move each into a folder named by \
+             its class",
+        )),
+        false => Err(fail(folder, "no class folder in it; expected <class>/*.jpg and the like")),
+    }
+}
+
+fn entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
+    let list = std::fs::read_dir(folder).map_err(|e| fail(folder, &e.to_string()))?;
+    let mut found: Vec<PathBuf> = list
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|p| !p.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.')))
+        .collect();
+    found.sort_by(|a, b| natural(&a.to_string_lossy(), &b.to_string_lossy()));
+    Ok(found)
+}
+
+fn subfolders(folder: &Path) -> Result<Vec<String>, DataError> {
+    Ok(entries(folder)?
+        .into_iter()
+        .filter(|p| p.is_dir())
+        .filter_map(|p| Some(p.file_name()?.to_string_lossy().into_owned()))
+        .collect())
+}
+
+fn is_picture(path: &Path) -> bool {
+    path.is_file()
+        && path
+            .extension()
+            .is_some_and(|x| EXTENSIONS.contains(&x.to_string_lossy().to_lowercase().as_str()))
+}
+
+/// Pictures below `folder` at any depth, in natural order; other files go to `ignored`.
+fn pictures(folder: &Path, ignored: &mut Vec<PathBuf>) -> Result<Vec<PathBuf>, DataError> {
+    let mut found = Vec::new();
+    for path in entries(folder)? {
+        if path.is_dir() {
+            found.extend(pictures(&path, ignored)?);
+        } else if is_picture(&path) {
+            found.push(path);
+        } else {
+            ignored.push(path);
+        }
+    }
+    Ok(found)
+}
+
+/// Digits compare as numbers: `2` before `10`; equal numbers by their text.
+pub fn natural(a: &str, b: &str) -> Ordering {
+    let (mut x, mut y) = (a, b);
+    while let (Some(p), Some(q)) = (x.chars().next(), y.chars().next()) {
+        if p.is_ascii_digit() && q.is_ascii_digit() {
+            let digits = |t: &str| t.find(|c: char| !c.is_ascii_digit()).unwrap_or(t.len());
+            let ((m, xs), (n, ys)) = (x.split_at(digits(x)), y.split_at(digits(y)));
+            let (m, n) = (m.trim_start_matches('0'), n.trim_start_matches('0'));
+            let order = m.len().cmp(&n.len()).then_with(|| m.cmp(n));
+            if order != Ordering::Equal {
+                return order;
+            }
+            (x, y) = (xs, ys);
+        } else if p == q {
+            (x, y) = (&x[p.len_utf8()..], &y[q.len_utf8()..]);
+        } else {
+            return p.cmp(&q);
+        }
+    }
+    x.len().cmp(&y.len()).then_with(|| a.cmp(b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::natural;
+
+    #[test]
+    fn numeric_folders_sort_as_numbers() {
+        let mut names: Vec<String> = (0..1000).rev().map(|n| n.to_string()).collect();
+        names.sort_by(|a, b| natural(a, b));
+        assert!(names.iter().enumerate().all(|(i, n)| *n == i.to_string()));
+        assert!(natural("img9.png", "img10.png").is_lt());
+        assert!(natural("01", "1").is_lt());
+    }
+}
