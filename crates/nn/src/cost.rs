@@ -81,10 +81,8 @@ mod tests {
             (1.0, 2_542_856, 5651),
             (1.25, 3_644_912, 8816),
         ];
-        let both = [
-            (Architecture::MobilenetV3Large, large),
-            (Architecture::MobilenetV3Small, small),
-        ];
+        let both =
+            [(Architecture::MobilenetV3Large, large), (Architecture::MobilenetV3Small, small)];
         for (architecture, rows) in both {
             for (width, parameters, hundredths) in rows {
                 let config = NetworkConfig { width, ..NetworkConfig::new(architecture, 1000) };

@@ -143,8 +143,7 @@ impl Widths {
             })
             .collect();
         let (first, end) = (blocks[0].input, blocks[blocks.len() - 1].output);
-        let stem =
-            Conv { input: 3, output: first, kernel: 3, stride: 2, dilation: 1, groups: 1 };
+        let stem = Conv { input: 3, output: first, kernel: 3, stride: 2, dilation: 1, groups: 1 };
         Self {
             stem,
             blocks,

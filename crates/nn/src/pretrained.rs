@@ -212,9 +212,10 @@ pub fn read_weights(path: &Path) -> Result<Vec<NamedTensor>, WeightsError> {
             }
             let data = view.data();
             let values: Vec<f32> = match view.dtype() {
-                Dtype::F32 => {
-                    data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
-                }
+                Dtype::F32 => data
+                    .chunks_exact(4)
+                    .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                    .collect(),
                 Dtype::F16 => data
                     .chunks_exact(2)
                     .map(|b| burn::tensor::f16::from_le_bytes([b[0], b[1]]).to_f32())
@@ -255,10 +256,8 @@ pub fn read_weights(path: &Path) -> Result<Vec<NamedTensor>, WeightsError> {
 /// # Errors
 /// [`WeightsError::Io`].
 pub fn write_safetensors(path: &Path, tensors: &[NamedTensor]) -> Result<(), WeightsError> {
-    let raw: Vec<Vec<u8>> = tensors
-        .iter()
-        .map(|t| t.values.iter().flat_map(|v| v.to_le_bytes()).collect())
-        .collect();
+    let raw: Vec<Vec<u8>> =
+        tensors.iter().map(|t| t.values.iter().flat_map(|v| v.to_le_bytes()).collect()).collect();
     let views = tensors.iter().zip(&raw).map(|(t, bytes)| {
         let view = TensorView::new(Dtype::F32, t.shape.clone(), bytes);
         (t.name.as_str(), view.expect("four bytes for every element"))

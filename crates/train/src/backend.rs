@@ -64,6 +64,11 @@ fn ndarray() -> Device {
 }
 
 fn hardware() -> Option<Chosen> {
+    // Without a device node there is no GPU on Linux; asking the drivers would only print noise.
+    let nodes = ["/dev/dri", "/dev/nvidia0", "/dev/dxg", "/dev/kfd"];
+    if cfg!(target_os = "linux") && !nodes.iter().any(|n| std::path::Path::new(n).exists()) {
+        return None;
+    }
     [DeviceKind::DiscreteGpu(0), DeviceKind::IntegratedGpu(0), DeviceKind::VirtualGpu(0)]
         .into_iter()
         .find_map(|kind| wgpu(kind).ok())

@@ -182,8 +182,11 @@ impl Checkpoint {
         })?;
         let metadata = header.metadata().clone().unwrap_or_default();
         let manifest = metadata.get(MANIFEST).ok_or_else(|| {
-            fail("a safetensors file without Kindling's manifest; \
-                  use it with --pretrained-path".into())
+            fail(
+                "a safetensors file without Kindling's manifest; \
+                  use it with --pretrained-path"
+                    .into(),
+            )
         })?;
         let recorded = |key: &str| metadata.get(key).and_then(|v| v.parse::<u32>().ok());
         if recorded(MANIFEST_CRC) != Some(crc32fast::hash(manifest.as_bytes())) {

@@ -33,7 +33,7 @@ use crate::signal::Stop;
 
 /// Trains, evaluates and ships efficient image classifiers.
 #[derive(Parser)]
-#[command(name = "kindling", version, propagate_version = true)]
+#[command(name = "kindling", version, propagate_version = true, args_override_self = true)]
 struct Program {
     #[command(subcommand)]
     command: Command,
@@ -42,6 +42,7 @@ struct Program {
 #[derive(Subcommand)]
 enum Command {
     /// Train a network on a folder of pictures
+    #[command(args_override_self = true)]
     Train(Box<Train>),
     /// Evaluate a checkpoint on a folder of pictures
     #[command(alias = "val", alias = "validate")]
@@ -270,8 +271,9 @@ fn train(args: &Train) -> Result<u8, Failure> {
         // Data faults too are told before the folder is made.
         let data = ImageFolder::open_train(&plan.data_dir, None)?;
         ImageFolder::open_val(&plan.data_dir, None, &data.classes)?;
-        std::fs::create_dir_all(&folder)
-            .map_err(|e| Failure::file(format!("{}: cannot make the folder: {e}", folder.display())))?;
+        std::fs::create_dir_all(&folder).map_err(|e| {
+            Failure::file(format!("{}: cannot make the folder: {e}", folder.display()))
+        })?;
         let text = toml::to_string(&plan).expect("a plan is plain data");
         write_atomically(&folder.join("args.toml"), text.as_bytes())?;
         write_atomically(&folder.join("classes.txt"), (data.classes.join("\n") + "\n").as_bytes())?;
@@ -314,7 +316,11 @@ fn train(args: &Train) -> Result<u8, Failure> {
 }
 
 /// The plan of a resumed run: that of the checkpoint, with what may change changed, and said.
-fn changed(manifest: &Manifest, options: &Options, journal: &Journal) -> Result<crate::config::Plan, Failure> {
+fn changed(
+    manifest: &Manifest,
+    options: &Options,
+    journal: &Journal,
+) -> Result<crate::config::Plan, Failure> {
     let old = serde_json::to_value(&manifest.plan).expect("a plan is plain data");
     let mut new = old.clone();
     for (key, value) in options.given() {
@@ -322,7 +328,9 @@ fn changed(manifest: &Manifest, options: &Options, journal: &Journal) -> Result<
             continue;
         }
         let flag = key.replace('_', "-");
-        if key == "model" && value.as_str().and_then(Architecture::parse) == Some(manifest.plan.model) {
+        if key == "model"
+            && value.as_str().and_then(Architecture::parse) == Some(manifest.plan.model)
+        {
             continue;
         }
         if !CHANGEABLE.contains(&key.as_str()) {
@@ -416,7 +424,10 @@ fn eval(args: &Eval) -> Result<u8, Failure> {
 }
 
 fn print_classes(report: &Report) {
-    println!("{:<24} {:>8} {:>8} {:>8} {:>9}", "class", "pictures", "correct", "recall", "precision");
+    println!(
+        "{:<24} {:>8} {:>8} {:>8} {:>9}",
+        "class", "pictures", "correct", "recall", "precision"
+    );
     let percent = |a: u64, b: u64| match b {
         0 => "-".to_owned(),
         _ => format!("{:.1}%", 100.0 * a as f64 / b as f64),
@@ -544,7 +555,11 @@ fn inspect(path: &Path, json: bool) -> Result<u8, Failure> {
     }
     let values = |it: &mut dyn Iterator<Item = usize>| it.sum::<usize>();
     println!("{}: checksums right", path.display());
-    println!("network     {} width {}", manifest.network.architecture.name(), manifest.network.width);
+    println!(
+        "network     {} width {}",
+        manifest.network.architecture.name(),
+        manifest.network.width
+    );
     println!("classes     {}: {}", manifest.classes.len(), manifest.classes.join(", "));
     println!("preprocess  {}", serde_json::to_string(&manifest.preprocess).expect("plain data"));
     let p = &manifest.position;
@@ -552,10 +567,16 @@ fn inspect(path: &Path, json: bool) -> Result<u8, Failure> {
     if let Some(best) = manifest.best {
         println!("best        {:.3} % top-1 at epoch {}", 100.0 * best.top1, best.epoch);
     }
-    println!("weights     {} values in {} tensors",
-        values(&mut checkpoint.weights.iter().map(|t| t.values.len())), checkpoint.weights.len());
-    println!("optimizer   {:?}, {} values", manifest.plan.opt,
-        values(&mut checkpoint.optimizer.iter().map(|t| t.values.len())));
+    println!(
+        "weights     {} values in {} tensors",
+        values(&mut checkpoint.weights.iter().map(|t| t.values.len())),
+        checkpoint.weights.len()
+    );
+    println!(
+        "optimizer   {:?}, {} values",
+        manifest.plan.opt,
+        values(&mut checkpoint.optimizer.iter().map(|t| t.values.len()))
+    );
     println!("written by  kindling {}", manifest.kindling);
     Ok(0)
 }

@@ -30,7 +30,7 @@ pub struct Options {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     /// Width multiplier
-    #[arg(long, alias = "alpha")]
+    #[arg(long, alias = "alpha", value_parser = finite)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub width: Option<f64>,
     /// Height and width of what the network sees, in pixels
@@ -38,7 +38,7 @@ pub struct Options {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub img_size: Option<usize>,
     /// Centre crop as a share of the resized short edge
-    #[arg(long)]
+    #[arg(long, value_parser = finite)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub crop_pct: Option<f64>,
     /// Resampling filter
@@ -66,7 +66,7 @@ pub struct Options {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ratio: Option<Vec<f64>>,
     /// Probability of a horizontal flip
-    #[arg(long)]
+    #[arg(long, value_parser = finite)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hflip: Option<f64>,
     /// End at the first unreadable picture instead of skipping it
@@ -98,19 +98,19 @@ pub struct Options {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub opt: Option<Rule>,
     /// Peak learning rate
-    #[arg(long)]
+    #[arg(long, value_parser = finite)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lr: Option<f64>,
     /// Momentum of sgd and rmsprop
-    #[arg(long)]
+    #[arg(long, value_parser = finite)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub momentum: Option<f64>,
     /// Epsilon of rmsprop and adamw
-    #[arg(long)]
+    #[arg(long, value_parser = finite)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub opt_eps: Option<f64>,
     /// Weight decay; never applied to norm and bias
-    #[arg(long, alias = "wd")]
+    #[arg(long, alias = "wd", value_parser = finite)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight_decay: Option<f64>,
     /// Schedule after the warm-up
@@ -118,39 +118,39 @@ pub struct Options {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sched: Option<Decay>,
     /// Epochs of linear warm-up
-    #[arg(long, alias = "lr-warmup-epochs")]
+    #[arg(long, alias = "lr-warmup-epochs", value_parser = finite)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warmup_epochs: Option<f64>,
     /// Learning rate of the first step
-    #[arg(long)]
+    #[arg(long, value_parser = finite)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warmup_lr: Option<f64>,
     /// Floor of the learning rate
-    #[arg(long)]
+    #[arg(long, value_parser = finite)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_lr: Option<f64>,
     /// Epochs between two drops of `--sched step`
-    #[arg(long, alias = "lr-step-size")]
+    #[arg(long, alias = "lr-step-size", value_parser = finite)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decay_epochs: Option<f64>,
     /// Factor of one drop
-    #[arg(long, alias = "lr-gamma")]
+    #[arg(long, alias = "lr-gamma", value_parser = finite)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decay_rate: Option<f64>,
     /// Label smoothing
-    #[arg(long, alias = "label-smoothing")]
+    #[arg(long, alias = "label-smoothing", value_parser = finite)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub smoothing: Option<f64>,
     /// Dropout before the classifier
-    #[arg(long, alias = "dropout")]
+    #[arg(long, alias = "dropout", value_parser = finite)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drop: Option<f64>,
     /// Momentum of the batch-norm statistics (torch's convention)
-    #[arg(long)]
+    #[arg(long, value_parser = finite)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bn_momentum: Option<f64>,
     /// Epsilon of batch norm
-    #[arg(long)]
+    #[arg(long, value_parser = finite)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bn_eps: Option<f64>,
     /// Start from these weights (.pth, .safetensors or a Kindling checkpoint)
@@ -250,14 +250,20 @@ impl Options {
         let text = std::fs::read_to_string(path).map_err(|error| {
             Failure::usage(format!("{place}: cannot read the configuration: {error}"))
         })?;
+        let table = text.parse::<toml::Table>().unwrap_or_default();
+        let broken = |v: &toml::Value| v.as_float().is_some_and(|f| !f.is_finite());
+        if let Some((key, _)) = table.iter().find(|(_, v)| broken(v)) {
+            return Err(Failure::usage(format!("{place}: {key}: not a finite number")));
+        }
         toml::from_str(&text).map_err(|error| {
-            let line = error.span().map_or(0, |s| text[..s.start.min(text.len())].lines().count());
+            let before = error.span().map_or("", |s| text.get(..s.start).unwrap_or(&text));
+            let line = 1 + before.matches('\n').count();
             let message = error.message();
             let hint = unknown_key(message)
                 .and_then(|(key, known)| nearest(&key, &known).map(|n| (key, n)))
                 .map(|(key, near)| format!("unknown key `{key}`; did you mean `{near}`?"));
             let message = hint.unwrap_or_else(|| message.replace('\n', " "));
-            Failure::usage(format!("{place}: line {}: {message}", line.max(1)))
+            Failure::usage(format!("{place}: line {}: {message}", line))
         })
     }
 
@@ -292,7 +298,8 @@ impl Options {
         let model = Architecture::parse(name).ok_or_else(|| {
             let known: Vec<String> =
                 Architecture::ALL.iter().map(|a| a.name().to_owned()).collect();
-            let near = nearest(name, &known).map_or_else(String::new, |n| format!("did you mean `{n}`? "));
+            let near =
+                nearest(name, &known).map_or_else(String::new, |n| format!("did you mean `{n}`? "));
             Failure::usage(format!(
                 "--model: unknown architecture `{name}`; {near}`kindling models` lists them"
             ))
@@ -466,6 +473,14 @@ impl Plan {
             decay_rate: self.decay_rate,
             total_steps: self.epochs * steps_per_epoch,
         }
+    }
+}
+
+/// A number that is one: NaN and infinities are refused before anything compares with them.
+fn finite(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value.is_finite() => Ok(value),
+        _ => Err("not a finite number".into()),
     }
 }
 

@@ -85,8 +85,9 @@ fn decode_unguarded(bytes: &[u8], exif: bool) -> Result<RgbImage, DecodeError> {
     if !looks_like_a_picture(bytes) {
         return Err(DecodeError::Format);
     }
-    let mut reader =
-        ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|_| DecodeError::Format)?;
+    let mut reader = ImageReader::new(Cursor::new(bytes))
+        .with_guessed_format()
+        .map_err(|_| DecodeError::Format)?;
     let mut limits = Limits::default();
     limits.max_alloc = Some(MAX_BYTES);
     reader.limits(limits);

@@ -148,9 +148,12 @@ pub fn fit(run: Run, journal: &Journal) -> Result<Ended, Failure> {
             let closes = position.batch % plan.grad_accum_steps == 0 || position.batch == batches;
             let mut loss = f64::NAN;
             if count > 0 {
-                let images = Tensor::<4>::from_data(TensorData::new(batch.images, batch.shape), &tape);
-                let targets = soft_targets(&batch.labels, train.classes.len(), plan.smoothing, &tape);
-                let dropout = Counter::new(plan.seed, position.epoch, position.batch as u64, DROPOUT).u64();
+                let images =
+                    Tensor::<4>::from_data(TensorData::new(batch.images, batch.shape), &tape);
+                let targets =
+                    soft_targets(&batch.labels, train.classes.len(), plan.smoothing, &tape);
+                let dropout =
+                    Counter::new(plan.seed, position.epoch, position.batch as u64, DROPOUT).u64();
                 let logits = network.forward_train(images, dropout);
                 let objective = cross_entropy(logits, targets);
                 loss = f64::from(objective.clone().inner().into_scalar::<f32>());
@@ -190,7 +193,12 @@ pub fn fit(run: Run, journal: &Journal) -> Result<Ended, Failure> {
             if closes && position.batch < batches {
                 if let Some(signal) = stop.requested() {
                     save("last.ckpt", &network, &optimizer, manifest(position, tally, best))?;
-                    return Ok(Ended { report: None, best, steps: position.step, signal: Some(signal) });
+                    return Ok(Ended {
+                        report: None,
+                        best,
+                        steps: position.step,
+                        signal: Some(signal),
+                    });
                 }
                 let every = plan.checkpoint_interval_steps;
                 if every > 0 && position.step.is_multiple_of(every) {
@@ -239,7 +247,12 @@ pub fn fit(run: Run, journal: &Journal) -> Result<Ended, Failure> {
             return Ok(Ended { report: Some(report), best, steps: position.step, signal: None });
         }
         if let Some(signal) = stop.requested() {
-            return Ok(Ended { report: Some(report), best, steps: position.step, signal: Some(signal) });
+            return Ok(Ended {
+                report: Some(report),
+                best,
+                steps: position.step,
+                signal: Some(signal),
+            });
         }
     }
     Ok(Ended { report: None, best, steps: position.step, signal: None })

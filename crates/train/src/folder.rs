@@ -99,9 +99,11 @@ impl ImageFolder {
         check_folder(root, "give a folder with val/<class>/*")?;
         let named = split.map(|name| root.join(name));
         let usual = || VAL_NAMES.iter().map(|n| root.join(n)).find(|p| p.is_dir());
-        let own = || subfolders(root).ok()?.iter().any(|f| classes.contains(f)).then(|| root.into());
+        let own =
+            || subfolders(root).ok()?.iter().any(|f| classes.contains(f)).then(|| root.into());
         let Some(folder): Option<PathBuf> = named.or_else(usual).or_else(own) else {
-            let why = "no val, validation, valid or test folder, and no class folder of the training";
+            let why =
+                "no val, validation, valid or test folder, and no class folder of the training";
             refuse_flat(root, &[])?;
             return Err(fail(root, why));
         };
@@ -115,7 +117,10 @@ impl ImageFolder {
                            or train with it";
                 return Err(fail(&folder.join(extra), why));
             }
-            notes.push(format!("{}: empty, and no class of the training", folder.join(extra).display()));
+            notes.push(format!(
+                "{}: empty, and no class of the training",
+                folder.join(extra).display()
+            ));
         }
         let mut read = Self::gather(&folder, classes.to_vec())?;
         for (class, count) in classes.iter().zip(read.class_counts()) {
@@ -136,11 +141,17 @@ impl ImageFolder {
             }
         }
         if items.is_empty() {
-            return Err(fail(folder, "no picture (jpg, png, webp, bmp, gif, tiff) in its class folders"));
+            return Err(fail(
+                folder,
+                "no picture (jpg, png, webp, bmp, gif, tiff) in its class folders",
+            ));
         }
         let notes = match ignored.len() {
             0 => Vec::new(),
-            n => vec![format!("{n} files that are no pictures ignored, such as {}", ignored[0].display())],
+            n => vec![format!(
+                "{n} files that are no pictures ignored, such as {}",
+                ignored[0].display()
+            )],
         };
         Ok(Self { root: folder.to_path_buf(), classes, items, notes, exif: false })
     }

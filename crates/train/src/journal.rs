@@ -133,7 +133,13 @@ const HEADER: &str =
 ///
 /// # Errors
 /// [`crate::failure::Kind::File`].
-pub fn summarise(path: &Path, epoch: u64, lr: f64, tally: &Tally, eval: &Report) -> Result<(), Failure> {
+pub fn summarise(
+    path: &Path,
+    epoch: u64,
+    lr: f64,
+    tally: &Tally,
+    eval: &Report,
+) -> Result<(), Failure> {
     let old = std::fs::read_to_string(path).unwrap_or_default();
     let mut text = HEADER.to_owned();
     for row in old.lines().skip(1) {

@@ -218,7 +218,8 @@ impl Shared {
             let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(make));
             let batch = made.unwrap_or_else(|_| {
                 let path = self.loader.folder.root.clone();
-                let why = format!("preparing batch {number} panicked; this is a defect of Kindling");
+                let why =
+                    format!("preparing batch {number} panicked; this is a defect of Kindling");
                 Err(DataError::Folder { path, why })
             });
             let mut state = self.lock();
@@ -325,16 +326,19 @@ mod tests {
     use super::*;
 
     fn folder(name: &str, corrupt: bool) -> (PathBuf, Arc<ImageFolder>) {
-        let root = std::env::temp_dir().join(format!("kindling-loader-{name}-{}", std::process::id()));
+        let root =
+            std::env::temp_dir().join(format!("kindling-loader-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&root);
         for class in ["a", "b"] {
             let place = root.join("train").join(class);
             std::fs::create_dir_all(&place).unwrap();
             for i in 0..11_u8 {
                 let shade = i * 9 + class.as_bytes()[0];
-                image::RgbImage::from_fn(9, 7, |x, y| image::Rgb([shade, x as u8 * 20, y as u8 * 30]))
-                    .save(place.join(format!("{i}.png")))
-                    .unwrap();
+                image::RgbImage::from_fn(9, 7, |x, y| {
+                    image::Rgb([shade, x as u8 * 20, y as u8 * 30])
+                })
+                .save(place.join(format!("{i}.png")))
+                .unwrap();
             }
         }
         if corrupt {

@@ -30,9 +30,8 @@ mod tests {
     fn equals_the_hand_computed_value_with_and_without_smoothing() {
         let device = Device::flex();
         let logits = || Tensor::<2>::from_floats([[0.0, 3.0_f32.ln()]], &device);
-        let loss = |s| {
-            cross_entropy(logits(), soft_targets(&[1], 2, s, &device)).into_scalar::<f32>()
-        };
+        let loss =
+            |s| cross_entropy(logits(), soft_targets(&[1], 2, s, &device)).into_scalar::<f32>();
         let (quarter, most) = (-(0.25_f32.ln()), -(0.75_f32.ln()));
         assert!((loss(0.0) - most).abs() < 1e-6);
         assert!((loss(0.1) - (0.95 * most + 0.05 * quarter)).abs() < 1e-6);

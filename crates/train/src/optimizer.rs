@@ -99,7 +99,9 @@ impl Optimizer {
                 return Err(format!("optimizer state `{name}` has no parameter and buffer number"));
             };
             if p > 1_000_000 {
-                return Err(format!("optimizer state `{name}`: no network has that many parameters"));
+                return Err(format!(
+                    "optimizer state `{name}`: no network has that many parameters"
+                ));
             }
             if slots.len() <= p {
                 slots.resize(p + 1, Vec::new());

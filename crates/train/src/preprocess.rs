@@ -151,8 +151,14 @@ impl Preprocess {
         let (rows, top) = centre_window(resized[0], self.crop[0]);
         let (columns, left) = centre_window(resized[1], self.crop[1]);
         // Only the window is computed, never the whole long edge of a very long picture.
-        let pixels =
-            resize_window(picture, Region::whole(picture), resized, &rows, &columns, self.interpolation);
+        let pixels = resize_window(
+            picture,
+            Region::whole(picture),
+            resized,
+            &rows,
+            &columns,
+            self.interpolation,
+        );
         if rows.len() == self.crop[0] && columns.len() == self.crop[1] {
             return pixels;
         }
@@ -455,7 +461,8 @@ fn nearest<'a>(
     let mut pixels = Vec::with_capacity(rows.len() * columns.len() * 3);
     for row in places(region.height, size[0], rows) {
         let line = line(row);
-        pixels.extend(columns.iter().flat_map(|&x| [line[x * 3], line[x * 3 + 1], line[x * 3 + 2]]));
+        pixels
+            .extend(columns.iter().flat_map(|&x| [line[x * 3], line[x * 3 + 1], line[x * 3 + 2]]));
     }
     pixels
 }

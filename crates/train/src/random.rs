@@ -27,9 +27,11 @@ impl Counter {
     /// `purpose` keeps apart what is drawn for the same picture for different reasons.
     #[must_use]
     pub fn new(seed: u64, epoch: u64, index: u64, purpose: u64) -> Self {
+        let word = |word: u64| mix(word.wrapping_add(GOLDEN));
         let state = [epoch, index, purpose]
             .into_iter()
-            .fold(mix(seed), |state, word| mix(state.wrapping_add(GOLDEN).wrapping_add(mix(word))));
+            // Turned, or a word would commute with the seed: (0, 1, ..) and (1, 0, ..) were equal.
+            .fold(word(seed), |state, next| mix(state.rotate_left(23) ^ word(next)));
         Self { state }
     }
 
@@ -105,9 +107,9 @@ mod tests {
         assert_eq!(permutation(10, 42, 1), ORDER_1);
     }
 
-    const FIRST: [u64; 2] = [0, 0];
-    const ORDER_0: [usize; 10] = [0; 10];
-    const ORDER_1: [usize; 10] = [0; 10];
+    const FIRST: [u64; 2] = [7_068_660_001_090_716_444, 15_778_207_746_137_218_907];
+    const ORDER_0: [usize; 10] = [3, 5, 2, 6, 8, 4, 7, 0, 9, 1];
+    const ORDER_1: [usize; 10] = [4, 8, 6, 1, 2, 9, 7, 5, 3, 0];
 
     #[test]
     fn every_key_matters_and_their_order_too() {

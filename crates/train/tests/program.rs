@@ -1,0 +1,359 @@
+//! The program as its users run it: it learns, resumes to the bit after SIGKILL, evaluates, predicts,
+//! and meets every mistake with one sentence and an exit code.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use train::checkpoint::Checkpoint;
+
+/// A folder of its own for a test, with a small data set of three classes in `data`.
+struct Place(PathBuf);
+
+impl Place {
+    fn new(name: &str) -> Self {
+        let root = std::env::temp_dir().join(format!("kindling-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&root);
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../datasets/fashion-mnist-mini");
+        for (split, count) in [("train", 12), ("val", 5)] {
+            for class in ["bag", "sandal", "trouser"] {
+                let to = root.join("data").join(split).join(class);
+                std::fs::create_dir_all(&to).unwrap();
+                for i in 0..count {
+                    let name = format!("{i:04}.png");
+                    std::fs::copy(from.join(split).join(class).join(&name), to.join(name)).unwrap();
+                }
+            }
+        }
+        Self(root)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    fn run(&self, words: &[&str]) -> Output {
+        self.command(words).output().unwrap()
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kindling"));
+        command.args(words).current_dir(&self.0);
+        command
+    }
+
+    fn train(&self, run: &str, more: &[&str]) -> Output {
+        self.run(&[&SMALL[..], &["--experiment", run], more].concat())
+    }
+
+    fn checkpoint(&self, run: &str) -> PathBuf {
+        self.path(&format!("out/train/{run}/last.ckpt"))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+const SMALL: [&str; 20] = [
+    "train",
+    "data",
+    "--model",
+    "mobilenet_v3_small",
+    "--width",
+    "0.35",
+    "--img-size",
+    "32",
+    "--batch-size",
+    "4",
+    "--epochs",
+    "2",
+    "--backend",
+    "flex",
+    "--output",
+    "out",
+    "--workers",
+    "2",
+    "--warmup-epochs",
+    "0.5",
+];
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap_or(-1)
+}
+
+fn error(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// The exit code, and every word in the one line of the error.
+#[track_caller]
+fn refused(output: &Output, exit: i32, words: &[&str]) {
+    let text = error(output);
+    assert_eq!(code(output), exit, "{text}");
+    assert!(!text.contains("panicked"), "{text}");
+    for word in words {
+        assert!(text.contains(word), "`{word}` in: {text}");
+    }
+}
+
+/// Seen to fail when the optimizer's state is not loaded, when running statistics are saved without
+/// the flush, and when the loader begins the epoch anew.
+#[test]
+fn a_killed_run_resumes_to_the_same_bits() {
+    let place = Place::new("resume");
+    for (opt, more) in [("adamw", "1"), ("sgd", "2"), ("rmsprop", "1")] {
+        let flags = ["--opt", opt, "--grad-accum-steps", more, "--checkpoint-interval-steps", "1"];
+        let (whole, cut) = (format!("whole-{opt}"), format!("cut-{opt}"));
+        let output = place.train(&whole, &flags);
+        assert_eq!(code(&output), 0, "{}", error(&output));
+        let name = ["--experiment", cut.as_str()];
+        let mut child = place
+            .command(&[&SMALL[..], &name, &flags].concat())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        // SIGKILL at whatever step the run has reached once its first checkpoint is there.
+        while !place.checkpoint(&cut).exists() && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        std::thread::sleep(Duration::from_millis(u64::from(child.id()) % 150));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let stopped = Checkpoint::read(&place.checkpoint(&cut)).unwrap().manifest.position;
+        println!("{opt}: killed at {stopped:?}");
+        let output = place.run(&["train", "--resume", &format!("out/train/{cut}")]);
+        assert_eq!(code(&output), 0, "{}", error(&output));
+        let a = Checkpoint::read(&place.checkpoint(&whole)).unwrap();
+        let b = Checkpoint::read(&place.checkpoint(&cut)).unwrap();
+        assert_eq!(a.manifest.position, b.manifest.position);
+        assert_eq!(a.manifest.best, b.manifest.best);
+        for (x, y) in a.weights.iter().zip(&b.weights) {
+            let bits = |t: &nn::pretrained::NamedTensor| -> Vec<u32> {
+                t.values.iter().map(|v| v.to_bits()).collect()
+            };
+            assert_eq!(bits(x), bits(y), "{opt}: {}", x.name);
+        }
+        for (x, y) in a.optimizer.iter().zip(&b.optimizer) {
+            assert_eq!((&x.name, &x.values), (&y.name, &y.values), "{opt}");
+        }
+    }
+}
+
+#[test]
+fn sigterm_saves_and_says_so_with_its_own_code() {
+    let place = Place::new("signal");
+    let mut child = place
+        .command(&[&SMALL[..], &["--experiment", "s", "--epochs", "500"]].concat())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    while !place.checkpoint("s").exists() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+    Checkpoint::read(&place.checkpoint("s")).unwrap();
+}
+
+#[test]
+fn it_learns_and_the_checkpoint_alone_evaluates_and_predicts() {
+    let place = Place::new("learns");
+    let output = place.train(
+        "r",
+        &["--epochs", "12", "--bn-momentum", "0.1", "--lr", "0.005", "--scale", "0.9", "1"],
+    );
+    assert_eq!(code(&output), 0, "{}", error(&output));
+    for backend in ["flex", "ndarray"] {
+        let words =
+            ["eval", "--checkpoint", "out/train/r/last.ckpt", "--json", "--backend", backend];
+        let output = place.run(&words);
+        assert_eq!(code(&output), 0, "{}", error(&output));
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["pictures"], 15);
+        assert!(report["top1"].as_f64().unwrap() > 0.6, "chance is 1/3: {report:#}");
+    }
+    let words = [
+        "predict",
+        "--checkpoint",
+        "out/train/r/last.ckpt",
+        "data/val",
+        "--format",
+        "csv",
+        "--topk",
+        "2",
+        "--backend",
+        "flex",
+    ];
+    let output = place.run(&words);
+    assert_eq!(code(&output), 0, "{}", error(&output));
+    assert_eq!(String::from_utf8(output.stdout).unwrap().lines().count(), 1 + 2 * 15);
+    let csv = std::fs::read_to_string(place.path("out/train/r/summary.csv")).unwrap();
+    assert_eq!(csv.lines().count(), 1 + 12);
+}
+
+#[test]
+fn mistakes_on_the_command_line_are_told() {
+    let place = Place::new("flags");
+    let check = |more: &[&str], words: &[&str]| refused(&place.train("x", more), 2, words);
+    check(&["--lrr", "1"], &["--lrr", "--lr"]);
+    check(&["--batch-size", "0"], &["--batch-size", "at least 1"]);
+    check(&["--val-batch-size", "0"], &["--val-batch-size"]);
+    check(&["--epochs", "0"], &["--epochs"]);
+    check(&["--workers", "0"], &["--workers"]);
+    check(&["--grad-accum-steps", "0"], &["--grad-accum-steps"]);
+    check(&["--lr", "nan"], &["--lr"]);
+    check(&["--lr", "fast"], &["fast"]);
+    check(&["--drop", "1.5"], &["--drop", "0.999"]);
+    check(&["--img-size", "8"], &["--img-size", "16"]);
+    check(&["--width", "0"], &["--width"]);
+    check(&["--std", "0", "1", "1"], &["std"]);
+    check(&["--model", "mobilenet_v3_larg"], &["did you mean `mobilenet_v3_large`"]);
+    check(&["--opt", "adam"], &["adamw"]);
+    check(&["--backend", "cuda"], &["flex"]);
+    assert!(!place.path("out").exists(), "a refused run leaves nothing behind");
+}
+
+#[test]
+fn mistakes_in_a_configuration_are_told_with_a_suggestion() {
+    let place = Place::new("config");
+    let check = |text: &str, words: &[&str]| {
+        std::fs::write(place.path("c.toml"), text).unwrap();
+        refused(&place.run(&["train", "data", "--config", "c.toml"]), 2, words);
+    };
+    check("epochs = 3\nbatch_sise = 4\n", &["c.toml", "line 2", "did you mean `batch_size`"]);
+    check("epochs = \"three\"\n", &["c.toml", "line 1"]);
+    check("lr = nan\n", &["c.toml", "lr"]);
+    check("epochs = = 3\n", &["c.toml", "line 1"]);
+    check("model = \"resnet50\"\n", &["resnet50"]);
+    let output = place.run(&["train", "data", "--config", "none.toml"]);
+    refused(&output, 2, &["none.toml"]);
+}
+
+#[test]
+fn faults_of_the_data_are_told() {
+    let place = Place::new("data");
+    let run = |words: &[&str]| refused(&place.train("x", &[]), 3, words);
+    let val = place.path("data/val");
+    std::fs::rename(&val, place.path("away")).unwrap();
+    run(&["data", "val"]);
+    std::fs::create_dir_all(place.path("data/val/hat")).unwrap();
+    std::fs::copy(place.path("away/bag/0000.png"), place.path("data/val/hat/0.png")).unwrap();
+    run(&["hat", "class"]);
+    std::fs::remove_dir_all(&val).unwrap();
+    std::fs::create_dir_all(&val).unwrap();
+    std::fs::copy(place.path("away/bag/0000.png"), val.join("ILSVRC2012_val_1.png")).unwrap();
+    run(&["ILSVRC", "class folders"]);
+    std::fs::remove_dir_all(&val).unwrap();
+    std::fs::rename(place.path("away"), &val).unwrap();
+    std::fs::create_dir_all(place.path("data/train/hat")).unwrap();
+    run(&["hat", "no picture"]);
+    std::fs::remove_dir_all(place.path("data/train")).unwrap();
+    run(&["train", "no such folder"]);
+    refused(&place.run(&["train", "nowhere"]), 3, &["nowhere", "no such folder"]);
+}
+
+#[test]
+fn an_unreadable_picture_is_named_and_skipped_or_fatal() {
+    let place = Place::new("picture");
+    std::fs::write(place.path("data/train/bag/0003.png"), b"no picture").unwrap();
+    std::fs::write(place.path("data/train/bag/0004.png"), b"").unwrap();
+    let output = place.train("lenient", &["--drop", "0"]);
+    assert_eq!(code(&output), 0, "{}", error(&output));
+    let skipped = std::fs::read_to_string(place.path("out/train/lenient/skipped.txt")).unwrap();
+    assert!(skipped.contains("0003.png") && skipped.contains("0004.png"), "{skipped}");
+    refused(&place.train("strict", &["--strict-data"]), 3, &["bag", ".png"]);
+}
+
+#[test]
+fn a_broken_checkpoint_is_refused_in_words() {
+    let place = Place::new("checkpoint");
+    assert_eq!(code(&place.train("r", &["--epochs", "1"])), 0);
+    let good = std::fs::read(place.checkpoint("r")).unwrap();
+    let check = |bytes: &[u8], words: &[&str]| {
+        std::fs::write(place.path("bad.ckpt"), bytes).unwrap();
+        refused(&place.run(&["inspect", "bad.ckpt"]), 6, words);
+        refused(&place.run(&["train", "--resume", "bad.ckpt"]), 6, words);
+    };
+    check(&good[..good.len() / 2], &["bad.ckpt", "truncated"]);
+    check(&good[..100], &["bad.ckpt", "truncated"]);
+    check(b"", &["bad.ckpt"]);
+    check(b"PK\x03\x04 something else", &["bad.ckpt", "not a Kindling checkpoint"]);
+    let mut flipped = good.clone();
+    let last = flipped.len() - 1000;
+    flipped[last] ^= 4;
+    check(&flipped, &["tensors were altered"]);
+    let manifest = good.windows(8).position(|w| w == b"manifest").unwrap();
+    let mut flipped = good.clone();
+    let digit = good[manifest..].iter().position(|b| *b == b'4').unwrap() + manifest;
+    flipped[digit] = b'5';
+    check(&flipped, &["bad.ckpt"]);
+    refused(&place.run(&["train", "--resume", "nowhere"]), 6, &["nowhere", "no checkpoint"]);
+    refused(&place.run(&["train", "--resume", "--output", "empty"]), 6, &["no run to resume"]);
+    let again = place.run(&["train", "--resume", "out/train/r", "--lr", "0.5"]);
+    refused(&again, 2, &["--lr", "--pretrained-path"]);
+    std::fs::remove_file(place.path("data/train/bag/0001.png")).unwrap();
+    let again = place.run(&["train", "--resume", "out/train/r", "--epochs", "2"]);
+    refused(&again, 3, &["changed since the run began", "36", "35"]);
+    // Other classes: exact loading is refused, fine-tuning keeps the trunk and says so.
+    std::fs::remove_dir_all(place.path("data/train/sandal")).unwrap();
+    std::fs::remove_dir_all(place.path("data/val/sandal")).unwrap();
+    let again = place.run(&["train", "--resume", "out/train/r", "--epochs", "2"]);
+    refused(&again, 3, &["2 classes", "3"]);
+    let tuned = place.train("t", &["--epochs", "1", "--pretrained-path", "out/train/r/last.ckpt"]);
+    assert_eq!(code(&tuned), 0, "{}", error(&tuned));
+    assert!(String::from_utf8_lossy(&tuned.stdout).contains("classifier.3.weight"));
+}
+
+#[test]
+fn a_diverging_run_stops_before_the_weights_are_spoilt() {
+    let place = Place::new("diverges");
+    let words = ["--opt", "sgd", "--lr", "100", "--warmup-epochs", "0", "--epochs", "40"];
+    let output = place.train("d", &words);
+    refused(&output, 5, &["not finite", "--lr"]);
+    if let Ok(checkpoint) = Checkpoint::read(&place.checkpoint("d")) {
+        assert!(checkpoint.weights.iter().all(|t| t.values.iter().all(|v| v.is_finite())));
+    }
+}
+
+#[test]
+fn an_output_that_cannot_be_written_is_told() {
+    let place = Place::new("output");
+    std::fs::write(place.path("file"), b"").unwrap();
+    refused(&place.train("x", &["--output", "file"]), 8, &["file", "cannot make the folder"]);
+}
+
+/// wgpu on whatever adapter there is (lavapipe in CI) against flex: the same evaluation.
+#[test]
+fn wgpu_evaluates_like_flex_or_says_that_there_is_no_adapter() {
+    let place = Place::new("wgpu");
+    assert_eq!(code(&place.train("r", &["--epochs", "1"])), 0);
+    let eval = |backend: &str| {
+        place.run(&[
+            "eval",
+            "--checkpoint",
+            "out/train/r/last.ckpt",
+            "--json",
+            "--backend",
+            backend,
+        ])
+    };
+    let loss = |output: &Output| {
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        report["loss"].as_f64().unwrap()
+    };
+    let (flex, wgpu) = (eval("flex"), eval("wgpu"));
+    assert_eq!(code(&wgpu), 0, "install mesa-vulkan-drivers: {}", error(&wgpu));
+    assert!((loss(&flex) - loss(&wgpu)).abs() < 1e-4, "{} {}", loss(&flex), loss(&wgpu));
+    let hidden = place
+        .command(&["train", "data", "--output", "out", "--experiment", "none", "--backend", "wgpu"])
+        .env("VK_ICD_FILENAMES", "/nonexistent")
+        .env("VK_DRIVER_FILES", "/nonexistent")
+        .env("__EGL_VENDOR_LIBRARY_FILENAMES", "/nonexistent")
+        .output()
+        .unwrap();
+    refused(&hidden, 7, &["no graphics adapter", "--backend flex"]);
+    assert!(!place.path("out/train/none").exists());
+}
