@@ -104,7 +104,9 @@ impl ImageFolder {
         let Some(folder): Option<PathBuf> = named.or_else(usual).or_else(own) else {
             let why =
                 "no val, validation, valid or test folder, and no class folder of the training";
-            refuse_flat(root, &[])?;
+            if entries(root)?.iter().any(|p| is_picture(p)) {
+                refuse_flat(root, &[])?;
+            }
             return Err(fail(root, why));
         };
         check_folder(&folder, "the pictures to evaluate on are expected there, by class")?;
