@@ -9,7 +9,6 @@ check:
 # Needs PyTorch and torchvision in the Python of $$PYTHON; regenerates the numbers tests compare with.
 fixtures:
 	$${PYTHON:-python3} crates/nn/tests/fixtures/make.py
-	$${PYTHON:-python3} crates/train/tests/fixtures/make_preprocess.py
 # Needs Debian's dataset-fashion-mnist.
 data:
 	cargo run --release --example fashion_mnist -- --output datasets/fashion-mnist-mini --train-per-class 200 --val-per-class 50

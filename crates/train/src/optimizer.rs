@@ -246,7 +246,7 @@ mod tests {
     }
 
     /// The same three steps in f64, written from torch's documentation.
-    /// Seen to fail with: dampening 0.1, plain momentum, eps inside the root, coupled AdamW decay.
+    /// Seen to fail with: a damped first step, plain momentum, eps inside the root, AdamW without decay.
     #[test]
     fn three_steps_equal_the_rule_in_f64() {
         for (rule, eps) in [(Rule::Sgd, 0.0), (Rule::Rmsprop, 0.0316), (Rule::Adamw, 1e-8)] {

@@ -99,8 +99,7 @@ fn refused(output: &Output, exit: i32, words: &[&str]) {
     }
 }
 
-/// Seen to fail when the optimizer's state is not loaded, when running statistics are saved without
-/// the flush, and when the loader begins the epoch anew.
+/// Compares weights, running statistics and optimizer state with an uninterrupted run.
 #[test]
 fn a_killed_run_resumes_to_the_same_bits() {
     let place = Place::new("resume");
