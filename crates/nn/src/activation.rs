@@ -1,25 +1,51 @@
-//! The activations of the MobileNet papers.
+//! The activations of the papers.
 
 use burn::tensor::{Tensor, activation};
+use serde::{Deserialize, Serialize};
 
 /// Which non-linearity follows a layer; the paper's column `NL`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Activation {
     /// None: a linear bottleneck.
     Linear,
     /// `max(x, 0)`, the paper's `RE`.
     Relu,
+    /// `min(max(x, 0), 6)` (arXiv:1704.04861 in its published weights, arXiv:1801.04381).
+    Relu6,
     /// `x * min(max(x + 3, 0), 6) / 6`, the paper's `HS` (arXiv:1905.02244, section 5.2).
     HardSwish,
 }
 
 impl Activation {
     /// Applies it element by element.
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Tensor};
+    /// use nn::activation::Activation;
+    ///
+    /// let x = Tensor::<1>::from_floats([-1.0, 3.0, 9.0], &Device::flex());
+    /// let y = Activation::Relu6.apply(x.clone()).into_data().try_into_vec::<f32>().unwrap();
+    /// assert_eq!(y, [0.0, 3.0, 6.0]);
+    /// let y = Activation::HardSwish.apply(x).into_data().try_into_vec::<f32>().unwrap();
+    /// assert!((y[0] + 1.0 / 3.0).abs() < 1e-6 && y[1] == 3.0 && y[2] == 9.0);
+    /// ```
     pub fn apply<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
         match self {
             Activation::Linear => x,
             Activation::Relu => activation::relu(x),
+            Activation::Relu6 => x.clamp(0.0, 6.0),
             Activation::HardSwish => activation::hard_swish(x),
+        }
+    }
+
+    /// The papers' abbreviation.
+    pub fn name(self) -> &'static str {
+        match self {
+            Activation::Linear => "-",
+            Activation::Relu => "RE",
+            Activation::Relu6 => "R6",
+            Activation::HardSwish => "HS",
         }
     }
 }

@@ -1,9 +1,10 @@
 //! Initial weights as a function of (seed, number of the parameter, element): the same on every
-//! backend. Rules of torchvision: convolutions normal with variance `2 / (out * kh * kw)` (fan-out,
-//! not divided by the groups), linear layers normal with deviation 0.01, biases 0, norms 1 and 0.
+//! backend. Which distribution a tensor has stands in the [`crate::blueprint`].
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Tensor, TensorData};
+
+use crate::blueprint::{Init, Key};
 
 /// The output function of splitmix64 (Steele, Lea and Flood, 2014) at state `x`.
 pub fn splitmix64(x: u64) -> u64 {
@@ -25,23 +26,38 @@ fn normal(stream: u64, index: u64) -> f64 {
     (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
 }
 
-struct Fill {
+struct Fill<'a> {
     seed: u64,
     number: u64,
+    keys: std::slice::Iter<'a, Key>,
 }
 
-impl ModuleMapper for Fill {
+impl ModuleMapper for Fill<'_> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         self.number += 1;
+        let key = self.keys.next().expect("a key for every tensor");
         let shape = param.lazy_shape();
-        let deviation = match D {
-            4 => (2.0 / (shape[0] * shape[2] * shape[3]) as f64).sqrt(),
-            2 => 0.01,
-            _ => return param,
-        };
         let stream = splitmix64(self.seed) ^ self.number;
+        let scaled = |i, deviation: f64| normal(stream, i) * deviation;
+        let fan =
+            |groups: usize| (2.0 * groups as f64 / (shape[0] * shape[2] * shape[3]) as f64).sqrt();
+        let value: Box<dyn Fn(u64) -> f64> = match key.init {
+            // Norms and biases are built with their constants.
+            Init::Constant(_) => return param,
+            Init::Normal { deviation } => Box::new(move |i| scaled(i, deviation)),
+            Init::FanOut => {
+                let deviation = fan(1);
+                Box::new(move |i| scaled(i, deviation))
+            }
+            Init::FanOutOfGroup => {
+                // One input channel per group is how this project's networks are grouped.
+                let deviation = fan(if shape[1] == 1 { shape[0] } else { 1 });
+                Box::new(move |i| scaled(i, deviation))
+            }
+            Init::Uniform { bound } => Box::new(move |i| bound * (2.0 * uniform(stream, i) - 1.0)),
+        };
         let count = shape.num_elements() as u64;
-        let values: Vec<f32> = (0..count).map(|i| (normal(stream, i) * deviation) as f32).collect();
+        let values: Vec<f32> = (0..count).map(|i| value(i) as f32).collect();
         let require = param.is_require_grad();
         let (id, old, mapper) = param.consume();
         let tensor = Tensor::from_data(TensorData::new(values, shape), &old.device());
@@ -49,7 +65,13 @@ impl ModuleMapper for Fill {
     }
 }
 
-/// Draws every convolution and linear weight of `module` from `seed`.
-pub fn fill<M: Module>(module: M, seed: u64) -> M {
-    module.map(&mut Fill { seed, number: 0 })
+/// Draws every weight of `module` from `seed`; `keys` in the order of its walk.
+///
+/// # Panics
+/// When there are more or fewer keys than tensors.
+pub fn fill<M: Module>(module: M, seed: u64, keys: &[Key]) -> M {
+    let mut fill = Fill { seed, number: 0, keys: keys.iter() };
+    let module = module.map(&mut fill);
+    assert_eq!(fill.keys.len(), 0, "keys left over, of {}", keys.len());
+    module
 }

@@ -19,9 +19,17 @@
 
 pub mod activation;
 pub mod block;
+pub mod blueprint;
 pub mod channels;
 pub mod cost;
+pub mod googlenet;
+pub mod inception_v3;
 pub mod init;
+pub mod mobilenet_v1;
+pub mod mobilenet_v2;
 pub mod mobilenet_v3;
 pub mod network;
+pub mod preprocessing;
 pub mod pretrained;
+pub mod variants;
+pub mod xception;

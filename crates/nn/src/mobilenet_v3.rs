@@ -2,19 +2,27 @@
 //! by search, with a redesigned head.
 //!
 //! Departures from the paper, all as in torchvision: squeeze-excite's first activation and `RE` are
-//! plain ReLU; Small has no squeeze-excite on its last 1x1 convolution, which table 2 ticks; a width
-//! multiplier scales the last layers too.
+//! plain ReLU; Small has no squeeze-excite on its last 1x1 convolution, which table 2 ticks.
+//!
+//! Two rules for the width multiplier. torchvision scales every width, the head's too; the paper's
+//! .75 rows (4.0 M and 2.0 M parameters) follow timm's: the expansion is a ratio of the rounded input,
+//! the head stays at 1280 or 1024, and below .75 the first convolution stays at 16.
 
 use burn::module::Module;
 use burn::nn::{Initializer, Linear, LinearConfig};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 
 use crate::activation::Activation;
 use crate::activation::Activation::{HardSwish as Hs, Relu as Re};
-use crate::block::conv_norm_activation::{Conv, ConvNormActivation, Norm};
-use crate::block::inverted_residual::{Bottleneck, InvertedResidual};
+use crate::block::conv_norm_activation::ConvNormActivation;
+use crate::block::convolution::Conv;
+use crate::block::dropout::drop_out;
+use crate::block::inverted_residual::{Bottleneck, BottleneckKeys, InvertedResidual};
+use crate::block::pooling::global_mean;
+use crate::blueprint::{Draft, Init, Layer, Line, Naming, pair};
 use crate::channels::make_divisible;
-use crate::init::uniform;
+use crate::mobilenet_v2::timm_keys;
+use crate::network::{NetworkConfig, Scaling};
 
 /// A `bneck` row: input (side, channels), kernel, expanded width, #out, SE, NL, s.
 #[derive(Clone, Copy)]
@@ -106,50 +114,141 @@ pub enum Size {
     Small,
 }
 
-/// The network's widths under a multiplier: all that cost and construction need.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Widths {
-    /// The 3x3 convolution at stride 2.
-    pub stem: Conv,
-    /// The bneck rows.
-    pub blocks: Vec<Bottleneck>,
-    /// The last 1x1 convolution, to 6 times its input.
-    pub last: Conv,
-    /// Width of the hidden linear layer.
-    pub hidden: usize,
+/// The last stage: the rows from the last stride 2 on, which the variants change.
+const LAST_STAGE: usize = 3;
+
+/// A table under the configuration: all that the layers need.
+struct Table {
+    stem: Conv,
+    blocks: Vec<Bottleneck>,
+    last: Conv,
+    hidden: usize,
+    /// After the first and the last convolution and the hidden layer.
+    activation: Activation,
+    /// timm's stage of each block.
+    stages: Vec<usize>,
 }
 
-impl Widths {
-    /// The table of `size`, every width times `width` and rounded (torchvision's rule).
-    pub fn new(size: Size, width: f64) -> Self {
-        let (rows, hidden): (&[Bneck], f64) = match size {
-            Size::Large => (&LARGE, 1280.0),
-            Size::Small => (&SMALL, 1024.0),
+impl Table {
+    fn new(size: Size, config: &NetworkConfig) -> Self {
+        let (rows, hidden): (&[Bneck], usize) = match size {
+            Size::Large => (&LARGE, 1280),
+            Size::Small => (&SMALL, 1024),
         };
-        let scale = |channels: usize| make_divisible(channels as f64 * width);
-        let blocks: Vec<Bottleneck> = rows
-            .iter()
-            .map(|row| {
-                let expanded = scale(row.expanded);
-                Bottleneck {
-                    input: scale(row.input.1),
-                    kernel: row.kernel,
-                    expanded,
-                    output: scale(row.out),
-                    squeezed: row.se.then(|| make_divisible((expanded / 4) as f64)),
-                    activation: row.activation,
-                    stride: row.stride,
-                }
-            })
-            .collect();
-        let (first, end) = (blocks[0].input, blocks[blocks.len() - 1].output);
-        let stem = Conv { input: 3, output: first, kernel: 3, stride: 2, dilation: 1, groups: 1 };
+        let scale = |channels: usize| make_divisible(channels as f64 * config.width);
+        let paper = config.scaling == Scaling::Paper;
+        let first = if paper && config.width < 0.75 { 16 } else { scale(16) };
+        let (mut input, mut table_input) = (first, 16);
+        let (mut blocks, mut stages) = (Vec::new(), Vec::new());
+        for (i, row) in rows.iter().enumerate() {
+            let late = i + LAST_STAGE >= rows.len();
+            // torchvision's `reduced_tail` and `dilated` touch the last stage only.
+            let halve = |channels: usize| channels / (1 + usize::from(config.reduced_tail && late));
+            let narrow = |channels: usize| match i + LAST_STAGE == rows.len() {
+                true => channels, // the first row of the stage expands what comes before it
+                false => halve(channels),
+            };
+            let expanded = match paper {
+                true => make_divisible(input as f64 * row.expanded as f64 / table_input as f64),
+                false => scale(narrow(row.expanded)),
+            };
+            let output = scale(halve(row.out));
+            let dilated = config.dilated && late;
+            blocks.push(Bottleneck {
+                input,
+                kernel: if config.minimal { 3 } else { row.kernel },
+                expanded,
+                output,
+                squeezed: (row.se && !config.minimal)
+                    .then(|| make_divisible((expanded / 4) as f64)),
+                activation: if config.minimal { Re } else { row.activation },
+                stride: if dilated { 1 } else { row.stride },
+                dilation: if dilated { 2 } else { 1 },
+                padding: config.padding,
+            });
+            let before = stages.last().copied().unwrap_or(0);
+            stages.push(before + usize::from(i > 0 && rows[i - 1].out != row.out));
+            (input, table_input) = (output, row.out);
+        }
+        let stem = Conv::standard(3, first, 3, 2).with_padding(config.padding);
+        let hidden = hidden / (1 + usize::from(config.reduced_tail));
+        let last = match paper {
+            true => scale(6 * rows[rows.len() - 1].out),
+            false => 6 * input,
+        };
         Self {
             stem,
             blocks,
-            last: Conv::pointwise(end, 6 * end),
-            hidden: make_divisible(hidden * width),
+            last: Conv::pointwise(input, last),
+            hidden: if paper { hidden } else { scale(hidden) },
+            activation: if config.minimal { Re } else { Hs },
+            stages,
         }
+    }
+}
+
+/// The layers for pictures of `size`.
+pub(crate) fn layers(
+    which: Size,
+    config: &NetworkConfig,
+    size: [usize; 2],
+    naming: Naming,
+) -> Vec<Layer> {
+    let table = Table::new(which, config);
+    let timm = naming == Naming::Timm;
+    let mut draft = Draft::new(size[0], size[1], Init::FanOut);
+    let first = match timm {
+        true => ["conv_stem".to_owned(), "bn1".to_owned()],
+        false => pair("features.0", "0", "1"),
+    };
+    draft.conv_norm(&first, table.stem, table.activation);
+    for (i, block) in table.blocks.iter().enumerate() {
+        let repeat = table.stages[..i].iter().filter(|s| **s == table.stages[i]).count();
+        let keys = match timm {
+            true => timm_keys(&format!("blocks.{}.{repeat}", table.stages[i]), block),
+            false => torchvision_keys(&format!("features.{}.block", i + 1), block),
+        };
+        block.draw(&mut draft, &keys);
+    }
+    let last = match timm {
+        true => {
+            let stage = table.stages.last().copied().unwrap_or(0) + 1;
+            pair(&format!("blocks.{stage}.0"), "conv", "bn1")
+        }
+        false => pair(&format!("features.{}", table.blocks.len() + 1), "0", "1"),
+    };
+    draft.conv_norm(&last, table.last, table.activation);
+    draft.adaptive_mean("pool", 1);
+    let (deviation, zero) = (0.01, Init::Constant(0.0));
+    draft.linear(Line {
+        name: if timm { "conv_head" } else { "classifier.0" },
+        output: table.hidden,
+        activation: table.activation,
+        weights: Init::Normal { deviation },
+        bias: zero,
+        pointwise: timm,
+    });
+    draft.linear(Line {
+        name: if timm { "classifier" } else { "classifier.3" },
+        output: config.num_classes,
+        activation: Activation::Linear,
+        weights: Init::Normal { deviation },
+        bias: zero,
+        pointwise: false,
+    });
+    draft.finish()
+}
+
+/// torchvision numbers what there is: expansion, depthwise, squeeze-excite, projection.
+fn torchvision_keys(prefix: &str, block: &Bottleneck) -> BottleneckKeys {
+    let place = |number: usize| pair(&format!("{prefix}.{number}"), "0", "1");
+    let depthwise = usize::from(block.expand().is_some());
+    let gate = depthwise + 1;
+    BottleneckKeys {
+        expand: place(0),
+        depthwise: place(depthwise),
+        gate: pair(&format!("{prefix}.{gate}"), "fc1", "fc2"),
+        project: place(gate + usize::from(block.squeezed.is_some())),
     }
 }
 
@@ -162,94 +261,50 @@ pub struct MobileNetV3 {
     hidden: Linear,
     classifier: Linear,
     dropout: f64,
+    #[module(skip)]
+    activation: Activation,
 }
 
 impl MobileNetV3 {
     /// Builds the network; weights are zero until [`crate::init::fill`].
-    pub fn new(widths: &Widths, classes: usize, dropout: f64, norm: Norm, device: &Device) -> Self {
+    pub fn new(size: Size, config: &NetworkConfig, device: &Device) -> Self {
+        let (table, norm) = (Table::new(size, config), config.norm());
         let linear = |input, output| {
             LinearConfig::new(input, output).with_initializer(Initializer::Zeros).init(device)
         };
+        let layer = |conv| ConvNormActivation::new(conv, norm, table.activation, device);
         Self {
-            stem: ConvNormActivation::new(widths.stem, norm, Hs, device),
-            blocks: widths.blocks.iter().map(|b| InvertedResidual::new(b, norm, device)).collect(),
-            last: ConvNormActivation::new(widths.last, norm, Hs, device),
-            hidden: linear(widths.last.output, widths.hidden),
-            classifier: linear(widths.hidden, classes),
-            dropout,
+            stem: layer(table.stem),
+            blocks: table.blocks.iter().map(|b| InvertedResidual::new(b, norm, device)).collect(),
+            last: layer(table.last),
+            hidden: linear(table.last.output, table.hidden),
+            classifier: linear(table.hidden, config.num_classes),
+            dropout: config.dropout,
+            activation: table.activation,
         }
     }
 
-    /// `[b, 3, h, w]` to the input of dropout, `[b, hidden]`.
-    fn hidden(&self, images: Tensor<4>) -> Tensor<2> {
-        let x = self.stem.forward(images); // [b, 16, h/2, w/2]
-        let x = self.blocks.iter().fold(x, |x, block| block.forward(x)); // [b, 160, h/32, w/32]
-        let x = self.last.forward(x); // [b, 960, h/32, w/32]
-        let x = x.mean_dim(3).mean_dim(2).flatten::<2>(1, 3); // [b, 960]
-        Hs.apply(self.hidden.forward(x)) // [b, 1280]
-    }
-
-    /// Logits without dropout.
-    ///
-    /// # Shapes
-    /// `[b, 3, h, w]` to `[b, classes]`.
-    pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
-        self.classifier.forward(self.hidden(images))
-    }
-
-    /// Logits with dropout; the mask is a function of `seed` and the element only.
-    ///
-    /// # Shapes
-    /// `[b, 3, h, w]` to `[b, classes]`.
-    pub fn forward_train(&self, images: Tensor<4>, seed: u64) -> Tensor<2> {
-        let x = self.hidden(images);
-        let x = match self.dropout > 0.0 {
-            true => drop_out(x, self.dropout, seed),
-            false => x,
-        };
-        self.classifier.forward(x)
-    }
-
-    /// torchvision's key of every tensor, in the order of the module walk.
-    pub fn names(&self) -> Vec<String> {
-        let mut names = layer_names("features.0");
-        for (i, block) in self.blocks.iter().enumerate() {
-            let (expand, gate) = block.has();
-            let mut places = (0..).map(|j| format!("features.{}.block.{j}", i + 1));
-            let mut place = || places.next().expect("endless");
-            if expand {
-                names.extend(layer_names(&place()));
+    /// `[b, 3, h, w]` to `[b, 960, h/32, w/32]`; `tap` is shown the last map of every stride.
+    pub(crate) fn trunk(&self, images: Tensor<4>, tap: &mut dyn FnMut(&Tensor<4>)) -> Tensor<4> {
+        let mut x = self.stem.forward(images); // [b, 16, h/2, w/2]
+        for block in &self.blocks {
+            if block.stride() > 1 {
+                tap(&x);
             }
-            names.extend(layer_names(&place()));
-            if gate {
-                let place = place();
-                let parts = ["fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"];
-                names.extend(parts.iter().map(|part| format!("{place}.{part}")));
-            }
-            names.extend(layer_names(&place()));
+            x = block.forward(x);
         }
-        names.extend(layer_names(&format!("features.{}", self.blocks.len() + 1)));
-        let parts = ["0.weight", "0.bias", "3.weight", "3.bias"];
-        names.extend(parts.iter().map(|part| format!("classifier.{part}")));
-        names
+        let x = self.last.forward(x);
+        tap(&x);
+        x
     }
-}
 
-/// The tensors of one convolution with batch norm in a torchvision `Conv2dNormActivation`.
-fn layer_names(prefix: &str) -> Vec<String> {
-    ["0.weight", "1.weight", "1.bias", "1.running_mean", "1.running_var"]
-        .iter()
-        .map(|part| format!("{prefix}.{part}"))
-        .collect()
-}
-
-/// Inverted dropout with a mask drawn on the CPU, the same on every backend.
-fn drop_out(x: Tensor<2>, probability: f64, seed: u64) -> Tensor<2> {
-    let [b, c] = x.dims();
-    let scale = (1.0 / (1.0 - probability)) as f32;
-    let mask: Vec<f32> = (0..(b * c) as u64)
-        .map(|i| if uniform(seed, i) < probability { 0.0 } else { scale })
-        .collect();
-    let mask = Tensor::<2>::from_data(TensorData::new(mask, [b, c]), &x.device());
-    x * mask
+    /// `[b, 960, h/32, w/32]` to logits; no dropout without a seed.
+    pub(crate) fn head(&self, x: Tensor<4>, seed: Option<u64>) -> Tensor<2> {
+        let x = global_mean(x); // [b, 960]
+        let x = self.activation.apply(self.hidden.forward(x)); // [b, 1280]
+        self.classifier.forward(match seed {
+            Some(seed) => drop_out(x, self.dropout, seed),
+            None => x,
+        })
+    }
 }

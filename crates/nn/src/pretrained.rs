@@ -1,6 +1,6 @@
-//! Weights under torchvision's key names: out of a network, into one, from and to files.
+//! Weights under torchvision's or timm's key names: out of a network, into one, from and to files.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::Path;
 
@@ -10,7 +10,8 @@ use burn::store::{ModuleStore, PytorchStore};
 use burn::tensor::{Tensor, TensorData};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
-use crate::network::Network;
+use crate::blueprint::{Key, Naming, Operation};
+use crate::network::{Network, NetworkConfig};
 
 /// A tensor as torch would hold it: linear weights `[out, in]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -83,33 +84,41 @@ fn named<const D: usize>(name: &str, tensor: Tensor<D>) -> NamedTensor {
 }
 
 struct Collect<'a> {
-    names: std::vec::IntoIter<String>,
+    names: std::vec::IntoIter<Key>,
     gradients: Option<&'a GradientsParams>,
     found: Vec<NamedTensor>,
 }
 
 impl ModuleVisitor for Collect<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let name = self.names.next().expect("a name for every tensor");
-        match self.gradients {
-            None => self.found.push(named(&name, param.val().without_autodiff())),
-            Some(gradients) => {
-                if let Some(gradient) = gradients.get::<D>(param.id) {
-                    self.found.push(named(&name, gradient));
-                }
+        let key = self.names.next().expect("a name for every tensor");
+        let tensor = match self.gradients {
+            None => Some(param.val().without_autodiff()),
+            Some(gradients) => gradients.get::<D>(param.id),
+        };
+        if let Some(tensor) = tensor {
+            let mut found = named(&key.name, tensor);
+            if key.pointwise {
+                found.shape.extend([1, 1]);
             }
+            self.found.push(found);
         }
     }
 }
 
-/// Every parameter and running statistic, in forward order.
+/// Every parameter and running statistic under torchvision's names, in the order of the module walk.
 pub fn state_dict(network: &Network) -> Vec<NamedTensor> {
+    state_dict_as(network, Naming::Torchvision)
+}
+
+/// Every parameter and running statistic under the names of `naming`.
+pub fn state_dict_as(network: &Network, naming: Naming) -> Vec<NamedTensor> {
     // Burn applies an update of running statistics one step late; `valid` brings them up to date, in
     // `network` too, which shares them.
     if network.devices().iter().any(burn::tensor::Device::is_autodiff) {
         let _ = network.valid();
     }
-    let names = network.names().into_iter();
+    let names = network.config().keys(naming).into_iter();
     let mut collect = Collect { names, gradients: None, found: Vec::new() };
     network.visit(&mut collect);
     assert_eq!(collect.names.len(), 0, "more names than tensors");
@@ -117,15 +126,21 @@ pub fn state_dict(network: &Network) -> Vec<NamedTensor> {
 }
 
 /// Every gradient under its parameter's name.
-pub fn gradients(network: &Network, gradients: &GradientsParams) -> Vec<NamedTensor> {
-    let names = network.names().into_iter();
+pub fn gradients(
+    network: &Network,
+    gradients: &GradientsParams,
+    naming: Naming,
+) -> Vec<NamedTensor> {
+    let names = network.config().keys(naming).into_iter();
     let mut collect = Collect { names, gradients: Some(gradients), found: Vec::new() };
     network.visit(&mut collect);
     collect.found
 }
 
 struct Load {
-    names: std::vec::IntoIter<String>,
+    /// Names of all classifiers, the auxiliary heads' too.
+    heads: Vec<String>,
+    names: std::vec::IntoIter<Key>,
     tensors: HashMap<String, NamedTensor>,
     head: HeadPolicy,
     report: LoadReport,
@@ -134,8 +149,8 @@ struct Load {
 
 impl ModuleMapper for Load {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let name = self.names.next().expect("a name for every tensor");
-        let Some(found) = self.tensors.remove(&name) else {
+        let name = self.names.next().expect("a name for every tensor").name;
+        let Some(mut found) = self.tensors.remove(&name) else {
             self.faults.push(format!("`{name}` is missing"));
             return param;
         };
@@ -143,12 +158,17 @@ impl ModuleMapper for Load {
         let mut expected = own.to_vec();
         if D == 2 {
             expected.reverse();
+            // A linear layer held as a 1x1 convolution (timm's conv_head).
+            if found.shape.len() == 4 && found.shape[2..] == [1, 1] {
+                found.shape.truncate(2);
+            }
+        } else if D == 4 && found.shape.len() == 2 && expected[2..] == [1, 1] {
+            found.shape.extend([1, 1]); // pointwise weights of older ports are two-dimensional
         }
         if found.shape != expected {
-            // Only a difference of the class count, the first extent of the last layer, is a head's.
-            let last = self.names.len() < 2;
+            // Only a difference of the class count, the first extent of a classifier, is a head's.
             if self.head == HeadPolicy::KeepInitialised
-                && last
+                && self.heads.contains(&name)
                 && found.shape.get(1..) == expected.get(1..)
             {
                 self.report.kept.push(name);
@@ -170,22 +190,57 @@ impl ModuleMapper for Load {
     }
 }
 
-/// Puts `tensors` into `network`, which must be freshly built.
+/// Whose names these are, for a network of this configuration: those that fit more of its tensors.
+pub fn recognise(config: &NetworkConfig, tensors: &[NamedTensor]) -> Naming {
+    let known: HashSet<&str> = tensors.iter().map(|t| t.name.as_str()).collect();
+    let fitting =
+        |naming| config.keys(naming).iter().filter(|key| known.contains(key.name.as_str())).count();
+    match fitting(Naming::Timm) > fitting(Naming::Torchvision) {
+        true => Naming::Timm,
+        false => Naming::Torchvision,
+    }
+}
+
+/// Puts `tensors`, under either naming, into `network`, which must be freshly built. Auxiliary heads that
+/// the network was built without are passed over.
 ///
 /// # Errors
 /// [`WeightsError::Mismatch`] with the name of every missing, unused and misshapen tensor.
 pub fn load_state_dict(
     network: Network,
-    tensors: Vec<NamedTensor>,
+    mut tensors: Vec<NamedTensor>,
     head: HeadPolicy,
 ) -> Result<(Network, LoadReport), WeightsError> {
-    let names = network.names().into_iter();
+    let config = network.config().clone();
+    let naming = recognise(&config, &tensors);
+    let keys = config.keys(naming);
+    // Older ports of Xception call the classifier `last_linear`.
+    if let [.., weight, _] = &keys[..]
+        && let Some(place) = weight.name.strip_suffix(".weight")
+        && !tensors.iter().any(|t| t.name == weight.name)
+    {
+        for tensor in &mut tensors {
+            if let Some(part) = tensor.name.strip_prefix("last_linear.") {
+                tensor.name = format!("{place}.{part}");
+            }
+        }
+    }
+    let heads = config
+        .layers(config.architecture.native_size(), config.architecture.native_size(), naming)
+        .into_iter()
+        .filter(|l| matches!(l.operation, Operation::Linear) && l.output[0] == config.num_classes)
+        .flat_map(|layer| layer.keys)
+        .map(|key| key.name)
+        .collect();
+    let skipped = |name: &str| {
+        name.ends_with("num_batches_tracked")
+            || (!config.auxiliary && (name.starts_with("aux") || name.starts_with("AuxLogits")))
+    };
     let tensors = tensors.into_iter().map(|t| (t.name.clone(), t)).collect();
     let (report, faults) = (LoadReport::default(), Vec::new());
-    let mut load = Load { names, tensors, head, report, faults };
+    let mut load = Load { heads, names: keys.into_iter(), tensors, head, report, faults };
     let network = network.map(&mut load);
-    let mut unused: Vec<&String> =
-        load.tensors.keys().filter(|name| !name.ends_with("num_batches_tracked")).collect();
+    let mut unused: Vec<&String> = load.tensors.keys().filter(|name| !skipped(name)).collect();
     unused.sort();
     load.faults.extend(unused.iter().map(|name| format!("`{name}` is not of this network")));
     match load.faults.len() {

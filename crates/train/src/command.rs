@@ -13,8 +13,9 @@ use burn::module::Module as _;
 use burn::tensor::Device;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use nn::cost::cost;
-use nn::network::{Architecture, Network, NetworkConfig};
+use nn::network::Network;
 use nn::pretrained::{HeadPolicy, load_state_dict};
+use nn::variants::{VARIANTS, Variant};
 use safetensors::tensor::{Dtype, TensorView};
 
 use crate::backend::{self, Backend};
@@ -250,7 +251,7 @@ fn train(args: &Train) -> Result<u8, Failure> {
             }
             let name = plan.experiment.clone().unwrap_or_else(|| {
                 let now = chrono::Local::now().format("%Y%m%d-%H%M%S");
-                format!("{now}-{}-{}", plan.model.name(), plan.img_size)
+                format!("{now}-{}-{}", plan.model, plan.img_size)
             });
             let folder = plan.output.join("train").join(name);
             if folder.join("last.ckpt").exists() {
@@ -280,7 +281,7 @@ fn train(args: &Train) -> Result<u8, Failure> {
         let cost = cost(&plan.network(data.classes.len()), plan.img_size, plan.img_size);
         journal.say(&format!(
             "{} on {}: {} classes, {} pictures, {:.2} M parameters, {:.1} M multiply-adds at {}x{}",
-            plan.model.name(),
+            plan.model,
             chosen.name,
             data.classes.len(),
             data.items.len(),
@@ -329,7 +330,7 @@ fn changed(
         }
         let flag = key.replace('_', "-");
         if key == "model"
-            && value.as_str().and_then(Architecture::parse) == Some(manifest.plan.model)
+            && value.as_str().and_then(Variant::parse) == Some(manifest.plan.variant())
         {
             continue;
         }
@@ -529,20 +530,29 @@ fn preprocess(args: &PreprocessArgs) -> Result<u8, Failure> {
 }
 
 fn models() -> Result<u8, Failure> {
-    println!("{:<22} {:>6} {:>12} {:>15}", "model", "width", "parameters", "multiply-adds");
-    for &architecture in Architecture::ALL {
-        for width in [0.5, 0.75, 1.0, 1.25] {
-            let config = NetworkConfig { width, ..NetworkConfig::new(architecture, 1000) };
-            let cost = cost(&config, 224, 224);
-            println!(
-                "{:<22} {width:>6} {:>12} {:>15}",
-                architecture.name(),
-                cost.parameters,
-                cost.multiply_adds
-            );
-        }
+    println!(
+        "{:<32} {:>6} {:>5} {:>11} {:>14} {:>7} {:>7}  source",
+        "model", "width", "size", "parameters", "multiply-adds", "top-1", "top-5"
+    );
+    let percent = |p: Option<f64>| p.map_or_else(|| "-".to_owned(), |p| format!("{p:.2}"));
+    for v in VARIANTS {
+        let size = v.architecture.native_size();
+        let cost = cost(&v.config(1000), size, size);
+        println!(
+            "{:<32} {:>6} {size:>5} {:>11} {:>14} {:>7} {:>7}  {}",
+            v.name,
+            v.width,
+            cost.parameters,
+            cost.multiply_adds,
+            percent(v.top1),
+            percent(v.top5),
+            v.source
+        );
     }
-    println!("for 1000 classes at 224x224; multiply-adds of convolutions and linear layers");
+    println!(
+        "for 1000 classes; multiply-adds of convolutions and linear layers; accuracy on ImageNet-1k as \
+         published, not measured here; any width with --width"
+    );
     Ok(0)
 }
 

@@ -4,7 +4,10 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use nn::activation::Activation;
+use nn::block::convolution::Padding;
 use nn::network::{Architecture, NetworkConfig};
+use nn::variants::Variant;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::Backend;
@@ -153,6 +156,18 @@ pub struct Options {
     #[arg(long, value_parser = finite)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bn_eps: Option<f64>,
+    /// Border of the MobileNets' convolutions: torch's or TensorFlow's [default: the variant's]
+    #[arg(long, value_parser = padding)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub padding: Option<Padding>,
+    /// ReLU instead of ReLU6 in MobileNetV1
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub relu: Option<bool>,
+    /// Train with the auxiliary heads of GoogLeNet and Inception v3
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aux: Option<bool>,
     /// Start from these weights (.pth, .safetensors or a Kindling checkpoint)
     #[arg(long, alias = "weights")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -193,7 +208,7 @@ pub struct Options {
 #[expect(missing_docs, reason = "the fields are those of `Options`, documented there")]
 pub struct Plan {
     pub data_dir: PathBuf,
-    pub model: Architecture,
+    pub model: String,
     pub width: f64,
     pub img_size: usize,
     pub crop_pct: f64,
@@ -225,6 +240,12 @@ pub struct Plan {
     pub drop: f64,
     pub bn_momentum: f64,
     pub bn_eps: f64,
+    #[serde(default = "symmetric")]
+    pub padding: Padding,
+    #[serde(default)]
+    pub relu: bool,
+    #[serde(default)]
+    pub aux: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pretrained_path: Option<PathBuf>,
     pub seed: u64,
@@ -295,15 +316,15 @@ impl Options {
     /// The first value out of its range, by flag name, with the range.
     pub fn plan(&self) -> Result<Plan, Failure> {
         let name = self.model.as_deref().unwrap_or("mobilenet_v3_large");
-        let model = Architecture::parse(name).ok_or_else(|| {
-            let known: Vec<String> =
-                Architecture::ALL.iter().map(|a| a.name().to_owned()).collect();
+        let variant = Variant::parse(name).ok_or_else(|| {
+            let known: Vec<String> = Variant::names().map(str::to_owned).collect();
             let near =
                 nearest(name, &known).map_or_else(String::new, |n| format!("did you mean `{n}`? "));
             Failure::usage(format!(
                 "--model: unknown architecture `{name}`; {near}`kindling models` lists them"
             ))
         })?;
+        let standard = variant.config(1);
         let three = |flag: &str, given: &Option<Vec<f32>>, default: [f32; 3]| match given {
             None => Ok(default),
             Some(v) => <[f32; 3]>::try_from(v.as_slice()).map_err(|_| {
@@ -321,10 +342,14 @@ impl Options {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let plan = Plan {
             data_dir: self.data_dir.clone().unwrap_or_else(|| DEFAULT_DATA.into()),
-            model,
-            width: self.width.unwrap_or(1.0),
+            model: variant.name.to_owned(),
+            width: self.width.unwrap_or(standard.width),
             // The carried pictures are 28x28 and gray.
-            img_size: self.img_size.unwrap_or(if on_default { 48 } else { 224 }),
+            img_size: self.img_size.unwrap_or(if on_default {
+                standard.architecture.least_size().max(48)
+            } else {
+                standard.architecture.native_size()
+            }),
             crop_pct: self.crop_pct.unwrap_or(if on_default { 1.0 } else { 0.875 }),
             interpolation: self.interpolation.unwrap_or(Interpolation::Bilinear),
             mean: three("--mean", &self.mean, [0.485, 0.456, 0.406])?,
@@ -360,10 +385,17 @@ impl Options {
             decay_epochs: self.decay_epochs.unwrap_or(2.0),
             decay_rate: self.decay_rate.unwrap_or(0.973),
             smoothing: self.smoothing.unwrap_or(0.0),
-            drop: self.drop.unwrap_or(0.2),
+            drop: self.drop.unwrap_or(standard.dropout),
             // 0.01 needs thousands of steps before the running statistics mean anything.
-            bn_momentum: self.bn_momentum.unwrap_or(if on_default { 0.1 } else { 0.01 }),
-            bn_eps: self.bn_eps.unwrap_or(1e-3),
+            bn_momentum: self.bn_momentum.unwrap_or(if on_default {
+                0.1
+            } else {
+                standard.bn_momentum
+            }),
+            bn_eps: self.bn_eps.unwrap_or(standard.bn_eps),
+            padding: self.padding.unwrap_or(standard.padding),
+            relu: self.relu.unwrap_or(false),
+            aux: self.aux.unwrap_or(false),
             pretrained_path: self.pretrained_path.clone(),
             seed: self.seed.unwrap_or(42),
             backend: self.backend.unwrap_or(Backend::Auto),
@@ -417,6 +449,19 @@ impl Plan {
         between("--drop", self.drop, 0.0, 0.999)?;
         between("--bn-momentum", self.bn_momentum, 0.0, 1.0)?;
         between("--bn-eps", self.bn_eps, 1e-12, 1.0)?;
+        let network = self.network(1);
+        network.validate().map_err(|why| Failure::usage(format!("--model: {why}")))?;
+        // Inception v3's auxiliary head has windows that need the map of a whole picture.
+        let aux = self.aux && network.architecture == Architecture::InceptionV3;
+        let least = if aux { 299 } else { network.architecture.least_size() };
+        if self.img_size < least {
+            return Err(Failure::usage(format!(
+                "--img-size: `{}`: {} needs at least {least} pixels{}",
+                self.img_size,
+                self.model,
+                if aux { " with its auxiliary head" } else { "" }
+            )));
+        }
         self.preprocess().validate().map_err(Failure::usage)
     }
 
@@ -437,6 +482,11 @@ impl Plan {
         Augment { scale: self.scale, ratio: self.ratio, hflip: self.hflip }
     }
 
+    /// The variant that `model` names.
+    pub fn variant(&self) -> &'static Variant {
+        Variant::parse(&self.model).expect("a plan names a variant that exists")
+    }
+
     /// The network for so many classes.
     pub fn network(&self, classes: usize) -> NetworkConfig {
         NetworkConfig {
@@ -444,7 +494,10 @@ impl Plan {
             dropout: self.drop,
             bn_eps: self.bn_eps,
             bn_momentum: self.bn_momentum,
-            ..NetworkConfig::new(self.model, classes)
+            padding: self.padding,
+            activation: self.relu.then_some(Activation::Relu),
+            auxiliary: self.aux,
+            ..self.variant().config(classes)
         }
     }
 
@@ -473,6 +526,18 @@ impl Plan {
             decay_rate: self.decay_rate,
             total_steps: self.epochs * steps_per_epoch,
         }
+    }
+}
+
+fn symmetric() -> Padding {
+    Padding::Symmetric
+}
+
+fn padding(text: &str) -> Result<Padding, String> {
+    match text {
+        "symmetric" => Ok(Padding::Symmetric),
+        "same" => Ok(Padding::Same),
+        _ => Err("expected symmetric or same".into()),
     }
 }
 

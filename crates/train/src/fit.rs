@@ -21,7 +21,7 @@ use crate::failure::Failure;
 use crate::folder::ImageFolder;
 use crate::journal::{self, Journal, Line};
 use crate::loader::{Loader, LoaderConfig, Mode};
-use crate::loss::{cross_entropy, soft_targets};
+use crate::loss::{soft_targets, with_auxiliary};
 use crate::optimizer::Optimizer;
 use crate::random::Counter;
 use crate::signal::Stop;
@@ -154,8 +154,8 @@ pub fn fit(run: Run, journal: &Journal) -> Result<Ended, Failure> {
                     soft_targets(&batch.labels, train.classes.len(), plan.smoothing, &tape);
                 let dropout =
                     Counter::new(plan.seed, position.epoch, position.batch as u64, DROPOUT).u64();
-                let logits = network.forward_train(images, dropout);
-                let objective = cross_entropy(logits, targets);
+                let outputs = network.forward_train(images, dropout);
+                let objective = with_auxiliary(&outputs, targets);
                 loss = f64::from(objective.clone().inner().into_scalar::<f32>());
                 if !loss.is_finite() {
                     return Err(diverged(&folder, position, lr, last_good));

@@ -1,6 +1,7 @@
 //! Cross-entropy on soft targets; label smoothing as in torch.
 
 use burn::tensor::{Device, Tensor, TensorData, activation::log_softmax};
+use nn::network::Outputs;
 
 /// Targets `[b, classes]`: `1 - smoothing + smoothing / classes` for the label, `smoothing / classes`
 /// elsewhere (torch.nn.CrossEntropyLoss; Szegedy et al., arXiv:1512.00567, section 7).
@@ -19,6 +20,14 @@ pub fn soft_targets(labels: &[i64], classes: usize, smoothing: f64, device: &Dev
 pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<2>) -> Tensor<1> {
     let rows = logits.dims()[0];
     (log_softmax(logits, 1) * targets).sum().div_scalar(-(rows as f32))
+}
+
+/// The loss of the logits, and of each auxiliary head by its published weight.
+pub fn with_auxiliary(outputs: &Outputs, targets: Tensor<2>) -> Tensor<1> {
+    let main = cross_entropy(outputs.logits.clone(), targets.clone());
+    outputs.auxiliary.iter().fold(main, |sum, head| {
+        sum + cross_entropy(head.logits.clone(), targets.clone()).mul_scalar(head.weight)
+    })
 }
 
 #[cfg(test)]

@@ -5,8 +5,10 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
 use crate::activation::Activation;
-use crate::block::conv_norm_activation::{Conv, ConvNormActivation, Norm};
+use crate::block::conv_norm_activation::{ConvNormActivation, Norm};
+use crate::block::convolution::{Conv, Padding};
 use crate::block::squeeze_excite::SqueezeExcite;
+use crate::blueprint::Draft;
 
 /// One block, widths already scaled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +27,58 @@ pub struct Bottleneck {
     pub activation: Activation,
     /// Stride of the depthwise convolution.
     pub stride: usize,
+    /// Dilation of the depthwise convolution.
+    pub dilation: usize,
+    /// Border of the depthwise convolution.
+    pub padding: Padding,
+}
+
+/// Keys of a block's layers: convolution and norm, or the two convolutions of squeeze-excite.
+pub struct BottleneckKeys {
+    /// 1x1 expansion.
+    pub expand: [String; 2],
+    /// Depthwise convolution.
+    pub depthwise: [String; 2],
+    /// Squeeze-excite.
+    pub gate: [String; 2],
+    /// Linear 1x1.
+    pub project: [String; 2],
+}
+
+impl Bottleneck {
+    /// The expansion, absent when it would not widen.
+    pub fn expand(&self) -> Option<Conv> {
+        (self.expanded != self.input).then(|| Conv::pointwise(self.input, self.expanded))
+    }
+
+    /// The depthwise convolution.
+    pub fn depthwise(&self) -> Conv {
+        Conv::depthwise(self.expanded, self.kernel, self.stride)
+            .with_dilation(self.dilation)
+            .with_padding(self.padding)
+    }
+
+    /// The linear projection.
+    pub fn project(&self) -> Conv {
+        Conv::pointwise(self.expanded, self.output)
+    }
+
+    /// Whether the input is added: stride 1 and equal widths.
+    pub fn is_residual(&self) -> bool {
+        self.stride == 1 && self.input == self.output
+    }
+
+    /// Draws the block's layers in forward order.
+    pub fn draw(&self, draft: &mut Draft, keys: &BottleneckKeys) {
+        if let Some(expand) = self.expand() {
+            draft.conv_norm(&keys.expand, expand, self.activation);
+        }
+        draft.conv_norm(&keys.depthwise, self.depthwise(), self.activation);
+        if let Some(squeezed) = self.squeezed {
+            draft.squeeze_excite(&keys.gate, squeezed);
+        }
+        draft.conv_norm(&keys.project, self.project(), Activation::Linear);
+    }
 }
 
 /// 1x1 expansion (absent when it would not widen), depthwise, squeeze-excite, linear 1x1; the input is
@@ -35,7 +89,8 @@ pub struct InvertedResidual {
     depthwise: ConvNormActivation,
     squeeze_excite: Option<SqueezeExcite>,
     project: ConvNormActivation,
-    residual: bool,
+    #[module(skip)]
+    bottleneck: Bottleneck,
 }
 
 impl InvertedResidual {
@@ -43,19 +98,40 @@ impl InvertedResidual {
     pub fn new(b: &Bottleneck, norm: Norm, device: &Device) -> Self {
         let layer = |conv, activation| ConvNormActivation::new(conv, norm, activation, device);
         Self {
-            expand: (b.expanded != b.input)
-                .then(|| layer(Conv::pointwise(b.input, b.expanded), b.activation)),
-            depthwise: layer(Conv::depthwise(b.expanded, b.kernel, b.stride, 1), b.activation),
+            expand: b.expand().map(|expand| layer(expand, b.activation)),
+            depthwise: layer(b.depthwise(), b.activation),
             squeeze_excite: b.squeezed.map(|s| SqueezeExcite::new(b.expanded, s, device)),
-            project: layer(Conv::pointwise(b.expanded, b.output), Activation::Linear),
-            residual: b.stride == 1 && b.input == b.output,
+            project: layer(b.project(), Activation::Linear),
+            bottleneck: *b,
         }
+    }
+
+    /// Stride of the depthwise convolution.
+    pub fn stride(&self) -> usize {
+        self.bottleneck.stride
     }
 
     /// # Shapes
     /// `[b, input, h, w]` to `[b, output, ceil(h / stride), ceil(w / stride)]`.
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Tensor};
+    /// use nn::activation::Activation;
+    /// use nn::block::conv_norm_activation::Norm;
+    /// use nn::block::convolution::Padding;
+    /// use nn::block::inverted_residual::{Bottleneck, InvertedResidual};
+    ///
+    /// let (device, norm) = (Device::flex(), Norm { epsilon: 1e-5, momentum: 0.1 });
+    /// // MobileNetV2's second row: t = 6, c = 24, s = 2.
+    /// let row = Bottleneck {
+    ///     input: 16, kernel: 3, expanded: 6 * 16, output: 24, squeezed: None,
+    ///     activation: Activation::Relu6, stride: 2, dilation: 1, padding: Padding::Symmetric,
+    /// };
+    /// let block = InvertedResidual::new(&row, norm, &device);
+    /// assert_eq!(block.forward(Tensor::zeros([1, 16, 9, 6], &device)).dims(), [1, 24, 5, 3]);
+    /// ```
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let skip = self.residual.then(|| x.clone());
+        let skip = self.bottleneck.is_residual().then(|| x.clone());
         let x = match &self.expand {
             Some(expand) => expand.forward(x),
             None => x,
@@ -70,10 +146,5 @@ impl InvertedResidual {
             Some(skip) => x + skip,
             None => x,
         }
-    }
-
-    /// Whether the block has (an expansion, squeeze-excite): what its tensors' names depend on.
-    pub fn has(&self) -> (bool, bool) {
-        (self.expand.is_some(), self.squeeze_excite.is_some())
     }
 }

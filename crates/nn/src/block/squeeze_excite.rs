@@ -1,26 +1,25 @@
 //! Squeeze-and-excite (arXiv:1709.01507) as MobileNetV3 uses it.
 
 use burn::module::Module;
-use burn::nn::conv::Conv2d;
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
 
 use crate::activation::hard_sigmoid;
-use crate::block::conv_norm_activation::Conv;
+use crate::block::convolution::{Conv, Convolution};
 
 /// Mean over the map, 1x1 convolution, ReLU, 1x1 convolution, hard-sigmoid, multiply.
 #[derive(Module, Debug)]
 pub struct SqueezeExcite {
-    fc1: Conv2d,
-    fc2: Conv2d,
+    fc1: Convolution,
+    fc2: Convolution,
 }
 
 impl SqueezeExcite {
     /// For `channels` channels, squeezed to `squeezed`.
     pub fn new(channels: usize, squeezed: usize, device: &Device) -> Self {
         Self {
-            fc1: Conv::pointwise(channels, squeezed).init(true, device),
-            fc2: Conv::pointwise(squeezed, channels).init(true, device),
+            fc1: Convolution::with_bias(Conv::pointwise(channels, squeezed), device),
+            fc2: Convolution::with_bias(Conv::pointwise(squeezed, channels), device),
         }
     }
 
