@@ -12,7 +12,7 @@ use burn::tensor::module::adaptive_avg_pool2d;
 use burn::tensor::{Device, Tensor};
 
 use crate::activation::Activation::{Linear as Plain, Relu};
-use crate::block::conv_norm_activation::{ConvNormActivation, Norm};
+use crate::block::conv_norm_activation::ConvNormActivation;
 use crate::block::convolution::Conv;
 use crate::block::dropout::drop_out;
 use crate::block::inception::{Inception, InceptionModule};
@@ -129,11 +129,15 @@ struct AuxiliaryHead {
     conv: ConvNormActivation,
     hidden: Linear,
     classifier: Linear,
+    dropout: f64,
 }
 
 impl AuxiliaryHead {
-    fn new(input: usize, classes: usize, norm: Norm, device: &Device) -> Self {
+    fn new(input: usize, config: &NetworkConfig, device: &Device) -> Self {
+        let (classes, norm) = (config.num_classes, config.norm());
         Self {
+            // Whoever wants no dropout wants none in the heads.
+            dropout: if config.dropout > 0.0 { AUXILIARY_DROPOUT } else { 0.0 },
             conv: ConvNormActivation::new(Conv::pointwise(input, AUXILIARY[0]), norm, Relu, device),
             hidden: linear(16 * AUXILIARY[0], AUXILIARY[1], device),
             classifier: linear(AUXILIARY[1], classes, device),
@@ -143,7 +147,7 @@ impl AuxiliaryHead {
     fn forward(&self, x: Tensor<4>, seed: u64) -> Tensor<2> {
         let x = self.conv.forward(adaptive_avg_pool2d(x, [4, 4])); // [b, 128, 4, 4]
         let x = relu(self.hidden.forward(x.flatten::<2>(1, 3))); // [b, 1024]
-        self.classifier.forward(drop_out(x, AUXILIARY_DROPOUT, seed))
+        self.classifier.forward(drop_out(x, self.dropout, seed))
     }
 }
 
@@ -166,9 +170,7 @@ impl GoogLeNet {
     pub fn new(config: &NetworkConfig, device: &Device) -> Self {
         let norm = config.norm();
         let heads = if config.auxiliary { &HEADS[..] } else { &[] };
-        let head = |&row: &usize| {
-            AuxiliaryHead::new(ROWS[row].1.output(), config.num_classes, norm, device)
-        };
+        let head = |&row: &usize| AuxiliaryHead::new(ROWS[row].1.output(), config, device);
         let module =
             |(_, row): &(&str, Inception)| InceptionModule::new(row, config.five(), norm, device);
         let features = ROWS[ROWS.len() - 1].1.output();
