@@ -1,5 +1,7 @@
 //! Weights under torchvision's or timm's key names: out of a network, into one, from and to files.
 
+pub mod frozen_graph;
+
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::Path;

@@ -21,16 +21,20 @@ use safetensors::tensor::{Dtype, TensorView};
 use crate::backend::{self, Backend};
 use crate::checkpoint::{Checkpoint, Manifest, write_atomically};
 use crate::config::Options;
+use crate::convert::{Convert, convert};
 use crate::decode::decode;
 use crate::evaluate::{Report, evaluate};
+use crate::explain::{Explain, explain};
 use crate::failure::Failure;
 use crate::fit::{self, Run};
 use crate::folder::ImageFolder;
+use crate::forward::{Forward, forward};
 use crate::journal::{Journal, accuracy_line};
 use crate::loader::{Loader, LoaderConfig, Mode};
 use crate::predict::{gather, predict};
 use crate::preprocess::{Interpolation, Preprocess};
 use crate::signal::Stop;
+use crate::summary::{Summary, summary};
 
 /// Trains, evaluates and ships efficient image classifiers.
 #[derive(Parser)]
@@ -52,8 +56,16 @@ enum Command {
     Predict(Predict),
     /// Write exactly what the network is fed
     Preprocess(PreprocessArgs),
-    /// List the architectures with parameters and multiply-adds
+    /// List the variants with parameters, multiply-adds, published accuracy and source
     Models,
+    /// Print a network layer by layer
+    Summary(Box<Summary>),
+    /// Show what convolutions, blocks and multipliers cost, with your numbers
+    Explain(Explain),
+    /// Convert weights between files and naming schemes
+    Convert(Box<Convert>),
+    /// Run a network, or training steps, on tensors from a file
+    Forward(Box<Forward>),
     /// Say what a checkpoint is
     Inspect {
         /// The checkpoint
@@ -189,6 +201,13 @@ pub fn main(words: Vec<OsString>) -> ExitCode {
         Command::Predict(args) => guess(&args),
         Command::Preprocess(args) => preprocess(&args),
         Command::Models => models(),
+        Command::Summary(args) => summary(&args).map(|()| 0),
+        Command::Explain(args) => explain(&args).map(|()| 0),
+        Command::Convert(args) => convert(&args).map(|said| {
+            println!("{said}");
+            0
+        }),
+        Command::Forward(args) => forward(&args).map(|()| 0),
         Command::Inspect { checkpoint, json } => inspect(&checkpoint, json),
     };
     match result {

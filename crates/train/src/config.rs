@@ -316,14 +316,7 @@ impl Options {
     /// The first value out of its range, by flag name, with the range.
     pub fn plan(&self) -> Result<Plan, Failure> {
         let name = self.model.as_deref().unwrap_or("mobilenet_v3_large");
-        let variant = Variant::parse(name).ok_or_else(|| {
-            let known: Vec<String> = Variant::names().map(str::to_owned).collect();
-            let near =
-                nearest(name, &known).map_or_else(String::new, |n| format!("did you mean `{n}`? "));
-            Failure::usage(format!(
-                "--model: unknown architecture `{name}`; {near}`kindling models` lists them"
-            ))
-        })?;
+        let variant = crate::selection::variant(name)?;
         let standard = variant.config(1);
         let three = |flag: &str, given: &Option<Vec<f32>>, default: [f32; 3]| match given {
             None => Ok(default),
@@ -533,7 +526,8 @@ fn symmetric() -> Padding {
     Padding::Symmetric
 }
 
-fn padding(text: &str) -> Result<Padding, String> {
+/// The value of `--padding`.
+pub(crate) fn padding(text: &str) -> Result<Padding, String> {
     match text {
         "symmetric" => Ok(Padding::Symmetric),
         "same" => Ok(Padding::Same),
