@@ -289,7 +289,10 @@ pub fn read_weights(path: &Path) -> Result<Vec<NamedTensor>, WeightsError> {
         }
         return Ok(tensors);
     }
-    let unreadable = |e: &dyn fmt::Display| WeightsError::Unreadable(e.to_string());
+    let unreadable = |e: &dyn fmt::Display| {
+        let text = e.to_string();
+        WeightsError::Unreadable(text.lines().next().unwrap_or_default().to_owned())
+    };
     let mut store = PytorchStore::from_file(path).map_indices_contiguous(false);
     let all = store.get_all_tensors().map_err(|e| unreadable(&e))?;
     let mut tensors = Vec::new();
@@ -305,7 +308,19 @@ pub fn read_weights(path: &Path) -> Result<Vec<NamedTensor>, WeightsError> {
         let values = values.map_err(|e| unreadable(&format!("`{name}`: {e:?}")))?;
         tensors.push(NamedTensor { name: name.clone(), shape, values });
     }
-    Ok(tensors)
+    Ok(unwrapped(tensors))
+}
+
+/// The weights out of a training program's checkpoint: those below `model`, `state_dict` or the like,
+/// without what data-parallel wrappers put before their names.
+fn unwrapped(mut tensors: Vec<NamedTensor>) -> Vec<NamedTensor> {
+    for wrapper in ["model.", "state_dict.", "net.", "module."] {
+        if tensors.iter().any(|t| t.name.starts_with(wrapper)) {
+            tensors.retain(|t| t.name.starts_with(wrapper));
+            tensors.iter_mut().for_each(|t| t.name = t.name.split_off(wrapper.len()));
+        }
+    }
+    tensors
 }
 
 /// Writes a safetensors file that torch loads with `strict=True`.

@@ -162,7 +162,8 @@ impl Variant {
             }
             Lineage::Tensorflow => {
                 config.bn_eps = 1e-3;
-                config.bn_momentum = if v3 { 0.01 } else { 0.003 };
+                // timm trains on with 0.1; the original decays are .997 (TF-slim) and .999 (Keras).
+                config.bn_momentum = if v3 { 0.1 } else { 0.003 };
                 config.padding = Padding::Same;
                 if v3 {
                     config.scaling = Scaling::Paper;

@@ -2,7 +2,12 @@
 //! odd non-square size; one training step with its loss (auxiliary heads included), every gradient and
 //! every running statistic. Expected values: `fixtures/make.py`, in float64.
 //!
-//! Planted and seen red: see the list at the end of this file.
+//! Planted and seen red: ReLU for ReLU6, hard-sigmoid slope 0.2, h-swish for ReLU in squeeze-excite, SAME
+//! for symmetric padding and the reverse, pooling without ceil, GoogLeNet's fourth pooling 3x3, an
+//! auxiliary head on a mirrored map, another head weight, padding left out of the mean, Xception's skip after the
+//! ReLU and a ReLU between its convolutions, none between MobileNetV1's, 1x7 and 7x1 exchanged, no
+//! residual, no dilation, epsilon 1e-5 for 1e-3, the biased variance as running statistic, a wrong sign
+//! in the transformed input.
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::optim::GradientsParams;
