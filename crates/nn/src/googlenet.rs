@@ -3,7 +3,7 @@
 //! Departures from the paper, as in torchvision: batch norm after every convolution and no local
 //! response normalisation; the fourth pooling is 2x2; an auxiliary head pools to 4x4 by regions and
 //! drops 0.7; the third branch's kernel is 3x3 where torchvision's weights are used and 5x5 (the
-//! paper's) by default when training begins anew ([`NetworkConfig::five`]).
+//! paper's) by default when training begins anew (`NetworkConfig::three_for_five`).
 
 use burn::module::Module;
 use burn::nn::{Initializer, Linear, LinearConfig};

@@ -285,7 +285,6 @@ impl NetworkConfig {
 }
 
 #[derive(Module, Debug)]
-#[expect(clippy::large_enum_variant, reason = "one per process")]
 enum Model {
     MobileNetV1(MobileNetV1),
     MobileNetV2(MobileNetV2),

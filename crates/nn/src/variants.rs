@@ -171,11 +171,10 @@ impl Variant {
             }
         }
         match self.twist {
-            Twist::None => {}
             Twist::Minimal => config.minimal = true,
             Twist::Dilated => config.dilated = true,
             Twist::ReducedTail => config.reduced_tail = true,
-            Twist::FiveByFive => {}
+            Twist::None | Twist::FiveByFive => {}
         }
         config.three_for_five = self.architecture == Googlenet && self.twist != Twist::FiveByFive;
         config

@@ -3,6 +3,7 @@
 //! `cargo run --release --example fashion_mnist -- --output DIR [--train-per-class N --val-per-class N]`
 //!
 //! Without limits it writes all 60,000 + 10,000 pictures as 8-bit gray PNG.
+#![expect(clippy::print_stdout, reason = "a program of its own")]
 
 use std::io::Read;
 use std::path::{Path, PathBuf};

@@ -53,6 +53,23 @@ pub struct Tally {
     pub waited: f64,
 }
 
+impl Tally {
+    /// Mean loss per picture.
+    pub fn mean_loss(&self) -> f64 {
+        self.loss / self.seen.max(1) as f64
+    }
+
+    /// Pictures per second.
+    pub fn img_per_s(&self) -> f64 {
+        self.seen as f64 / self.seconds.max(1e-9)
+    }
+
+    /// Share of the time spent waiting for data, percent.
+    pub fn wait_percent(&self) -> f64 {
+        100.0 * self.waited / self.seconds.max(1e-9)
+    }
+}
+
 /// The best evaluation so far.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

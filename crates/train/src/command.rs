@@ -1,8 +1,8 @@
 //! The command line: parse, dispatch, print the one sentence of a failure, return the exit code.
 //!
-//! Exit codes: 0 done, 2 usage, 3 data, 5 diverged, 6 checkpoint, 7 backend, 8 file,
+//! Exit codes: 0 done, 2 usage, 3 data, 4 out of time and saved, 5 diverged, 6 checkpoint, 7 backend, 8 file,
 //! 130/143 interrupted by SIGINT/SIGTERM with the run saved.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is the console's front door")]
+#![expect(clippy::print_stderr, reason = "this is the console's front door")]
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -15,24 +15,26 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use nn::cost::cost;
 use nn::network::Network;
 use nn::pretrained::{HeadPolicy, load_state_dict};
-use nn::variants::{VARIANTS, Variant};
+use nn::variants::VARIANTS;
 use safetensors::tensor::{Dtype, TensorView};
 
 use crate::backend::{self, Backend};
+use crate::begin::{Train, train};
 use crate::checkpoint::{Checkpoint, Manifest, write_atomically};
-use crate::config::Options;
 use crate::convert::{Convert, convert};
 use crate::decode::decode;
 use crate::evaluate::{Report, evaluate};
 use crate::explain::{Explain, explain};
 use crate::failure::Failure;
-use crate::fit::{self, Run};
+use crate::fit;
 use crate::folder::ImageFolder;
 use crate::forward::{Forward, forward};
-use crate::journal::{Journal, accuracy_line};
+use crate::journal::{Journal, LogFormat, accuracy_line};
 use crate::loader::{Loader, LoaderConfig, Mode};
+use crate::out;
 use crate::predict::{gather, predict};
 use crate::preprocess::{Interpolation, Preprocess};
+use crate::run_folder::{self, quoted};
 use crate::signal::Stop;
 use crate::summary::{Summary, summary};
 
@@ -78,18 +80,6 @@ enum Command {
 }
 
 #[derive(Args)]
-struct Train {
-    #[command(flatten)]
-    options: Options,
-    /// TOML file with any of the options; `args.toml` of a run is one
-    #[arg(short, long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Go on from a checkpoint or run folder; alone: the newest run below --output
-    #[arg(long, value_name = "PATH", num_args = 0..=1, default_missing_value = "auto")]
-    resume: Option<PathBuf>,
-}
-
-#[derive(Args)]
 struct Eval {
     /// The checkpoint
     #[arg(long, value_name = "CKPT")]
@@ -118,6 +108,9 @@ struct Eval {
     /// Print a row for every class
     #[arg(long)]
     per_class: bool,
+    /// Write per_class.csv and confusion.csv into this folder
+    #[arg(long, value_name = "DIR")]
+    output: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -185,7 +178,7 @@ struct PreprocessArgs {
 pub fn main(words: Vec<OsString>) -> ExitCode {
     let lists = |pair: &[OsString]| pair[0] == "--backend" && pair[1] == "list";
     if words.windows(2).any(lists) || words.iter().any(|w| w == "--backend=list") {
-        backend::list().iter().for_each(|line| println!("{line}"));
+        backend::list().iter().for_each(|line| out!("{line}"));
         return ExitCode::SUCCESS;
     }
     let program = match Program::try_parse_from(words) {
@@ -200,11 +193,14 @@ pub fn main(words: Vec<OsString>) -> ExitCode {
         Command::Eval(args) => eval(&args),
         Command::Predict(args) => guess(&args),
         Command::Preprocess(args) => preprocess(&args),
-        Command::Models => models(),
+        Command::Models => {
+            models();
+            Ok(0)
+        }
         Command::Summary(args) => summary(&args).map(|()| 0),
         Command::Explain(args) => explain(&args).map(|()| 0),
         Command::Convert(args) => convert(&args).map(|said| {
-            println!("{said}");
+            out!("{said}");
             0
         }),
         Command::Forward(args) => forward(&args).map(|()| 0),
@@ -217,184 +213,6 @@ pub fn main(words: Vec<OsString>) -> ExitCode {
             ExitCode::from(failure.kind.exit_code())
         }
     }
-}
-
-/// What a resumed run may change; everything else is part of what was computed so far.
-const CHANGEABLE: [&str; 8] = [
-    "workers",
-    "backend",
-    "epochs",
-    "checkpoint_hist",
-    "checkpoint_interval_steps",
-    "log_interval",
-    "strict_data",
-    "data_dir",
-];
-
-fn train(args: &Train) -> Result<u8, Failure> {
-    let options = match &args.config {
-        Some(path) => args.options.over(&Options::read(path)?),
-        None => args.options.over(&Options::default()),
-    };
-    let journal = Journal::new(options.log_interval.unwrap_or(50).max(1));
-    let (plan, folder, from) = match &args.resume {
-        Some(path) => {
-            let output = options.output.clone().unwrap_or_else(|| "checkpoints".into());
-            let file = find_checkpoint(path, &output)?;
-            let checkpoint = Checkpoint::read(&file)?;
-            let plan = changed(&checkpoint.manifest, &options, &journal)?;
-            let folder = file.parent().map_or_else(|| ".".into(), Path::to_path_buf);
-            journal.say(&format!(
-                "resuming {} at epoch {}, batch {}, step {}",
-                file.display(),
-                checkpoint.manifest.position.epoch,
-                checkpoint.manifest.position.batch,
-                checkpoint.manifest.position.step
-            ));
-            if checkpoint.manifest.position.epoch >= plan.epochs {
-                journal.say(&format!(
-                    "the run is finished ({} epochs); --epochs N goes on",
-                    plan.epochs
-                ));
-                return Ok(0);
-            }
-            (plan, folder, Some(checkpoint))
-        }
-        None => {
-            let plan = options.plan()?;
-            if !plan.data_dir.exists() {
-                return Err(Failure::data(format!(
-                    "{}: no such folder; give a folder with train/<class>/* and val/<class>/*",
-                    plan.data_dir.display()
-                )));
-            }
-            let name = plan.experiment.clone().unwrap_or_else(|| {
-                let now = chrono::Local::now().format("%Y%m%d-%H%M%S");
-                format!("{now}-{}-{}", plan.model, plan.img_size)
-            });
-            let folder = plan.output.join("train").join(name);
-            if folder.join("last.ckpt").exists() {
-                return Err(Failure::usage(format!(
-                    "{}: there is a run in it already; --resume {} goes on with it, another \
-                     --experiment begins a new one",
-                    folder.display(),
-                    folder.display()
-                )));
-            }
-            (plan, folder, None)
-        }
-    };
-    // The device comes first: a missing adapter is told before anything is written.
-    let chosen = plan.backend.open()?;
-    let fresh = from.is_none();
-    if fresh {
-        // Data faults too are told before the folder is made.
-        let data = ImageFolder::open_train(&plan.data_dir, None)?;
-        ImageFolder::open_val(&plan.data_dir, None, &data.classes)?;
-        std::fs::create_dir_all(&folder).map_err(|e| {
-            Failure::file(format!("{}: cannot make the folder: {e}", folder.display()))
-        })?;
-        let text = toml::to_string(&plan).expect("a plan is plain data");
-        write_atomically(&folder.join("args.toml"), text.as_bytes())?;
-        write_atomically(&folder.join("classes.txt"), (data.classes.join("\n") + "\n").as_bytes())?;
-        let cost = cost(&plan.network(data.classes.len()), plan.img_size, plan.img_size);
-        journal.say(&format!(
-            "{} on {}: {} classes, {} pictures, {:.2} M parameters, {:.1} M multiply-adds at {}x{}",
-            plan.model,
-            chosen.name,
-            data.classes.len(),
-            data.items.len(),
-            cost.parameters as f64 / 1e6,
-            cost.multiply_adds as f64 / 1e6,
-            plan.img_size,
-            plan.img_size
-        ));
-        journal.say(&format!("run folder: {}", folder.display()));
-    }
-    let stop = Stop::listen().map_err(|e| Failure::file(format!("signals: {e}")))?;
-    let run = Run { plan, folder: folder.clone(), from, device: chosen.device, stop };
-    let ended = fit::fit(run, &journal)?;
-    journal.finish();
-    if let Some(signal) = ended.signal {
-        journal.say(&format!(
-            "interrupted and saved at step {}; go on with --resume {}",
-            ended.steps,
-            folder.display()
-        ));
-        return Ok(signal);
-    }
-    let result = serde_json::json!({
-        "run": folder,
-        "steps": ended.steps,
-        "best_epoch": ended.best.map(|b| b.epoch),
-        "best_top1": ended.best.map(|b| 100.0 * b.top1),
-        "top1": ended.report.as_ref().map(|r| 100.0 * r.top1),
-        "top5": ended.report.as_ref().map(|r| 100.0 * r.top5),
-    });
-    println!("--result\n{result:#}");
-    Ok(0)
-}
-
-/// The plan of a resumed run: that of the checkpoint, with what may change changed, and said.
-fn changed(
-    manifest: &Manifest,
-    options: &Options,
-    journal: &Journal,
-) -> Result<crate::config::Plan, Failure> {
-    let old = serde_json::to_value(&manifest.plan).expect("a plan is plain data");
-    let mut new = old.clone();
-    for (key, value) in options.given() {
-        if key == "output" || key == "experiment" || old[&key] == value {
-            continue;
-        }
-        let flag = key.replace('_', "-");
-        if key == "model"
-            && value.as_str().and_then(Variant::parse) == Some(manifest.plan.variant())
-        {
-            continue;
-        }
-        if !CHANGEABLE.contains(&key.as_str()) {
-            return Err(Failure::usage(format!(
-                "--{flag} {value}: the run to resume has {}; leave the flag away, or begin a new \
-                 run from its weights with --pretrained-path",
-                old[&key]
-            )));
-        }
-        journal.say(&format!("changed on resume: {flag} {} -> {value}", old[&key]));
-        new[&key] = value;
-    }
-    let merged: Options = serde_json::from_value(new).expect("a plan holds only options");
-    merged.plan()
-}
-
-fn find_checkpoint(path: &Path, output: &Path) -> Result<PathBuf, Failure> {
-    if path.is_file() {
-        return Ok(path.to_path_buf());
-    }
-    if path != Path::new("auto") {
-        let file = path.join("last.ckpt");
-        return match file.is_file() {
-            true => Ok(file),
-            false => Err(Failure::checkpoint(format!(
-                "{}: no checkpoint there; give a .ckpt file or a run folder with last.ckpt",
-                path.display()
-            ))),
-        };
-    }
-    let runs = output.join("train");
-    let modified = |p: &PathBuf| std::fs::metadata(p).and_then(|m| m.modified()).ok();
-    std::fs::read_dir(&runs)
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| Some(entry.ok()?.path().join("last.ckpt")))
-        .filter(|file| file.is_file())
-        .max_by_key(modified)
-        .ok_or_else(|| {
-            Failure::checkpoint(format!(
-                "{}: no run to resume; leave --resume away to begin one",
-                runs.display()
-            ))
-        })
 }
 
 fn load(path: &Path, backend: Backend) -> Result<(Network, Manifest, Device), Failure> {
@@ -424,7 +242,7 @@ fn eval(args: &Eval) -> Result<u8, Failure> {
     let pictures = folder.items.len();
     let loader = Loader::new(folder, manifest.preprocess.clone(), Mode::Eval, config);
     let stop = Stop::listen().map_err(|e| Failure::file(format!("signals: {e}")))?;
-    let journal = Journal::new(1);
+    let journal = Journal::new(1, LogFormat::Text);
     let each = |done| journal.evaluated(done, pictures);
     let report = evaluate(&network, &loader, &manifest.classes, &device, &stop, each)?;
     journal.finish();
@@ -434,8 +252,11 @@ fn eval(args: &Eval) -> Result<u8, Failure> {
     }
     report.skipped.iter().for_each(|line| eprintln!("skipped: {line}"));
     match args.json {
-        true => println!("{}", serde_json::to_string_pretty(&report).expect("plain data")),
-        false => println!("{}", accuracy_line(&report)),
+        true => out!("{}", serde_json::to_string_pretty(&report).expect("plain data")),
+        false => out!("{}", accuracy_line(&report)),
+    }
+    if let Some(folder) = &args.output {
+        run_folder::write_evaluation(folder, &report)?;
     }
     if args.per_class && !args.json {
         print_classes(&report);
@@ -444,16 +265,13 @@ fn eval(args: &Eval) -> Result<u8, Failure> {
 }
 
 fn print_classes(report: &Report) {
-    println!(
-        "{:<24} {:>8} {:>8} {:>8} {:>9}",
-        "class", "pictures", "correct", "recall", "precision"
-    );
+    out!("{:<24} {:>8} {:>8} {:>8} {:>9}", "class", "pictures", "correct", "recall", "precision");
     let percent = |a: u64, b: u64| match b {
         0 => "-".to_owned(),
         _ => format!("{:.1}%", 100.0 * a as f64 / b as f64),
     };
     for row in &report.classes {
-        println!(
+        out!(
             "{:<24} {:>8} {:>8} {:>8} {:>9}",
             row.class,
             row.pictures,
@@ -473,13 +291,13 @@ fn guess(args: &Predict) -> Result<u8, Failure> {
         all.extend(predict(&network, chunk, &manifest.preprocess, &manifest.classes, top, &device));
     }
     match args.format {
-        Format::Json => println!("{}", serde_json::to_string_pretty(&all).expect("plain data")),
+        Format::Json => out!("{}", serde_json::to_string_pretty(&all).expect("plain data")),
         Format::Csv => {
-            println!("file,rank,class,probability");
+            out!("file,rank,class,probability");
             for p in &all {
                 for (rank, g) in p.guesses.iter().enumerate() {
                     let file = quoted(&p.file.display().to_string());
-                    println!("{file},{},{},{:.6}", rank + 1, quoted(&g.class), g.probability);
+                    out!("{file},{},{},{:.6}", rank + 1, quoted(&g.class), g.probability);
                 }
             }
         }
@@ -487,7 +305,7 @@ fn guess(args: &Predict) -> Result<u8, Failure> {
             for p in all.iter().filter(|p| p.error.is_none()) {
                 let words: Vec<String> =
                     p.guesses.iter().map(|g| format!("{} {:.3}", g.class, g.probability)).collect();
-                println!("{}: {}", p.file.display(), words.join(", "));
+                out!("{}: {}", p.file.display(), words.join(", "));
             }
         }
     }
@@ -499,14 +317,6 @@ fn guess(args: &Predict) -> Result<u8, Failure> {
         }
     }
     Ok(if bad > 0 { 3 } else { 0 })
-}
-
-/// RFC 4180: quotes where a comma, a quote or a line break would break the row.
-fn quoted(text: &str) -> String {
-    match text.contains([',', '"', '\n', '\r']) {
-        true => format!("\"{}\"", text.replace('"', "\"\"")),
-        false => text.to_owned(),
-    }
 }
 
 fn preprocess(args: &PreprocessArgs) -> Result<u8, Failure> {
@@ -548,16 +358,22 @@ fn preprocess(args: &PreprocessArgs) -> Result<u8, Failure> {
     Ok(0)
 }
 
-fn models() -> Result<u8, Failure> {
-    println!(
+fn models() {
+    out!(
         "{:<32} {:>6} {:>5} {:>11} {:>14} {:>7} {:>7}  source",
-        "model", "width", "size", "parameters", "multiply-adds", "top-1", "top-5"
+        "model",
+        "width",
+        "size",
+        "parameters",
+        "multiply-adds",
+        "top-1",
+        "top-5"
     );
     let percent = |p: Option<f64>| p.map_or_else(|| "-".to_owned(), |p| format!("{p:.2}"));
     for v in VARIANTS {
         let size = v.architecture.native_size();
         let cost = cost(&v.config(1000), size, size);
-        println!(
+        out!(
             "{:<32} {:>6} {size:>5} {:>11} {:>14} {:>7} {:>7}  {}",
             v.name,
             v.width,
@@ -568,44 +384,39 @@ fn models() -> Result<u8, Failure> {
             v.source
         );
     }
-    println!(
+    out!(
         "for 1000 classes; multiply-adds of convolutions and linear layers; accuracy on ImageNet-1k as \
          published, not measured here; any width with --width"
     );
-    Ok(0)
 }
 
 fn inspect(path: &Path, json: bool) -> Result<u8, Failure> {
     let checkpoint = Checkpoint::read(path)?;
     let manifest = &checkpoint.manifest;
     if json {
-        println!("{}", serde_json::to_string_pretty(manifest).expect("plain data"));
+        out!("{}", serde_json::to_string_pretty(manifest).expect("plain data"));
         return Ok(0);
     }
     let values = |it: &mut dyn Iterator<Item = usize>| it.sum::<usize>();
-    println!("{}: checksums right", path.display());
-    println!(
-        "network     {} width {}",
-        manifest.network.architecture.name(),
-        manifest.network.width
-    );
-    println!("classes     {}: {}", manifest.classes.len(), manifest.classes.join(", "));
-    println!("preprocess  {}", serde_json::to_string(&manifest.preprocess).expect("plain data"));
+    out!("{}: checksums right", path.display());
+    out!("network     {} width {}", manifest.network.architecture.name(), manifest.network.width);
+    out!("classes     {}: {}", manifest.classes.len(), manifest.classes.join(", "));
+    out!("preprocess  {}", serde_json::to_string(&manifest.preprocess).expect("plain data"));
     let p = &manifest.position;
-    println!("position    epoch {}, batch {}, step {}", p.epoch, p.batch, p.step);
+    out!("position    epoch {}, batch {}, step {}", p.epoch, p.batch, p.step);
     if let Some(best) = manifest.best {
-        println!("best        {:.3} % top-1 at epoch {}", 100.0 * best.top1, best.epoch);
+        out!("best        {:.3} % top-1 at epoch {}", 100.0 * best.top1, best.epoch);
     }
-    println!(
+    out!(
         "weights     {} values in {} tensors",
         values(&mut checkpoint.weights.iter().map(|t| t.values.len())),
         checkpoint.weights.len()
     );
-    println!(
+    out!(
         "optimizer   {:?}, {} values",
         manifest.plan.opt,
         values(&mut checkpoint.optimizer.iter().map(|t| t.values.len()))
     );
-    println!("written by  kindling {}", manifest.kindling);
+    out!("written by  kindling {}", manifest.kindling);
     Ok(0)
 }

@@ -11,8 +11,8 @@ use nn::pretrained::{HeadPolicy, NamedTensor, load_state_dict, recognise, state_
 use safetensors::tensor::{Dtype, TensorView};
 
 use crate::checkpoint::{Checkpoint, DataMark, Manifest, Position, Tally, write_atomically};
-use crate::config::Options;
 use crate::failure::Failure;
+use crate::options::Options;
 use crate::preprocess::{Interpolation, Preprocess};
 use crate::selection::{self, Selection};
 

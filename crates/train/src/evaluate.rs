@@ -37,6 +37,9 @@ pub struct Report {
     pub loss: f64,
     /// One row per class, in logit order.
     pub classes: Vec<ClassRow>,
+    /// Counts `[true class][guess]`.
+    #[serde(skip)]
+    pub confusion: Vec<Vec<u64>>,
     /// Pictures per second, decoding included.
     pub img_per_s: f64,
     /// Whether a signal ended it early.
@@ -67,6 +70,7 @@ pub fn evaluate(
         .map(|name| ClassRow { class: name.clone(), pictures: 0, correct: 0, predicted: 0 })
         .collect();
     let mut interrupted = false;
+    let mut confusion = vec![vec![0_u64; classes]; classes];
     for batch in loader.epoch(0, 0) {
         let batch = batch?;
         skipped.extend(batch.skipped.iter().map(|(p, why)| format!("{}: {why}", p.display())));
@@ -89,6 +93,7 @@ pub fn evaluate(
             rows[label].pictures += 1;
             rows[label].correct += u64::from(rank == 0);
             rows[guess].predicted += 1;
+            confusion[label][guess] += 1;
         }
         seen += count as u64;
         each(seen);
@@ -108,6 +113,7 @@ pub fn evaluate(
         top5: share(five),
         loss: loss / seen as f64,
         classes: rows,
+        confusion,
         img_per_s: seen as f64 / began.elapsed().as_secs_f64().max(1e-9),
         interrupted,
     })

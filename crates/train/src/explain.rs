@@ -1,5 +1,4 @@
 //! `kindling explain`: what a block costs and why, with one's own numbers.
-#![expect(clippy::print_stdout, reason = "the explanation is the result")]
 
 use clap::{Args, Subcommand};
 use nn::block::convolution::Conv;
@@ -8,6 +7,7 @@ use nn::cost::cost;
 use nn::network::Scaling;
 
 use crate::failure::Failure;
+use crate::out;
 use crate::selection::{size_or_native, variant};
 
 /// The words of `kindling explain`.
@@ -118,12 +118,12 @@ fn convolution(args: &Convolution) -> Result<(), Failure> {
     let separable = Separable::new(input, output, kernel, stride);
     let [side, _] = standard.output_size([size, size]);
     let (first, second) = (separable.depthwise, separable.pointwise);
-    println!(
+    out!(
         "{input} channels of {size}x{size} to {output} of {side}x{side}, kernel {kernel}x{kernel}, stride {stride}\n"
     );
-    println!("{:<22} {:>24} {:>12} {:>16}", "convolution", "weights", "", "multiply-adds");
+    out!("{:<22} {:>24} {:>12} {:>16}", "convolution", "weights", "", "multiply-adds");
     let line = |name: &str, how: String, weights: usize, adds: usize| {
-        println!("{name:<22} {how:>24} {weights:>12} {adds:>16}");
+        out!("{name:<22} {how:>24} {weights:>12} {adds:>16}");
     };
     let adds = standard.multiply_adds([size, size]);
     let dw = first.multiply_adds([size, size]);
@@ -134,7 +134,7 @@ fn convolution(args: &Convolution) -> Result<(), Failure> {
     let how = format!("{} + {}", first.weights(), second.weights());
     line("depthwise-separable", how, separable.weights(), dw + pw);
     let ratio = separable.weights() as f64 / standard.weights() as f64;
-    println!(
+    out!(
         "\nratio 1/N + 1/Dk^2 = 1/{output} + 1/{} = {ratio:.4}: {:.2} times fewer weights",
         kernel * kernel,
         1.0 / ratio
@@ -142,7 +142,7 @@ fn convolution(args: &Convolution) -> Result<(), Failure> {
     let square = (kernel * kernel) as f64;
     // k^2 N / (N + k^2) >= k^2 - 1 from N = k^2 (k^2 - 1) on; it never reaches k^2.
     let from = square * (square - 1.0);
-    println!(
+    out!(
         "with kernel {kernel} the saving stays below {square} and is at least {} from N = {from} on{}",
         square - 1.0,
         if kernel == 3 { " (\"8 to 9 times\", MobileNetV1, section 3.1)" } else { "" }
@@ -171,19 +171,19 @@ fn inverted(args: &Inverted) -> Result<(), Failure> {
         ("depthwise, ReLU6", depthwise, size),
         ("1x1 project, linear", Conv::pointwise(hidden, output), side),
     ];
-    println!(
+    out!(
         "inverted residual {input} -> {hidden} -> {output} at {size}x{size}, t = {expansion}, stride {stride}\n"
     );
-    println!("{:<24} {:>10} {:>14} {:>16}", "layer", "weights", "multiply-adds", "output");
+    out!("{:<24} {:>10} {:>14} {:>16}", "layer", "weights", "multiply-adds", "output");
     let (mut weights, mut adds) = (0, 0);
     for (name, conv, at) in rows {
         if expansion == 1 && conv.is_pointwise() && name.contains("expand") {
-            println!("{name:<24} {:>10}  (t = 1: left out)", "-");
+            out!("{name:<24} {:>10}  (t = 1: left out)", "-");
             continue;
         }
         let [to, _] = conv.output_size([at, at]);
         let cost = conv.multiply_adds([at, at]);
-        println!(
+        out!(
             "{name:<24} {:>10} {cost:>14} {:>16}",
             conv.weights(),
             format!("{}x{to}x{to}", conv.output)
@@ -191,20 +191,20 @@ fn inverted(args: &Inverted) -> Result<(), Failure> {
         (weights, adds) = (weights + conv.weights(), adds + cost);
     }
     let dense = Conv::standard(hidden, hidden, kernel, stride);
-    println!("{:<24} {weights:>10} {adds:>14}", "together");
-    println!(
+    out!("{:<24} {weights:>10} {adds:>14}", "together");
+    out!(
         "\na standard {kernel}x{kernel} convolution at the same inner width {hidden} would hold {} weights, {:.0} \
          times as many",
         dense.weights(),
         dense.weights() as f64 / weights as f64
     );
-    println!(
+    out!(
         "kept between blocks: {} values ({input} channels), inside: {} ({hidden} channels)",
         input * size * size,
         hidden * size * size
     );
     let residual = stride == 1 && input == output;
-    println!(
+    out!(
         "the input is {}: stride 1 and equal widths are what it takes",
         if residual { "added to the output" } else { "not added" }
     );
@@ -214,11 +214,11 @@ fn inverted(args: &Inverted) -> Result<(), Failure> {
 fn h_swish() {
     let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
     let hard = |x: f64| (x + 3.0).clamp(0.0, 6.0) / 6.0;
-    println!("h-sigmoid(x) = min(max(x + 3, 0), 6) / 6;  h-swish(x) = x * h-sigmoid(x)\n");
-    println!("{:>6} {:>9} {:>10} {:>9} {:>9}", "x", "sigmoid", "h-sigmoid", "swish", "h-swish");
+    out!("h-sigmoid(x) = min(max(x + 3, 0), 6) / 6;  h-swish(x) = x * h-sigmoid(x)\n");
+    out!("{:>6} {:>9} {:>10} {:>9} {:>9}", "x", "sigmoid", "h-sigmoid", "swish", "h-swish");
     for half in (-8..=8).map(f64::from) {
         let x = half / 2.0;
-        println!(
+        out!(
             "{x:>6.1} {:>9.4} {:>10.4} {:>9.4} {:>9.4}",
             sigmoid(x),
             hard(x),
@@ -230,10 +230,10 @@ fn h_swish() {
         .map(|i| f64::from(i) / 100.0)
         .map(|x| (x * hard(x) - x * sigmoid(x)).abs())
         .fold(0.0, f64::max);
-    println!(
+    out!(
         "\nlargest difference of h-swish and swish on [-8, 8]: {worst:.4}; minimum -0.375 at x = -1.5"
     );
-    println!("slope of h-sigmoid 1/6 (Keras' and ONNX' default 0.2 is another function)");
+    out!("slope of h-sigmoid 1/6 (Keras' and ONNX' default 0.2 is another function)");
 }
 
 fn multipliers(args: &Multipliers) -> Result<(), Failure> {
@@ -242,12 +242,12 @@ fn multipliers(args: &Multipliers) -> Result<(), Failure> {
     config.width = 0.5;
     config.validate().map_err(|why| Failure::usage(format!("--model: {why}")))?;
     let sizes = [224, 192, 160, 128];
-    println!("{}: multiply-adds (M) and parameters (M)", variant.name);
+    out!("{}: multiply-adds (M) and parameters (M)", variant.name);
     if config.scaling == Scaling::Paper {
-        println!("widths below 1 keep the head, as in the paper");
+        out!("widths below 1 keep the head, as in the paper");
     }
     let heads: String = sizes.iter().map(|s| format!("{s:>10}")).collect();
-    println!("\n{:>6} {heads} {:>12} {:>12}", "width", "parameters", "of width 1");
+    out!("\n{:>6} {heads} {:>12} {:>12}", "width", "parameters", "of width 1");
     let full = cost(&variant.config(1000), 224, 224);
     for width in [1.0, 0.75, 0.5, 0.25] {
         config.width = width;
@@ -257,13 +257,13 @@ fn multipliers(args: &Multipliers) -> Result<(), Failure> {
             row += &format!("{:>10.1}", cost(&config, size, size).multiply_adds as f64 / 1e6);
         }
         let own = cost(&config, 224, 224);
-        println!(
+        out!(
             "{width:>6} {row} {:>12.2} {:>11.1}%",
             own.parameters as f64 / 1e6,
             100.0 * own.multiply_adds as f64 / full.multiply_adds as f64
         );
     }
-    println!(
+    out!(
         "\nwidth alpha scales a pointwise layer by about alpha^2, a resolution rho every layer by rho^2"
     );
     Ok(())

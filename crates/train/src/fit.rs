@@ -24,6 +24,7 @@ use crate::loader::{Loader, LoaderConfig, Mode};
 use crate::loss::{soft_targets, with_auxiliary};
 use crate::optimizer::Optimizer;
 use crate::random::Counter;
+use crate::run_folder;
 use crate::signal::Stop;
 
 /// Where the counter-based generator is used for dropout (the loader has its own purposes).
@@ -31,6 +32,9 @@ const DROPOUT: u64 = 0xD0;
 
 /// Bytes of prepared pictures that may wait.
 pub const PREFETCH_BYTES: usize = 256 << 20;
+
+/// Exit code of a run that was saved because its time was up.
+pub const OUT_OF_TIME: u8 = 4;
 
 /// A run: its folder, its plan, and what it continues from.
 pub struct Run {
@@ -40,8 +44,12 @@ pub struct Run {
     pub folder: PathBuf,
     /// A checkpoint of the same run to go on from.
     pub from: Option<Checkpoint>,
+    /// Leave the optimizer's state of `from` behind.
+    pub fresh_optimizer: bool,
     /// Device, without autodiff.
     pub device: Device,
+    /// Name of the backend, for `run.json`.
+    pub backend: String,
     /// SIGINT and SIGTERM.
     pub stop: Stop,
 }
@@ -54,8 +62,8 @@ pub struct Ended {
     pub best: Option<Best>,
     /// Optimizer steps done.
     pub steps: u64,
-    /// 130 or 143 when a signal ended it.
-    pub signal: Option<u8>,
+    /// What ended it early, as an exit code: 130 or 143 a signal, [`OUT_OF_TIME`] the budget.
+    pub code: Option<u8>,
 }
 
 /// Trains from the run's position to its last epoch.
@@ -64,7 +72,8 @@ pub struct Ended {
 /// Data, file and checkpoint failures; [`crate::failure::Kind::Diverged`] on a loss that is not
 /// finite, before it reaches the weights: the last checkpoint stays good.
 pub fn fit(run: Run, journal: &Journal) -> Result<Ended, Failure> {
-    let Run { plan, folder, from, device, stop } = run;
+    let Run { plan, folder, from, fresh_optimizer, device, backend, stop } = run;
+    let began_run = Instant::now();
 
     // Data: the class list comes from train and is shared with val.
     let train = Arc::new(ImageFolder::open_train(&plan.data_dir, None)?);
@@ -97,9 +106,11 @@ pub fn fit(run: Run, journal: &Journal) -> Result<Ended, Failure> {
             same_data(&manifest, mark, &train.classes)?;
             (network, _) = load_state_dict(network, weights, HeadPolicy::Exact)
                 .map_err(|e| Failure::checkpoint(e.to_string()))?;
-            let steps = manifest.position.step;
-            optimizer = Optimizer::load(plan.optimizer(), steps, state, &device)
-                .map_err(Failure::checkpoint)?;
+            if !fresh_optimizer {
+                let steps = manifest.position.step;
+                optimizer = Optimizer::load(plan.optimizer(), steps, state, &device)
+                    .map_err(Failure::checkpoint)?;
+            }
             (position, tally, best) = (manifest.position, manifest.tally, manifest.best);
         }
         None => {
@@ -108,6 +119,13 @@ pub fn fit(run: Run, journal: &Journal) -> Result<Ended, Failure> {
             }
         }
     }
+    run_folder::write_facts(
+        &folder,
+        &backend,
+        mark,
+        (position != Position::default()).then_some(position),
+    )?;
+    run_folder::rewind_steps(&folder, position)?;
     let manifest = |position, tally, best| Manifest {
         format: Manifest::format(),
         kindling: env!("CARGO_PKG_VERSION").to_owned(),
@@ -125,6 +143,13 @@ pub fn fit(run: Run, journal: &Journal) -> Result<Ended, Failure> {
         Checkpoint { manifest, weights, optimizer: optimizer.save() }.write(&folder.join(name))
     };
 
+    // Seconds, in the words of the options.
+    let hurry = |hours: f64| hours > 0.0 && began_run.elapsed().as_secs_f64() > hours * 3600.0;
+    let ended_early = || match stop.requested() {
+        Some(signal) => Some(signal),
+        None => hurry(plan.max_hours).then_some(OUT_OF_TIME),
+    };
+    let mut saved = Instant::now();
     let (mut steps_here, mut time_here) = (0_u64, Duration::ZERO);
     while position.epoch < plan.epochs {
         let mut prepared = loader.epoch(position.epoch, position.batch);
@@ -138,7 +163,7 @@ pub fn fit(run: Run, journal: &Journal) -> Result<Ended, Failure> {
             for (path, why) in &batch.skipped {
                 let line = format!("{}: {why}", path.display());
                 journal.say(&format!("skipped: {line}"));
-                journal::append(&folder.join("skipped.txt"), &line)?;
+                run_folder::append(&folder.join("skipped.txt"), &line)?;
             }
             tally.skipped += batch.skipped.len() as u64;
             let lr = schedule.at(position.step);
@@ -176,7 +201,7 @@ pub fn fit(run: Run, journal: &Journal) -> Result<Ended, Failure> {
             }
             let spent = began.elapsed();
             tally.seconds += spent.as_secs_f64();
-            tally.waited += (prepared.waited() - waited_before).as_secs_f64();
+            tally.waited += prepared.waited().saturating_sub(waited_before).as_secs_f64();
             (steps_here, time_here) = (steps_here + 1, time_here + spent);
             let left = (plan.epochs - position.epoch) * batches as u64 - position.batch as u64;
             journal.batch(&Line {
@@ -186,24 +211,25 @@ pub fn fit(run: Run, journal: &Journal) -> Result<Ended, Failure> {
                 batches,
                 loss,
                 lr,
-                img_per_s: tally.seen as f64 / tally.seconds.max(1e-9),
                 tally,
                 remaining: time_here.mul_f64(left as f64 / steps_here as f64),
             });
+            if journal.due(position.batch, batches) {
+                run_folder::record_step(&folder, &step_record(position, loss, lr, &tally))?;
+            }
             if closes && position.batch < batches {
-                if let Some(signal) = stop.requested() {
+                if let Some(code) = ended_early() {
                     save("last.ckpt", &network, &optimizer, manifest(position, tally, best))?;
-                    return Ok(Ended {
-                        report: None,
-                        best,
-                        steps: position.step,
-                        signal: Some(signal),
-                    });
+                    let steps = position.step;
+                    return Ok(Ended { report: None, best, steps, code: Some(code) });
                 }
-                let every = plan.checkpoint_interval_steps;
-                if every > 0 && position.step.is_multiple_of(every) {
+                let (every, minutes) =
+                    (plan.checkpoint_interval_steps, plan.checkpoint_interval_minutes);
+                let due = minutes > 0.0 && saved.elapsed().as_secs_f64() > 60.0 * minutes;
+                if due || (every > 0 && position.step.is_multiple_of(every)) {
                     save("last.ckpt", &network, &optimizer, manifest(position, tally, best))?;
                     last_good = Some(position.step);
+                    saved = Instant::now();
                 }
             }
         }
@@ -212,27 +238,34 @@ pub fn fit(run: Run, journal: &Journal) -> Result<Ended, Failure> {
         // The epoch is trained: keep it before evaluating it, so that nothing is lost meanwhile.
         save("last.ckpt", &network, &optimizer, manifest(position, tally, best))?;
         last_good = Some(position.step);
+        saved = Instant::now();
+        let epoch = position.epoch;
+        let last = epoch + 1 == plan.epochs;
+        if !last && !(epoch + 1).is_multiple_of(plan.val_interval) {
+            journal.say(&epoch_line(epoch, &tally));
+            position = Position { epoch: epoch + 1, batch: 0, step: position.step };
+            tally = Tally::default();
+            save("last.ckpt", &network, &optimizer, manifest(position, tally, best))?;
+            if let Some(code) = ended_early() {
+                return Ok(Ended { report: None, best, steps: position.step, code: Some(code) });
+            }
+            continue;
+        }
         let eval_network = network.valid();
         let each = |done| journal.evaluated(done, val.items.len());
         let report = evaluate(&eval_network, &val_loader, &train.classes, &device, &stop, each)?;
         if let (true, Some(signal)) = (report.interrupted, stop.requested()) {
-            return Ok(Ended { report: None, best, steps: position.step, signal: Some(signal) });
+            return Ok(Ended { report: None, best, steps: position.step, code: Some(signal) });
         }
         let lr = schedule.at(position.step.saturating_sub(1));
-        journal.say(&format!(
-            "Epoch {}: Loss {:.4}  {:.1} images/s  data wait {:.1}%\n{}",
-            position.epoch,
-            tally.loss / tally.seen.max(1) as f64,
-            tally.seen as f64 / tally.seconds.max(1e-9),
-            100.0 * tally.waited / tally.seconds.max(1e-9),
-            journal::accuracy_line(&report)
-        ));
-        journal::summarise(&folder.join("summary.csv"), position.epoch, lr, &tally, &report)?;
+        journal.say(&epoch_line(epoch, &tally));
+        journal.say(&journal::accuracy_line(&report));
+        run_folder::summarise(&folder, epoch, lr, &tally, &report)?;
+        run_folder::write_evaluation(&folder.join("eval"), &report)?;
         let better = best.is_none_or(|b: Best| report.top1 > b.top1);
         if better {
             best = Some(Best { epoch: position.epoch, top1: report.top1 });
         }
-        let epoch = position.epoch;
         position = Position { epoch: epoch + 1, batch: 0, step: position.step };
         tally = Tally::default();
         save("last.ckpt", &network, &optimizer, manifest(position, tally, best))?;
@@ -243,19 +276,41 @@ pub fn fit(run: Run, journal: &Journal) -> Result<Ended, Failure> {
             copy(&folder, "last.ckpt", &format!("checkpoint-{epoch}.ckpt"))?;
             prune(&folder, epoch, plan.checkpoint_hist);
         }
-        if position.epoch == plan.epochs {
-            return Ok(Ended { report: Some(report), best, steps: position.step, signal: None });
+        if last {
+            return Ok(Ended { report: Some(report), best, steps: position.step, code: None });
         }
-        if let Some(signal) = stop.requested() {
-            return Ok(Ended {
-                report: Some(report),
-                best,
-                steps: position.step,
-                signal: Some(signal),
-            });
+        let waited = best.map_or(0, |b| epoch - b.epoch);
+        if plan.patience > 0 && waited >= plan.patience {
+            journal.say(&format!("no better accuracy for {waited} epochs: ended early"));
+            return Ok(Ended { report: Some(report), best, steps: position.step, code: None });
+        }
+        if let Some(code) = ended_early() {
+            let (report, steps) = (Some(report), position.step);
+            return Ok(Ended { report, best, steps, code: Some(code) });
         }
     }
-    Ok(Ended { report: None, best, steps: position.step, signal: None })
+    Ok(Ended { report: None, best, steps: position.step, code: None })
+}
+
+fn epoch_line(epoch: u64, tally: &Tally) -> String {
+    format!(
+        "Epoch {epoch}: Loss {:.4}  {:.1} images/s  data wait {:.1}%",
+        tally.mean_loss(),
+        tally.img_per_s(),
+        tally.wait_percent()
+    )
+}
+
+fn step_record(at: Position, loss: f64, lr: f64, tally: &Tally) -> run_folder::Step {
+    run_folder::Step {
+        epoch: at.epoch,
+        batch: at.batch,
+        step: at.step,
+        loss,
+        lr,
+        img_per_s: tally.img_per_s(),
+        data_wait_pct: tally.wait_percent(),
+    }
 }
 
 fn loader(plan: &Plan, folder: &Arc<ImageFolder>, mode: Mode, batch_size: usize) -> Loader {

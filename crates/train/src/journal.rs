@@ -1,20 +1,37 @@
-//! What a run tells: the console (a bar on a terminal, plain lines elsewhere) and `summary.csv`.
+//! What a run tells on the console: a bar on a terminal, plain lines elsewhere, or JSON; and the same in
+//! `train.log`.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{IsTerminal, Write};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Tally;
 use crate::evaluate::Report;
 use crate::failure::Failure;
+use crate::out;
 
 /// The console of one run.
 pub struct Journal {
     bar: Option<ProgressBar>,
     interval: usize,
+    format: LogFormat,
+    log: Mutex<Option<File>>,
+}
+
+/// The form of the console lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line, no bar.
+    Json,
 }
 
 /// One line's worth of training.
@@ -31,8 +48,6 @@ pub struct Line {
     pub loss: f64,
     /// Learning rate of the step.
     pub lr: f64,
-    /// Pictures per second over the epoch so far.
-    pub img_per_s: f64,
     /// Sums of the epoch.
     pub tally: Tally,
     /// Expected time to the end of the run.
@@ -41,50 +56,100 @@ pub struct Line {
 
 impl Journal {
     /// A bar when standard error is a terminal, otherwise a line every `interval` batches.
-    pub fn new(interval: usize) -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
+    pub fn new(interval: usize, format: LogFormat) -> Self {
+        let people = format == LogFormat::Text && std::io::stderr().is_terminal();
+        let bar = people.then(|| {
             let bar = ProgressBar::new(0);
             let style = "{prefix} [{bar:24}] {pos}/{len}  {msg}";
             bar.set_style(ProgressStyle::with_template(style).expect("a valid template"));
             bar
         });
-        Self { bar, interval }
+        Self { bar, interval, format, log: Mutex::new(None) }
+    }
+
+    /// What is said from here on is appended to the file too.
+    ///
+    /// # Errors
+    /// [`crate::failure::Kind::File`].
+    pub fn log_to(&self, path: &Path) -> Result<(), Failure> {
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .map_err(|e| Failure::file(format!("{}: cannot write: {e}", path.display())))?;
+        *self.log.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
+        Ok(())
+    }
+
+    /// Whether this batch is one whose numbers are written down.
+    pub fn due(&self, batch: usize, batches: usize) -> bool {
+        batch.is_multiple_of(self.interval) || batch == batches
     }
 
     /// A sentence for people.
-    #[expect(clippy::print_stdout, reason = "the console is this module's work")]
     pub fn say(&self, text: &str) {
+        let line = match self.format {
+            LogFormat::Text => text.to_owned(),
+            LogFormat::Json => serde_json::json!({ "message": text }).to_string(),
+        };
+        self.put(&line, text);
+    }
+
+    fn put(&self, console: &str, plain: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| println!("{text}")),
-            None => println!("{text}"),
+            Some(bar) => bar.suspend(|| out!("{console}")),
+            None => out!("{console}"),
+        }
+        // The log is a convenience: a full disk is told by what matters, the checkpoint.
+        if let Some(file) = &mut *self.log.lock().unwrap_or_else(PoisonError::into_inner) {
+            let _ = writeln!(file, "{plain}");
         }
     }
 
     /// After every training batch.
     pub fn batch(&self, line: &Line) {
-        let mean = line.tally.loss / line.tally.seen.max(1) as f64;
-        let wait = 100.0 * line.tally.waited / line.tally.seconds.max(1e-9);
+        let (mean, wait) = (line.tally.mean_loss(), line.tally.wait_percent());
         let eta = clock(line.remaining);
+        let due = self.due(line.batch, line.batches);
+        let text = format!(
+            "Train: {} [{:>4}/{} ({:>3.0}%)]  Loss: {:.4} ({mean:.4})  {:.1}/s  LR: {:.3e}  \
+             Data: {wait:.0}%  ETA: {eta}",
+            line.epoch,
+            line.batch,
+            line.batches,
+            100.0 * line.batch as f64 / line.batches as f64,
+            line.loss,
+            line.tally.img_per_s(),
+            line.lr
+        );
         if let Some(bar) = &self.bar {
             bar.set_length(line.batches as u64);
             bar.set_prefix(format!("Train: {}/{}", line.epoch, line.epochs));
             bar.set_message(format!(
                 "Loss: {:.4} ({mean:.4})  {:.1}/s  LR: {:.3e}  Data: {wait:.0}%  ETA: {eta}",
-                line.loss, line.img_per_s, line.lr
-            ));
-            bar.set_position(line.batch as u64);
-        } else if line.batch % self.interval == 0 || line.batch == line.batches {
-            self.say(&format!(
-                "Train: {} [{:>4}/{} ({:>3.0}%)]  Loss: {:.4} ({mean:.4})  {:.1}/s  LR: {:.3e}  \
-                 Data: {wait:.0}%  ETA: {eta}",
-                line.epoch,
-                line.batch,
-                line.batches,
-                100.0 * line.batch as f64 / line.batches as f64,
                 line.loss,
-                line.img_per_s,
+                line.tally.img_per_s(),
                 line.lr
             ));
+            bar.set_position(line.batch as u64);
+        }
+        match self.format {
+            LogFormat::Text if due && self.bar.is_none() => self.put(&text, &text),
+            LogFormat::Json if due => self.put(
+                &serde_json::json!({
+                    "epoch": line.epoch,
+                    "batch": line.batch,
+                    "batches": line.batches,
+                    "loss": line.loss,
+                    "lr": line.lr,
+                    "img_per_s": line.tally.img_per_s(),
+                    "data_wait_pct": wait,
+                    "eta_s": line.remaining.as_secs(),
+                })
+                .to_string(),
+                &text,
+            ),
+            _ => {}
         }
     }
 
@@ -123,55 +188,4 @@ pub fn accuracy_line(report: &Report) -> String {
 fn clock(time: Duration) -> String {
     let s = time.as_secs();
     format!("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60)
-}
-
-const HEADER: &str =
-    "epoch,train_loss,eval_loss,eval_top1,eval_top5,lr,img_per_s,data_wait_pct,epoch_s,skipped\n";
-
-/// Appends an epoch to `summary.csv`; a row of the same or a later epoch (from before a resume) is
-/// replaced, the header is written once.
-///
-/// # Errors
-/// [`crate::failure::Kind::File`].
-pub fn summarise(
-    path: &Path,
-    epoch: u64,
-    lr: f64,
-    tally: &Tally,
-    eval: &Report,
-) -> Result<(), Failure> {
-    let old = std::fs::read_to_string(path).unwrap_or_default();
-    let mut text = HEADER.to_owned();
-    for row in old.lines().skip(1) {
-        let before = row.split(',').next().and_then(|e| e.parse::<u64>().ok());
-        if before.is_some_and(|e| e < epoch) {
-            text.push_str(row);
-            text.push('\n');
-        }
-    }
-    text.push_str(&format!(
-        "{epoch},{:.6},{:.6},{:.4},{:.4},{lr:.6e},{:.1},{:.1},{:.1},{}\n",
-        tally.loss / tally.seen.max(1) as f64,
-        eval.loss,
-        100.0 * eval.top1,
-        100.0 * eval.top5,
-        tally.seen as f64 / tally.seconds.max(1e-9),
-        100.0 * tally.waited / tally.seconds.max(1e-9),
-        tally.seconds,
-        tally.skipped,
-    ));
-    crate::checkpoint::write_atomically(path, text.as_bytes())
-}
-
-/// Appends one line to a log file.
-///
-/// # Errors
-/// [`crate::failure::Kind::File`].
-pub fn append(path: &Path, line: &str) -> Result<(), Failure> {
-    OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)
-        .and_then(|mut file| writeln!(file, "{line}"))
-        .map_err(|e| Failure::file(format!("{}: cannot write: {e}", path.display())))
 }

@@ -4,9 +4,11 @@
 #![forbid(unsafe_code)]
 
 pub mod backend;
+pub mod begin;
 pub mod checkpoint;
 pub mod command;
 pub mod config;
+pub mod console;
 pub mod convert;
 pub mod decode;
 pub mod evaluate;
@@ -19,9 +21,11 @@ pub mod journal;
 pub mod loader;
 pub mod loss;
 pub mod optimizer;
+pub mod options;
 pub mod predict;
 pub mod preprocess;
 pub mod random;
+pub mod run_folder;
 pub mod schedule;
 pub mod selection;
 pub mod signal;

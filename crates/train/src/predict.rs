@@ -72,7 +72,8 @@ fn walk(folder: &Path, found: &mut Vec<PathBuf>) -> Result<(), Failure> {
         let known = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"];
         if hidden {
             continue;
-        } else if path.is_dir() {
+        }
+        if path.is_dir() {
             walk(&path, found)?;
         } else if extension.is_some_and(|x| known.contains(&x.as_str())) {
             found.push(path);

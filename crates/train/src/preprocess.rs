@@ -263,7 +263,7 @@ fn mirror(pixels: &mut [u8], width: usize) {
 /// Pillow's `Image.resize`, bit for bit.
 ///
 /// # Shapes
-/// Returns [size[0], size[1], 3], flat.
+/// Returns `[size[0], size[1], 3]`, flat.
 ///
 /// # Panics
 /// When the region is empty or not inside the picture, or `size` has a 0.

@@ -13,8 +13,8 @@ use nn::pretrained::{HeadPolicy, NamedTensor, load_state_dict, read_weights, rec
 use nn::variants::{Lineage, Variant};
 
 use crate::checkpoint::Checkpoint;
-use crate::config::{nearest, padding};
 use crate::failure::Failure;
+use crate::options::{nearest, padding};
 
 /// A network by name, with departures.
 #[derive(Args, Clone, Debug)]

@@ -1,11 +1,11 @@
 //! `kindling summary`: a network layer by layer, from its tables, without a tensor.
-#![expect(clippy::print_stdout, reason = "the table is the result")]
 
 use clap::Args;
 use nn::blueprint::{Layer, Naming, Operation};
 use serde::Serialize;
 
 use crate::failure::Failure;
+use crate::out;
 use crate::selection::{Selection, size_or_native};
 
 /// The words of `kindling summary`.
@@ -94,11 +94,11 @@ pub fn summary(args: &Summary) -> Result<(), Failure> {
     let naming = if args.timm { Naming::Timm } else { Naming::Torchvision };
     let rows: Vec<Row> = config.layers(size, size, naming).iter().map(row).collect();
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&rows).expect("plain data"));
+        out!("{}", serde_json::to_string_pretty(&rows).expect("plain data"));
         return Ok(());
     }
     let wide = rows.iter().map(|r| r.layer.len()).max().unwrap_or(5).max(5);
-    println!(
+    out!(
         "{:<wide$} {:<19} {:>6} {:>6} {:>3} {:>15} {:>11} {:>13} {:>9}",
         "layer",
         "operation",
@@ -112,7 +112,7 @@ pub fn summary(args: &Summary) -> Result<(), Failure> {
     );
     let shape = |s: [usize; 3]| format!("{}x{}x{}", s[0], s[1], s[2]);
     for r in &rows {
-        println!(
+        out!(
             "{:<wide$} {:<19} {:>6} {:>6} {:>3} {:>15} {:>11} {:>13} {:>9.1}{}",
             r.layer,
             r.operation,
@@ -132,7 +132,7 @@ pub fn summary(args: &Summary) -> Result<(), Failure> {
             main().filter(|r| r.operation.starts_with(kind)).map(|r| r.multiply_adds).sum();
         100.0 * part as f64 / main().map(|r| r.multiply_adds).sum::<u64>().max(1) as f64
     };
-    println!(
+    out!(
         "{} layers, {} parameters, {} multiply-adds at {size}x{size} (depthwise {:.1} %, pointwise {:.1} %), \
          {:.1} MB of layer outputs per picture in f32",
         rows.len(),

@@ -122,7 +122,7 @@ fn a_killed_run_resumes_to_the_same_bits() {
         child.kill().unwrap();
         child.wait().unwrap();
         let stopped = Checkpoint::read(&place.checkpoint(&cut)).unwrap().manifest.position;
-        println!("{opt}: killed at {stopped:?}");
+        let _ = stopped;
         let output = place.run(&["train", "--resume", &format!("out/train/{cut}")]);
         assert_eq!(code(&output), 0, "{}", error(&output));
         let a = Checkpoint::read(&place.checkpoint(&whole)).unwrap();

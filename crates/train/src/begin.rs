@@ -1,0 +1,235 @@
+//! `kindling train`: begins a run or goes on with one, and hands it to the loop.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use nn::cost::cost;
+use nn::variants::Variant;
+
+use crate::checkpoint::{Checkpoint, Manifest, write_atomically};
+use crate::failure::Failure;
+use crate::fit::{self, Run};
+use crate::folder::ImageFolder;
+use crate::journal::{Journal, LogFormat};
+use crate::options::Options;
+use crate::out;
+use crate::signal::Stop;
+
+/// The words of `kindling train`.
+#[derive(Args)]
+pub struct Train {
+    #[command(flatten)]
+    options: Options,
+    /// TOML file with any of the options; `args.toml` of a run is one
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Go on from a checkpoint or run folder; alone: the newest run below --output
+    #[arg(long, value_name = "PATH", num_args = 0..=1, default_missing_value = "auto")]
+    resume: Option<PathBuf>,
+    /// Resume with a fresh optimizer: the weights and the position alone
+    #[arg(long, requires = "resume")]
+    no_resume_opt: bool,
+}
+
+/// What a resumed run may change; everything else is part of what was computed so far.
+const CHANGEABLE: [&str; 13] = [
+    "val_interval",
+    "patience",
+    "max_hours",
+    "checkpoint_interval_minutes",
+    "log_format",
+    "workers",
+    "backend",
+    "epochs",
+    "checkpoint_hist",
+    "checkpoint_interval_steps",
+    "log_interval",
+    "strict_data",
+    "data_dir",
+];
+
+/// Runs the subcommand; the exit code of a run that ended well or was saved.
+///
+/// # Errors
+/// Whatever may be wrong with flags, data, checkpoint, backend or disk.
+pub fn train(args: &Train) -> Result<u8, Failure> {
+    let options = match &args.config {
+        Some(path) => args.options.over(&Options::read(path)?),
+        None => args.options.over(&Options::default()),
+    };
+    let journal = Journal::new(
+        options.log_interval.unwrap_or(50).max(1),
+        options.log_format.unwrap_or(LogFormat::Text),
+    );
+    let (plan, folder, from) = match &args.resume {
+        Some(path) => {
+            let output = options.output.clone().unwrap_or_else(|| "checkpoints".into());
+            let file = find_checkpoint(path, &output)?;
+            let checkpoint = Checkpoint::read(&file)?;
+            let plan = changed(&checkpoint.manifest, &options, &journal)?;
+            let folder = file.parent().map_or_else(|| ".".into(), Path::to_path_buf);
+            journal.say(&format!(
+                "resuming {} at epoch {}, batch {}, step {}",
+                file.display(),
+                checkpoint.manifest.position.epoch,
+                checkpoint.manifest.position.batch,
+                checkpoint.manifest.position.step
+            ));
+            if checkpoint.manifest.position.epoch >= plan.epochs {
+                journal.say(&format!(
+                    "the run is finished ({} epochs); --epochs N goes on",
+                    plan.epochs
+                ));
+                return Ok(0);
+            }
+            (plan, folder, Some(checkpoint))
+        }
+        None => {
+            let plan = options.plan()?;
+            if !plan.data_dir.exists() {
+                return Err(Failure::data(format!(
+                    "{}: no such folder; give a folder with train/<class>/* and val/<class>/*",
+                    plan.data_dir.display()
+                )));
+            }
+            let name = plan.experiment.clone().unwrap_or_else(|| {
+                let now = chrono::Local::now().format("%Y%m%d-%H%M%S");
+                format!("{now}-{}-{}", plan.model, plan.img_size)
+            });
+            let folder = plan.output.join("train").join(name);
+            if folder.join("last.ckpt").exists() {
+                return Err(Failure::usage(format!(
+                    "{}: there is a run in it already; --resume {} goes on with it, another \
+                     --experiment begins a new one",
+                    folder.display(),
+                    folder.display()
+                )));
+            }
+            (plan, folder, None)
+        }
+    };
+    // The device comes first: a missing adapter is told before anything is written.
+    let chosen = plan.backend.open()?;
+    let fresh = from.is_none();
+    if fresh {
+        // Data faults too are told before the folder is made.
+        let data = ImageFolder::open_train(&plan.data_dir, None)?;
+        ImageFolder::open_val(&plan.data_dir, None, &data.classes)?;
+        std::fs::create_dir_all(&folder).map_err(|e| {
+            Failure::file(format!("{}: cannot make the folder: {e}", folder.display()))
+        })?;
+        let text = toml::to_string(&plan).expect("a plan is plain data");
+        write_atomically(&folder.join("args.toml"), text.as_bytes())?;
+        journal.log_to(&folder.join("train.log"))?;
+        write_atomically(&folder.join("classes.txt"), (data.classes.join("\n") + "\n").as_bytes())?;
+        let cost = cost(&plan.network(data.classes.len()), plan.img_size, plan.img_size);
+        journal.say(&format!(
+            "{} on {}: {} classes, {} pictures, {:.2} M parameters, {:.1} M multiply-adds at {}x{}",
+            plan.model,
+            chosen.name,
+            data.classes.len(),
+            data.items.len(),
+            cost.parameters as f64 / 1e6,
+            cost.multiply_adds as f64 / 1e6,
+            plan.img_size,
+            plan.img_size
+        ));
+        journal.say(&format!("run folder: {}", folder.display()));
+    }
+    let stop = Stop::listen().map_err(|e| Failure::file(format!("signals: {e}")))?;
+    if !fresh {
+        journal.log_to(&folder.join("train.log"))?;
+    }
+    let run = Run {
+        plan,
+        folder: folder.clone(),
+        from,
+        fresh_optimizer: args.no_resume_opt,
+        device: chosen.device,
+        backend: chosen.name,
+        stop,
+    };
+    let ended = fit::fit(run, &journal)?;
+    journal.finish();
+    if let Some(code) = ended.code {
+        let why = if code == fit::OUT_OF_TIME { "out of time" } else { "interrupted" };
+        journal.say(&format!(
+            "{why} and saved at step {}; go on with --resume {}",
+            ended.steps,
+            folder.display()
+        ));
+        return Ok(code);
+    }
+    let result = serde_json::json!({
+        "run": folder,
+        "steps": ended.steps,
+        "best_epoch": ended.best.map(|b| b.epoch),
+        "best_top1": ended.best.map(|b| 100.0 * b.top1),
+        "top1": ended.report.as_ref().map(|r| 100.0 * r.top1),
+        "top5": ended.report.as_ref().map(|r| 100.0 * r.top5),
+    });
+    out!("--result\n{result:#}");
+    Ok(0)
+}
+
+/// The plan of a resumed run: that of the checkpoint, with what may change changed, and said.
+fn changed(
+    manifest: &Manifest,
+    options: &Options,
+    journal: &Journal,
+) -> Result<crate::config::Plan, Failure> {
+    let old = serde_json::to_value(&manifest.plan).expect("a plan is plain data");
+    let mut new = old.clone();
+    for (key, value) in options.given() {
+        if key == "output" || key == "experiment" || old[&key] == value {
+            continue;
+        }
+        let flag = key.replace('_', "-");
+        if key == "model"
+            && value.as_str().and_then(Variant::parse) == Some(manifest.plan.variant())
+        {
+            continue;
+        }
+        if !CHANGEABLE.contains(&key.as_str()) {
+            return Err(Failure::usage(format!(
+                "--{flag} {value}: the run to resume has {}; leave the flag away, or begin a new \
+                 run from its weights with --pretrained-path",
+                old[&key]
+            )));
+        }
+        journal.say(&format!("changed on resume: {flag} {} -> {value}", old[&key]));
+        new[&key] = value;
+    }
+    let merged: Options = serde_json::from_value(new).expect("a plan holds only options");
+    merged.plan()
+}
+
+fn find_checkpoint(path: &Path, output: &Path) -> Result<PathBuf, Failure> {
+    if path.is_file() {
+        return Ok(path.to_path_buf());
+    }
+    if path != Path::new("auto") {
+        let file = path.join("last.ckpt");
+        return match file.is_file() {
+            true => Ok(file),
+            false => Err(Failure::checkpoint(format!(
+                "{}: no checkpoint there; give a .ckpt file or a run folder with last.ckpt",
+                path.display()
+            ))),
+        };
+    }
+    let runs = output.join("train");
+    let modified = |p: &PathBuf| std::fs::metadata(p).and_then(|m| m.modified()).ok();
+    std::fs::read_dir(&runs)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path().join("last.ckpt")))
+        .filter(|file| file.is_file())
+        .max_by_key(modified)
+        .ok_or_else(|| {
+            Failure::checkpoint(format!(
+                "{}: no run to resume; leave --resume away to begin one",
+                runs.display()
+            ))
+        })
+}

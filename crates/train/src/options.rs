@@ -1,0 +1,305 @@
+//! Every option of a run as it may be written: a flag, or a key of a TOML file. What they mean together is
+//! decided in `config`.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use nn::block::convolution::Padding;
+use serde::{Deserialize, Serialize};
+
+use crate::backend::Backend;
+use crate::failure::Failure;
+use crate::journal::LogFormat;
+use crate::optimizer::Rule;
+use crate::preprocess::Interpolation;
+use crate::schedule::Decay;
+
+/// Every option of a run, as typed: in a configuration file by the same names with `_` for `-`.
+#[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Options {
+    /// Folder with train/<class>/* and val/<class>/* [default: datasets/fashion-mnist-mini]
+    #[arg(value_name = "DIR", conflicts_with = "data_dir_flag")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_dir: Option<PathBuf>,
+    /// The same as DIR
+    #[arg(long = "data-dir", alias = "data-path", alias = "data", value_name = "DIR")]
+    #[serde(skip)]
+    pub data_dir_flag: Option<PathBuf>,
+    /// Architecture; `kindling models` lists them
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// Width multiplier
+    #[arg(long, alias = "alpha", value_parser = finite)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub width: Option<f64>,
+    /// Height and width of what the network sees, in pixels
+    #[arg(long, alias = "imgsz", alias = "image-size")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub img_size: Option<usize>,
+    /// Centre crop as a share of the resized short edge
+    #[arg(long, value_parser = finite)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub crop_pct: Option<f64>,
+    /// Resampling filter
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interpolation: Option<Interpolation>,
+    /// Mean of each channel, after division by 255
+    #[arg(long, num_args = 3, value_names = ["R", "G", "B"])]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mean: Option<Vec<f32>>,
+    /// Standard deviation of each channel
+    #[arg(long, num_args = 3, value_names = ["R", "G", "B"])]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub std: Option<Vec<f32>>,
+    /// Turn pictures by their EXIF orientation
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exif: Option<bool>,
+    /// Area of the random resized crop, as shares of the picture; `1 1` keeps it whole
+    #[arg(long, num_args = 2, value_names = ["MIN", "MAX"])]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scale: Option<Vec<f64>>,
+    /// Aspect ratio of the random resized crop
+    #[arg(long, num_args = 2, value_names = ["MIN", "MAX"])]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ratio: Option<Vec<f64>>,
+    /// Probability of a horizontal flip
+    #[arg(long, value_parser = finite)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hflip: Option<f64>,
+    /// End at the first unreadable picture instead of skipping it
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub strict_data: Option<bool>,
+    /// Pictures per batch
+    #[arg(short, long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch_size: Option<usize>,
+    /// Pictures per batch of the evaluation
+    #[arg(long, alias = "validation-batch-size")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub val_batch_size: Option<usize>,
+    /// Batches whose gradients are averaged into one step
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grad_accum_steps: Option<usize>,
+    /// Passes over the training pictures
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epochs: Option<u64>,
+    /// Threads that read and prepare pictures
+    #[arg(short = 'j', long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workers: Option<usize>,
+    /// Optimizer
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub opt: Option<Rule>,
+    /// Peak learning rate
+    #[arg(long, value_parser = finite)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lr: Option<f64>,
+    /// Momentum of sgd and rmsprop
+    #[arg(long, value_parser = finite)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub momentum: Option<f64>,
+    /// Epsilon of rmsprop and adamw
+    #[arg(long, value_parser = finite)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub opt_eps: Option<f64>,
+    /// Weight decay; never applied to norm and bias
+    #[arg(long, alias = "wd", value_parser = finite)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight_decay: Option<f64>,
+    /// Schedule after the warm-up
+    #[arg(long, value_enum, alias = "lr-scheduler")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sched: Option<Decay>,
+    /// Epochs of linear warm-up
+    #[arg(long, alias = "lr-warmup-epochs", value_parser = finite)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warmup_epochs: Option<f64>,
+    /// Learning rate of the first step
+    #[arg(long, value_parser = finite)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warmup_lr: Option<f64>,
+    /// Floor of the learning rate
+    #[arg(long, value_parser = finite)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_lr: Option<f64>,
+    /// Epochs between two drops of `--sched step`
+    #[arg(long, alias = "lr-step-size", value_parser = finite)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decay_epochs: Option<f64>,
+    /// Factor of one drop
+    #[arg(long, alias = "lr-gamma", value_parser = finite)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decay_rate: Option<f64>,
+    /// Label smoothing
+    #[arg(long, alias = "label-smoothing", value_parser = finite)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub smoothing: Option<f64>,
+    /// Dropout before the classifier
+    #[arg(long, alias = "dropout", value_parser = finite)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drop: Option<f64>,
+    /// Momentum of the batch-norm statistics (torch's convention)
+    #[arg(long, value_parser = finite)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bn_momentum: Option<f64>,
+    /// Epsilon of batch norm
+    #[arg(long, value_parser = finite)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bn_eps: Option<f64>,
+    /// Border of the MobileNets' convolutions: torch's or TensorFlow's [default: the variant's]
+    #[arg(long, value_parser = padding)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub padding: Option<Padding>,
+    /// ReLU instead of ReLU6 in MobileNetV1
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub relu: Option<bool>,
+    /// Train with the auxiliary heads of GoogLeNet and Inception v3
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aux: Option<bool>,
+    /// Start from these weights (.pth, .safetensors or a Kindling checkpoint)
+    #[arg(long, alias = "weights", alias = "initial-checkpoint")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pretrained_path: Option<PathBuf>,
+    /// Seed of initial weights, order, augmentation and dropout
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    /// Where the network runs
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backend: Option<Backend>,
+    /// Run folders are made below this folder
+    #[arg(long, alias = "output-dir")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output: Option<PathBuf>,
+    /// Name of the run folder [default: date-time-model-size]
+    #[arg(long, alias = "name")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub experiment: Option<String>,
+    /// Epoch checkpoints to keep beside last and best
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint_hist: Option<usize>,
+    /// Also save every so many optimizer steps; 0 is at epoch ends only
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint_interval_steps: Option<u64>,
+    /// Epochs between two evaluations; the last epoch is always evaluated
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub val_interval: Option<u64>,
+    /// Share of the training pictures to evaluate on, for a folder without a val split
+    #[arg(long, value_parser = finite)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub val_fraction: Option<f64>,
+    /// End after so many epochs without a better top-1 accuracy; 0 is never
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patience: Option<u64>,
+    /// Save and end after so many hours, with exit code 4; 0 is never
+    #[arg(long, alias = "time", value_parser = finite)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_hours: Option<f64>,
+    /// Also save every so many minutes; 0 is at epoch ends only
+    #[arg(long, value_parser = finite)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint_interval_minutes: Option<f64>,
+    /// Form of the console lines
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_format: Option<LogFormat>,
+    /// Batches between two console lines
+    #[arg(long, alias = "print-freq")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_interval: Option<usize>,
+}
+
+impl Options {
+    /// Reads a TOML file.
+    ///
+    /// # Errors
+    /// Unreadable file, wrong TOML, or an unknown key, with the nearest known one.
+    pub fn read(path: &Path) -> Result<Self, Failure> {
+        let place = path.display();
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            Failure::usage(format!("{place}: cannot read the configuration: {error}"))
+        })?;
+        let table = text.parse::<toml::Table>().unwrap_or_default();
+        let broken = |v: &toml::Value| v.as_float().is_some_and(|f| !f.is_finite());
+        if let Some((key, _)) = table.iter().find(|(_, v)| broken(v)) {
+            return Err(Failure::usage(format!("{place}: {key}: not a finite number")));
+        }
+        toml::from_str(&text).map_err(|error| {
+            let before = error.span().map_or("", |s| text.get(..s.start).unwrap_or(&text));
+            let line = 1 + before.matches('\n').count();
+            let message = error.message();
+            let hint = unknown_key(message)
+                .and_then(|(key, known)| nearest(&key, &known).map(|n| (key, n)))
+                .map(|(key, near)| format!("unknown key `{key}`; did you mean `{near}`?"));
+            let message = hint.unwrap_or_else(|| message.replace('\n', " "));
+            Failure::usage(format!("{place}: line {line}: {message}"))
+        })
+    }
+
+    /// These options over `under`: what is given here wins.
+    #[must_use]
+    pub fn over(&self, under: &Options) -> Options {
+        let mut merged = serde_json::to_value(under).expect("options are plain data");
+        let mut top = self.clone();
+        top.data_dir = top.data_dir.or(top.data_dir_flag.take());
+        let top = serde_json::to_value(top).expect("options are plain data");
+        if let (Some(merged), serde_json::Value::Object(top)) = (merged.as_object_mut(), top) {
+            merged.extend(top);
+        }
+        serde_json::from_value(merged).expect("both sides were options")
+    }
+
+    /// The names and values given, for messages.
+    pub fn given(&self) -> serde_json::Map<String, serde_json::Value> {
+        let own = self.over(&Options::default());
+        match serde_json::to_value(own).expect("options are plain data") {
+            serde_json::Value::Object(map) => map,
+            _ => unreachable!("a struct serialises to an object"),
+        }
+    }
+}
+
+/// The value of `--padding`.
+pub(crate) fn padding(text: &str) -> Result<Padding, String> {
+    match text {
+        "symmetric" => Ok(Padding::Symmetric),
+        "same" => Ok(Padding::Same),
+        _ => Err("expected symmetric or same".into()),
+    }
+}
+
+/// A number that is one: NaN and infinities are refused before anything compares with them.
+fn finite(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value.is_finite() => Ok(value),
+        _ => Err("not a finite number".into()),
+    }
+}
+
+/// The key and the known keys in serde's "unknown field `x`, expected one of `a`, `b`".
+fn unknown_key(message: &str) -> Option<(String, Vec<String>)> {
+    let mut quoted = message.strip_prefix("unknown field ")?.split('`').skip(1).step_by(2);
+    Some((quoted.next()?.to_owned(), quoted.map(str::to_owned).collect()))
+}
+
+/// The nearest of some known names, if it is near at all.
+pub fn nearest(word: &str, known: &[String]) -> Option<String> {
+    let score = |k: &String| strsim::jaro_winkler(word, k);
+    let best = known.iter().max_by(|a, b| score(a).total_cmp(&score(b)))?;
+    (score(best) > 0.7).then(|| best.clone())
+}
