@@ -49,7 +49,7 @@ struct Program {
 #[derive(Subcommand)]
 enum Command {
     /// Train a network on a folder of pictures
-    #[command(args_override_self = true)]
+    #[command(args_override_self = true, allow_negative_numbers = true)]
     Train(Box<Train>),
     /// Evaluate a checkpoint on a folder of pictures
     #[command(alias = "val", alias = "validate")]

@@ -18,7 +18,7 @@ use crate::schedule::Decay;
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Options {
-    /// Folder with train/<class>/* and val/<class>/* [default: datasets/fashion-mnist-mini]
+    #[doc = "Folder with `train/<class>/*` and `val/<class>/*` [default: datasets/fashion-mnist-mini]"]
     #[arg(value_name = "DIR", conflicts_with = "data_dir_flag")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_dir: Option<PathBuf>,

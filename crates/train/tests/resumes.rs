@@ -1,0 +1,146 @@
+//! A run that is killed goes on to the same bits; one that is asked to stop saves first; one that cannot
+//! write says so and leaves what was there.
+
+#[path = "place/place.rs"]
+mod place;
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use place::{Place, SMALL, code, error, refused};
+use train::checkpoint::Checkpoint;
+
+/// Compares weights, running statistics and optimizer state with an uninterrupted run.
+#[test]
+fn a_killed_run_resumes_to_the_same_bits() {
+    let place = Place::new("resume");
+    for (opt, more) in [("adamw", "1"), ("sgd", "2"), ("rmsprop", "1")] {
+        let flags = ["--opt", opt, "--grad-accum-steps", more, "--checkpoint-interval-steps", "1"];
+        let (whole, cut) = (format!("whole-{opt}"), format!("cut-{opt}"));
+        let output = place.train(&whole, &flags);
+        assert_eq!(code(&output), 0, "{}", error(&output));
+        let name = ["--experiment", cut.as_str()];
+        let mut child = place
+            .command(&[&SMALL[..], &name, &flags].concat())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        // SIGKILL at whatever step the run has reached once its first checkpoint is there.
+        while !place.checkpoint(&cut).exists() && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        std::thread::sleep(Duration::from_millis(u64::from(child.id()) % 150));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let stopped = Checkpoint::read(&place.checkpoint(&cut)).unwrap().manifest.position;
+        let _ = stopped;
+        let output = place.run(&["train", "--resume", &format!("out/train/{cut}")]);
+        assert_eq!(code(&output), 0, "{}", error(&output));
+        let a = Checkpoint::read(&place.checkpoint(&whole)).unwrap();
+        let b = Checkpoint::read(&place.checkpoint(&cut)).unwrap();
+        same_bits(&a, &b, opt);
+    }
+}
+
+/// Weights, running statistics and optimizer state.
+#[track_caller]
+fn same_bits(a: &Checkpoint, b: &Checkpoint, what: &str) {
+    assert_eq!(a.manifest.position, b.manifest.position, "{what}");
+    assert_eq!(a.manifest.best, b.manifest.best, "{what}");
+    assert_eq!(a.weights.len(), b.weights.len(), "{what}");
+    let bits = |values: &[f32]| -> Vec<u32> { values.iter().map(|v| v.to_bits()).collect() };
+    for (x, y) in a.weights.iter().zip(&b.weights) {
+        assert_eq!(bits(&x.values), bits(&y.values), "{what}: {}", x.name);
+    }
+    assert_eq!(a.optimizer.len(), b.optimizer.len(), "{what}");
+    for (x, y) in a.optimizer.iter().zip(&b.optimizer) {
+        assert_eq!((&x.name, bits(&x.values)), (&y.name, bits(&y.values)), "{what}");
+    }
+}
+
+#[test]
+fn sigterm_saves_and_says_so_with_its_own_code() {
+    let place = Place::new("signal");
+    let mut child = place
+        .command(&[&SMALL[..], &["--experiment", "s", "--epochs", "500"]].concat())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    while !place.checkpoint("s").exists() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+    Checkpoint::read(&place.checkpoint("s")).unwrap();
+}
+
+/// Every step of one epoch as the place of the cut, on both CPU backends: the run ends by itself after
+/// each step (`--max-hours` of nearly nothing) and is resumed until it is done.
+#[test]
+fn a_run_cut_at_every_step_ends_in_the_same_bits() {
+    let place = Place::new("cut");
+    for backend in ["flex", "ndarray"] {
+        let flags = ["--backend", backend, "--epochs", "1"];
+        let (whole, cut) = (format!("whole-{backend}"), format!("cut-{backend}"));
+        assert_eq!(code(&place.train(&whole, &flags)), 0);
+        let hurry = ["--max-hours", "0.0000000001"];
+        let output = place.train(&cut, &[&flags[..], &hurry].concat());
+        assert_eq!(code(&output), 4, "{}", error(&output));
+        let folder = format!("out/train/{cut}");
+        let mut cuts = 1;
+        loop {
+            let output = place.run(&["train", "--resume", &folder]);
+            match code(&output) {
+                0 => break,
+                4 => cuts += 1,
+                other => panic!("exit {other}: {}", error(&output)),
+            }
+            assert!(cuts < 50, "the run does not get on");
+        }
+        assert!(cuts >= 8, "{cuts} cuts for 9 steps");
+        let a = Checkpoint::read(&place.checkpoint(&whole)).unwrap();
+        let b = Checkpoint::read(&place.checkpoint(&cut)).unwrap();
+        same_bits(&a, &b, backend);
+        // No step is written twice, whatever was cut.
+        let steps = std::fs::read_to_string(place.path(&format!("{folder}/steps.jsonl"))).unwrap();
+        let mut lines: Vec<&str> = steps.lines().collect();
+        let count = lines.len();
+        lines.dedup();
+        assert_eq!(lines.len(), count);
+        let facts = std::fs::read_to_string(place.path(&format!("{folder}/run.json"))).unwrap();
+        let facts: serde_json::Value = serde_json::from_str(&facts).unwrap();
+        assert_eq!(facts["resumes"].as_array().unwrap().len(), cuts);
+    }
+}
+
+/// A limit on file sizes stands for the full disk: writing fails in the middle of a checkpoint.
+#[test]
+fn a_full_disk_is_told_and_the_checkpoint_before_it_stays_whole() {
+    let place = Place::new("full");
+    assert_eq!(code(&place.train("r", &["--epochs", "1"])), 0);
+    let before = std::fs::read(place.checkpoint("r")).unwrap();
+    let script = "trap '' XFSZ; ulimit -f 200; exec \"$@\"";
+    let output = Command::new("sh")
+        .args(["-c", script, "sh", env!("CARGO_BIN_EXE_kindling")])
+        .args(["train", "--resume", "out/train/r", "--epochs", "2"])
+        .current_dir(place.path(""))
+        .output()
+        .unwrap();
+    refused(&output, 8, &["last.ckpt", "cannot write", "make room"]);
+    assert_eq!(std::fs::read(place.checkpoint("r")).unwrap(), before);
+    let left = std::fs::read_dir(place.path("out/train/r")).unwrap();
+    for entry in left {
+        let name = entry.unwrap().file_name();
+        assert!(!name.to_string_lossy().ends_with(".tmp"), "{name:?} was left behind");
+    }
+}
+
+#[test]
+fn a_resumed_run_may_leave_its_optimizer_behind() {
+    let place = Place::new("fresh");
+    assert_eq!(code(&place.train("r", &["--epochs", "1"])), 0);
+    let again = ["train", "--resume", "out/train/r", "--epochs", "2", "--no-resume-opt"];
+    let output = place.run(&again);
+    assert_eq!(code(&output), 0, "{}", error(&output));
+    refused(&place.train("x", &["--no-resume-opt"]), 2, &["--resume"]);
+}
