@@ -1,12 +1,19 @@
-.PHONY: check test bench fixtures data
+.PHONY: check test bench compare fixtures data
 # One profile for everything: the tests use the binary that users run.
 test:
 	cargo test --release --workspace
 check:
 	cargo fmt --all --check
 	cargo clippy --release --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
-# Needs PyTorch and torchvision in the Python of $$PYTHON; regenerates the numbers tests compare with.
+	RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps
+# Throughput of training and evaluation on this machine; what counts is compared in one run (BENCHMARKS.md).
+bench:
+	cargo run --release --bin train -- --model mobilenet_v3_large --epochs 1 --output target/bench
+# Needs torch, torchvision, timm and safetensors in the Python of $$PYTHON.
+compare:
+	cargo build --release --workspace
+	$${PYTHON:-python3} crates/nn/tests/fixtures/compare.py target/release/kindling
+# The same; regenerates the numbers that tests compare with.
 fixtures:
 	$${PYTHON:-python3} crates/nn/tests/fixtures/make.py
 # Needs Debian's dataset-fashion-mnist.

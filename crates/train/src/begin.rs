@@ -1,5 +1,6 @@
 //! `kindling train`: begins a run or goes on with one, and hands it to the loop.
 
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -26,6 +27,9 @@ pub struct Train {
     /// Go on from a checkpoint or run folder; alone: the newest run below --output
     #[arg(long, value_name = "PATH", num_args = 0..=1, default_missing_value = "auto")]
     resume: Option<PathBuf>,
+    /// Show burn-train's dashboard with plots (q stops and saves)
+    #[arg(long)]
+    tui: bool,
     /// Resume with a fresh optimizer: the weights and the position alone
     #[arg(long, requires = "resume")]
     no_resume_opt: bool,
@@ -57,7 +61,7 @@ pub fn train(args: &Train) -> Result<u8, Failure> {
         Some(path) => args.options.over(&Options::read(path)?),
         None => args.options.over(&Options::default()),
     };
-    let journal = Journal::new(
+    let mut journal = Journal::new(
         options.log_interval.unwrap_or(50).max(1),
         options.log_format.unwrap_or(LogFormat::Text),
     );
@@ -140,6 +144,13 @@ pub fn train(args: &Train) -> Result<u8, Failure> {
     if !fresh {
         journal.log_to(&folder.join("train.log"))?;
     }
+    if args.tui {
+        if !std::io::stdout().is_terminal() {
+            return Err(Failure::usage("--tui: standard output is no terminal; leave it away"));
+        }
+        journal = journal
+            .with_dashboard(plan.epochs, from.as_ref().map_or(0, |c| c.manifest.position.epoch));
+    }
     let run = Run {
         plan,
         folder: folder.clone(),
@@ -149,8 +160,9 @@ pub fn train(args: &Train) -> Result<u8, Failure> {
         backend: chosen.name,
         stop,
     };
-    let ended = fit::fit(run, &journal)?;
+    let ended = fit::fit(run, &journal);
     journal.finish();
+    let ended = ended?;
     if let Some(code) = ended.code {
         let why = if code == fit::OUT_OF_TIME { "out of time" } else { "interrupted" };
         journal.say(&format!(

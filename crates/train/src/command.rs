@@ -242,7 +242,7 @@ fn eval(args: &Eval) -> Result<u8, Failure> {
     let pictures = folder.items.len();
     let loader = Loader::new(folder, manifest.preprocess.clone(), Mode::Eval, config);
     let stop = Stop::listen().map_err(|e| Failure::file(format!("signals: {e}")))?;
-    let journal = Journal::new(1, LogFormat::Text);
+    let mut journal = Journal::new(1, LogFormat::Text);
     let each = |done| journal.evaluated(done, pictures);
     let report = evaluate(&network, &loader, &manifest.classes, &device, &stop, each)?;
     journal.finish();

@@ -19,7 +19,7 @@ use crate::config::Plan;
 use crate::evaluate::{Report, evaluate};
 use crate::failure::Failure;
 use crate::folder::ImageFolder;
-use crate::journal::{self, Journal, Line};
+use crate::journal::{Journal, Line};
 use crate::loader::{Loader, LoaderConfig, Mode};
 use crate::loss::{soft_targets, with_auxiliary};
 use crate::optimizer::Optimizer;
@@ -35,6 +35,9 @@ pub const PREFETCH_BYTES: usize = 256 << 20;
 
 /// Exit code of a run that was saved because its time was up.
 pub const OUT_OF_TIME: u8 = 4;
+
+/// Exit code of a run that was stopped on the dashboard: as by SIGINT.
+const STOPPED: u8 = 130;
 
 /// A run: its folder, its plan, and what it continues from.
 pub struct Run {
@@ -147,6 +150,7 @@ pub fn fit(run: Run, journal: &Journal) -> Result<Ended, Failure> {
     let hurry = |hours: f64| hours > 0.0 && began_run.elapsed().as_secs_f64() > hours * 3600.0;
     let ended_early = || match stop.requested() {
         Some(signal) => Some(signal),
+        None if journal.stop_requested() => Some(STOPPED),
         None => hurry(plan.max_hours).then_some(OUT_OF_TIME),
     };
     let mut saved = Instant::now();
@@ -259,7 +263,7 @@ pub fn fit(run: Run, journal: &Journal) -> Result<Ended, Failure> {
         }
         let lr = schedule.at(position.step.saturating_sub(1));
         journal.say(&epoch_line(epoch, &tally));
-        journal.say(&journal::accuracy_line(&report));
+        journal.epoch(epoch, &report);
         run_folder::summarise(&folder, epoch, lr, &tally, &report)?;
         run_folder::write_evaluation(&folder.join("eval"), &report)?;
         let better = best.is_none_or(|b: Best| report.top1 > b.top1);

@@ -12,6 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Tally;
+use crate::dashboard::Dashboard;
 use crate::evaluate::Report;
 use crate::failure::Failure;
 use crate::out;
@@ -22,6 +23,9 @@ pub struct Journal {
     interval: usize,
     format: LogFormat,
     log: Mutex<Option<File>>,
+    dashboard: Option<Dashboard>,
+    /// What was said while the dashboard had the terminal.
+    held: Mutex<Vec<String>>,
 }
 
 /// The form of the console lines.
@@ -64,7 +68,26 @@ impl Journal {
             bar.set_style(ProgressStyle::with_template(style).expect("a valid template"));
             bar
         });
-        Self { bar, interval, format, log: Mutex::new(None) }
+        let (log, held) = (Mutex::new(None), Mutex::default());
+        Self { bar, interval, format, log, dashboard: None, held }
+    }
+
+    /// The same with burn-train's dashboard on the terminal, for a run of so many epochs.
+    pub fn with_dashboard(self, epochs: u64, first: u64) -> Self {
+        Self { bar: None, dashboard: Some(Dashboard::open(epochs, first)), ..self }
+    }
+
+    /// Whether the user asked to stop, on the dashboard.
+    pub fn stop_requested(&self) -> bool {
+        self.dashboard.as_ref().is_some_and(Dashboard::stop_requested)
+    }
+
+    /// After an evaluation.
+    pub fn epoch(&self, epoch: u64, report: &Report) {
+        self.say(&accuracy_line(report));
+        if let Some(dashboard) = &self.dashboard {
+            dashboard.epoch(epoch, report);
+        }
     }
 
     /// What is said from here on is appended to the file too.
@@ -96,9 +119,13 @@ impl Journal {
     }
 
     fn put(&self, console: &str, plain: &str) {
-        match &self.bar {
-            Some(bar) => bar.suspend(|| out!("{console}")),
-            None => out!("{console}"),
+        match (&self.bar, &self.dashboard) {
+            (_, Some(_)) => {
+                let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+                held.push(console.to_owned());
+            }
+            (Some(bar), _) => bar.suspend(|| out!("{console}")),
+            (None, None) => out!("{console}"),
         }
         // The log is a convenience: a full disk is told by what matters, the checkpoint.
         if let Some(file) = &mut *self.log.lock().unwrap_or_else(PoisonError::into_inner) {
@@ -108,6 +135,9 @@ impl Journal {
 
     /// After every training batch.
     pub fn batch(&self, line: &Line) {
+        if let Some(dashboard) = &self.dashboard {
+            dashboard.batch(line);
+        }
         let (mean, wait) = (line.tally.mean_loss(), line.tally.wait_percent());
         let eta = clock(line.remaining);
         let due = self.due(line.batch, line.batches);
@@ -155,6 +185,9 @@ impl Journal {
 
     /// During an evaluation.
     pub fn evaluated(&self, done: u64, all: usize) {
+        if let Some(dashboard) = &self.dashboard {
+            dashboard.evaluated(done, all);
+        }
         if let Some(bar) = &self.bar {
             bar.set_length(all as u64);
             bar.set_prefix("Test");
@@ -163,8 +196,12 @@ impl Journal {
         }
     }
 
-    /// Removes the bar.
-    pub fn finish(&self) {
+    /// Removes the bar, or gives the terminal back and says what was held.
+    pub fn finish(&mut self) {
+        if self.dashboard.take().is_some() {
+            let held = std::mem::take(self.held.get_mut().unwrap_or_else(PoisonError::into_inner));
+            held.iter().for_each(|line| out!("{line}"));
+        }
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }

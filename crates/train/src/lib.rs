@@ -10,6 +10,7 @@ pub mod command;
 pub mod config;
 pub mod console;
 pub mod convert;
+pub mod dashboard;
 pub mod decode;
 pub mod evaluate;
 pub mod explain;
