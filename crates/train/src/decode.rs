@@ -186,3 +186,130 @@ fn jpeg_is_complete(bytes: &[u8]) -> bool {
     }
     false
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::PathBuf;
+
+    use serde::Deserialize;
+
+    use super::{DecodeError, decode, eight};
+
+    /// What Pillow sees in a file of `tests/fixtures/decode`.
+    #[derive(Deserialize)]
+    struct Expected {
+        size: [u32; 2],
+        /// Mean difference of a sample allowed; 0 for formats without loss.
+        tolerance: f64,
+        rgb: String,
+    }
+
+    fn fixtures() -> PathBuf {
+        concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures").into()
+    }
+
+    fn file(name: &str) -> Vec<u8> {
+        std::fs::read(fixtures().join("decode").join(name)).unwrap()
+    }
+
+    #[test]
+    fn every_format_decodes_to_what_pillow_sees() {
+        let text = std::fs::read_to_string(fixtures().join("decode.json")).unwrap();
+        let files: BTreeMap<String, Expected> = serde_json::from_str(&text).unwrap();
+        assert_eq!(files.len(), 26);
+        let mut faults = Vec::new();
+        for (name, expected) in files {
+            let pixels = match decode(&file(&name), name.starts_with("orientation")) {
+                Ok(pixels) => pixels,
+                Err(error) => {
+                    faults.push(format!("{name}: {error}"));
+                    continue;
+                }
+            };
+            assert_eq!(<[u32; 2]>::from(pixels.dimensions()), expected.size, "{name}");
+            let byte =
+                |at: usize| u8::from_str_radix(&expected.rgb[at * 2..at * 2 + 2], 16).unwrap();
+            let samples = pixels.as_raw();
+            assert_eq!(samples.len() * 2, expected.rgb.len());
+            let difference: u32 =
+                (0..samples.len()).map(|at| u32::from(samples[at].abs_diff(byte(at)))).sum();
+            let difference = f64::from(difference) / samples.len() as f64;
+            if difference > expected.tolerance {
+                faults.push(format!("{name}: mean difference {difference}"));
+            }
+        }
+        assert!(faults.is_empty(), "{}", faults.join("\n"));
+    }
+
+    #[test]
+    fn orientation_is_left_alone_unless_asked_for() {
+        let bytes = file("orientation_6.png");
+        assert_eq!(decode(&bytes, false).unwrap(), decode(&file("rgb.png"), true).unwrap());
+        assert_eq!(decode(&bytes, true).unwrap().dimensions(), (11, 19));
+    }
+
+    /// Cut anywhere, or with a byte changed: a picture or an error, never a panic. No cut file is
+    /// taken for a whole one as long as pixels are missing.
+    #[test]
+    fn damage_is_an_error_and_never_a_panic() {
+        for name in [
+            "rgb.png",
+            "rgb.jpg",
+            "progressive.jpg",
+            "rgba.webp",
+            "animated.gif",
+            "rgb.bmp",
+            "rgb.tif",
+        ] {
+            let whole = file(name);
+            for keep in (0..whole.len()).step_by(7) {
+                let cut = decode(&whole[..keep], true);
+                // The later half: what the trailers of png, gif and tiff hold is no pixel.
+                let fatal = keep < whole.len() / 2 || name.ends_with("jpg");
+                assert!(cut.is_err() || !fatal, "{name} cut to {keep} of {}", whole.len());
+                if let Err(error) = cut {
+                    assert!(!error.to_string().ends_with('.'), "{error}");
+                }
+                let mut changed = whole.clone();
+                changed[keep] ^= 0x55;
+                assert!(
+                    !matches!(decode(&changed, true), Err(DecodeError::Panicked(_))),
+                    "{name} {keep}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_picture_is_named() {
+        let check = |bytes: &[u8], expected: &str| {
+            assert_eq!(decode(bytes, false).unwrap_err().to_string(), expected);
+        };
+        check(b"", "the file is empty");
+        check(b"words", "not a picture of a known format (jpeg, png, webp, bmp, gif, tiff)");
+        let jpeg = file("rgb.jpg");
+        check(&jpeg[..jpeg.len() - 40], "the picture is truncated");
+        // A header that promises 100,000 x 100,000 pixels.
+        let mut bomb = file("gray.png");
+        bomb[16..24].copy_from_slice(&[0, 1, 0x86, 0xA0, 0, 1, 0x86, 0xA0]);
+        let checksum = crc32fast::hash(&bomb[12..29]).to_be_bytes();
+        bomb[29..33].copy_from_slice(&checksum);
+        assert!(matches!(
+            decode(&bomb, false),
+            Err(DecodeError::Large { .. } | DecodeError::Damaged(_))
+        ));
+    }
+
+    #[test]
+    fn sixteen_bits_are_rounded() {
+        let check = |from, to| assert_eq!(eight(from), to, "{from}");
+        check(0, 0);
+        check(128, 0);
+        check(129, 1);
+        check(257, 1);
+        check(65_535, 255);
+        check(65_406, 254);
+        check(65_407, 255);
+    }
+}
