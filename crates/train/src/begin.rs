@@ -10,7 +10,6 @@ use nn::variants::Variant;
 use crate::checkpoint::{Checkpoint, Manifest, write_atomically};
 use crate::failure::Failure;
 use crate::fit::{self, Run};
-use crate::folder::ImageFolder;
 use crate::journal::{Journal, LogFormat};
 use crate::options::Options;
 use crate::out;
@@ -117,8 +116,7 @@ pub fn train(args: &Train) -> Result<u8, Failure> {
     let fresh = from.is_none();
     if fresh {
         // Data faults too are told before the folder is made.
-        let data = ImageFolder::open_train(&plan.data_dir, None)?;
-        ImageFolder::open_val(&plan.data_dir, None, &data.classes)?;
+        let (data, _) = fit::open(&plan)?;
         std::fs::create_dir_all(&folder).map_err(|e| {
             Failure::file(format!("{}: cannot make the folder: {e}", folder.display()))
         })?;

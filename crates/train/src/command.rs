@@ -228,7 +228,12 @@ fn load(path: &Path, backend: Backend) -> Result<(Network, Manifest, Device), Fa
 fn eval(args: &Eval) -> Result<u8, Failure> {
     let (network, manifest, device) = load(&args.checkpoint, args.backend)?;
     let root = args.data_dir.as_ref().unwrap_or(&manifest.plan.data_dir);
-    let folder = ImageFolder::open_val(root, args.val_split.as_deref(), &manifest.classes)?;
+    let plan = &manifest.plan;
+    let folder = match (plan.val_fraction, &args.data_dir, &args.val_split) {
+        // The pictures that the run itself set aside, and no others.
+        (Some(share), None, None) => ImageFolder::split(root, share, plan.seed)?.1,
+        _ => ImageFolder::open_val(root, args.val_split.as_deref(), &manifest.classes)?,
+    };
     folder.notes.iter().for_each(|note| eprintln!("note: {note}"));
     let folder = Arc::new(folder);
     let config = LoaderConfig {

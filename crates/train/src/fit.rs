@@ -79,8 +79,8 @@ pub fn fit(run: Run, journal: &Journal) -> Result<Ended, Failure> {
     let began_run = Instant::now();
 
     // Data: the class list comes from train and is shared with val.
-    let train = Arc::new(ImageFolder::open_train(&plan.data_dir, None)?);
-    let val = Arc::new(ImageFolder::open_val(&plan.data_dir, None, &train.classes)?);
+    let (train, val) = open(&plan)?;
+    let (train, val) = (Arc::new(train), Arc::new(val));
     train.notes.iter().chain(&val.notes).for_each(|note| journal.say(&format!("note: {note}")));
     let mark = mark_of(&train);
     let loader = loader(&plan, &train, Mode::Train(plan.augment()), plan.batch_size);
@@ -315,6 +315,19 @@ fn step_record(at: Position, loss: f64, lr: f64, tally: &Tally) -> run_folder::S
         img_per_s: tally.img_per_s(),
         data_wait_pct: tally.wait_percent(),
     }
+}
+
+/// Both splits of the plan's folder.
+///
+/// # Errors
+/// What is wrong with the folder.
+pub fn open(plan: &Plan) -> Result<(ImageFolder, ImageFolder), Failure> {
+    if let Some(share) = plan.val_fraction {
+        return Ok(ImageFolder::split(&plan.data_dir, share, plan.seed)?);
+    }
+    let train = ImageFolder::open_train(&plan.data_dir, None)?;
+    let val = ImageFolder::open_val(&plan.data_dir, None, &train.classes)?;
+    Ok((train, val))
 }
 
 fn loader(plan: &Plan, folder: &Arc<ImageFolder>, mode: Mode, batch_size: usize) -> Loader {

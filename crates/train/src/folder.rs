@@ -2,6 +2,7 @@
 //! is shared with val, so that no empty or extra folder can shift an index.
 
 use std::cmp::Ordering;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use burn::data::dataset::{Dataset, DatasetError};
@@ -9,6 +10,7 @@ use image::RgbImage;
 use thiserror::Error;
 
 use crate::decode::decode;
+use crate::random::permutation;
 
 /// Names that the evaluation split may have, in order of preference.
 pub const VAL_NAMES: [&str; 4] = ["val", "validation", "valid", "test"];
@@ -63,12 +65,15 @@ pub struct ImageFolder {
 }
 
 impl ImageFolder {
-    /// The training split of `root`: `root/train`, or the folder named by `split`.
+    /// The training split of `root`: `root/train`, or the folder named by `split` (empty: `root` itself).
     ///
     /// # Errors
     /// [`DataError::Folder`] when there is none, no class folder, or no picture.
     pub fn open_train(root: &Path, split: Option<&str>) -> Result<Self, DataError> {
-        let folder = root.join(split.unwrap_or("train"));
+        let folder = match split {
+            Some("") => root.to_path_buf(),
+            named => root.join(named.unwrap_or("train")),
+        };
         check_folder(root, "give a folder with train/<class>/* and val/<class>/*")?;
         check_folder(&folder, "the pictures to train on are expected there, by class")?;
         let classes = subfolders(&folder)?;
@@ -84,6 +89,42 @@ impl ImageFolder {
             }
         }
         Ok(read)
+    }
+
+    /// Both splits out of one: a share of every class's pictures goes to the evaluation, chosen by `seed` and
+    /// the picture's number alone. `root` holds `train/<class>/*`, or the class folders themselves.
+    ///
+    /// # Errors
+    /// As [`ImageFolder::open_train`]; a class of a single picture, which cannot be shared.
+    ///
+    /// # Panics
+    /// When `share` is not between 0 and 1.
+    pub fn split(root: &Path, share: f64, seed: u64) -> Result<(Self, Self), DataError> {
+        assert!(share > 0.0 && share < 1.0, "a share of {share} of the pictures");
+        check_folder(root, "give a folder with train/<class>/* or <class>/*")?;
+        let all = match root.join("train").is_dir() {
+            true => Self::open_train(root, None)?,
+            false => Self::open_train(root, Some(""))?,
+        };
+        let (mut train, mut val) = (Vec::new(), Vec::new());
+        for (label, class) in all.classes.iter().enumerate() {
+            let own: Vec<_> = all.items.iter().filter(|(_, l)| *l == label).cloned().collect();
+            if own.len() < 2 {
+                let why =
+                    "a single picture cannot be shared between training and evaluation; add one";
+                return Err(fail(&all.root.join(class), why));
+            }
+            let count = ((own.len() as f64 * share).round() as usize).clamp(1, own.len() - 1);
+            let order = permutation(own.len(), seed, label as u64);
+            let chosen: HashSet<usize> = order.into_iter().take(count).collect();
+            for (i, item) in own.into_iter().enumerate() {
+                if chosen.contains(&i) { val.push(item) } else { train.push(item) }
+            }
+        }
+        let note =
+            format!("{} of {} pictures set aside for evaluation", val.len(), all.items.len());
+        let val = Self { items: val, notes: vec![note], ..all.clone() };
+        Ok((Self { items: train, ..all }, val))
     }
 
     /// The evaluation split of `root`: the folder named by `split`, the first of [`VAL_NAMES`], or
@@ -102,8 +143,8 @@ impl ImageFolder {
         let own =
             || subfolders(root).ok()?.iter().any(|f| classes.contains(f)).then(|| root.into());
         let Some(folder): Option<PathBuf> = named.or_else(usual).or_else(own) else {
-            let why =
-                "no val, validation, valid or test folder, and no class folder of the training";
+            let why = "no val, validation, valid or test folder, and no class folder of the training; add one, or \
+                 train with --val-fraction 0.1";
             if entries(root)?.iter().any(|p| is_picture(p)) {
                 refuse_flat(root, &[])?;
             }
@@ -227,11 +268,13 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
 }
 
 fn subfolders(folder: &Path) -> Result<Vec<String>, DataError> {
-    Ok(entries(folder)?
-        .into_iter()
-        .filter(|p| p.is_dir())
-        .filter_map(|p| Some(p.file_name()?.to_string_lossy().into_owned()))
-        .collect())
+    let folders = entries(folder)?.into_iter().filter(|p| p.is_dir());
+    folders
+        .map(|path| match path.file_name().and_then(|name| name.to_str()) {
+            Some(name) => Ok(name.to_owned()),
+            None => Err(fail(&path, "the name of a class is not UTF-8; rename the folder")),
+        })
+        .collect()
 }
 
 fn is_picture(path: &Path) -> bool {
@@ -241,12 +284,28 @@ fn is_picture(path: &Path) -> bool {
             .is_some_and(|x| EXTENSIONS.contains(&x.to_string_lossy().to_lowercase().as_str()))
 }
 
-/// Pictures below `folder` at any depth, in natural order; other files go to `ignored`.
+/// Folders in folders in a class; more is a link that leads back up.
+const DEPTH: usize = 8;
+
+/// Pictures below `folder`, in natural order; other files go to `ignored`.
 fn pictures(folder: &Path, ignored: &mut Vec<PathBuf>) -> Result<Vec<PathBuf>, DataError> {
+    pictures_within(folder, ignored, DEPTH)
+}
+
+fn pictures_within(
+    folder: &Path,
+    ignored: &mut Vec<PathBuf>,
+    depth: usize,
+) -> Result<Vec<PathBuf>, DataError> {
+    if depth == 0 {
+        let why =
+            format!("more than {DEPTH} folders deep, or a link that leads back up; remove it");
+        return Err(fail(folder, &why));
+    }
     let mut found = Vec::new();
     for path in entries(folder)? {
         if path.is_dir() {
-            found.extend(pictures(&path, ignored)?);
+            found.extend(pictures_within(&path, ignored, depth - 1)?);
         } else if is_picture(&path) {
             found.push(path);
         } else {

@@ -1,0 +1,186 @@
+//! Folders as people have them: what is read, what is noted, what is refused and how.
+
+use std::path::{Path, PathBuf};
+
+use train::folder::ImageFolder;
+
+struct Place(PathBuf);
+
+impl Place {
+    /// A folder of its own with a one-pixel picture at every path.
+    fn new(name: &str, pictures: &[&str]) -> Self {
+        let root =
+            std::env::temp_dir().join(format!("kindling-folder-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&root);
+        std::fs::create_dir_all(&root).unwrap();
+        let place = Self(root);
+        pictures.iter().for_each(|path| place.picture(path));
+        place
+    }
+
+    fn picture(&self, path: &str) {
+        let path = self.0.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        image::RgbImage::new(1, 1).save_with_format(path, image::ImageFormat::Png).unwrap();
+    }
+
+    fn folder(&self, path: &str) {
+        std::fs::create_dir_all(self.0.join(path)).unwrap();
+    }
+
+    fn train(&self) -> Result<ImageFolder, String> {
+        ImageFolder::open_train(&self.0, None).map_err(|e| e.to_string())
+    }
+
+    fn val(&self) -> Result<ImageFolder, String> {
+        ImageFolder::open_val(&self.0, None, &self.train()?.classes).map_err(|e| e.to_string())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn names(folder: &ImageFolder) -> Vec<String> {
+    let name = |p: &Path| p.strip_prefix(&folder.root).unwrap().to_string_lossy().into_owned();
+    folder.items.iter().map(|(path, label)| format!("{label} {}", name(path))).collect()
+}
+
+#[track_caller]
+fn refused(result: Result<ImageFolder, String>, words: &[&str]) {
+    let message = result.unwrap_err();
+    words.iter().for_each(|word| assert!(message.contains(word), "`{word}` in: {message}"));
+    assert!(!message.contains('\n'), "{message}");
+}
+
+#[test]
+fn classes_are_sorted_as_people_count_and_pictures_too() {
+    let place = Place::new(
+        "order",
+        &["train/10/a.png", "train/9/img10.png", "train/9/img9.JPG", "train/9/img9.jpg"],
+    );
+    let train = place.train().unwrap();
+    assert_eq!(train.classes, ["9", "10"]);
+    let names = names(&train);
+    assert_eq!(names[2..], ["0 9/img10.png", "1 10/a.png"]);
+}
+
+#[test]
+fn hidden_things_and_other_files_are_left_alone() {
+    let place = Place::new(
+        "hidden",
+        &[
+            "train/.ipynb_checkpoints/a.png",
+            "train/a/._1.png",
+            "train/a/1.png",
+            "train/b/deep/er/2.png",
+        ],
+    );
+    std::fs::write(place.0.join("train/a/notes.txt"), "words").unwrap();
+    std::fs::write(place.0.join("train/b/Thumbs.db"), "words").unwrap();
+    let train = place.train().unwrap();
+    assert_eq!(train.classes, ["a", "b"]);
+    assert_eq!(names(&train), ["0 a/1.png", "1 b/deep/er/2.png"]);
+    assert!(
+        train.notes[0].starts_with("2 files that are no pictures ignored"),
+        "{:?}",
+        train.notes
+    );
+}
+
+#[test]
+fn labels_of_val_follow_train_whatever_val_holds() {
+    let train = ["train/a/1.png", "train/b/1.png", "train/c/1.png"];
+    let place = Place::new("labels", &train);
+    place.picture("validation/c/1.png");
+    place.folder("validation/b");
+    place.folder("validation/zebra");
+    let val = place.val().unwrap();
+    assert_eq!(names(&val), ["2 c/1.png"]);
+    let notes = val.notes.join("; ");
+    for word in ["zebra: empty", "no picture of class a", "no picture of class b"] {
+        assert!(notes.contains(word), "{word}: {notes}");
+    }
+    place.picture("validation/zebra/1.png");
+    refused(place.val(), &["zebra", "class that the training does not have"]);
+}
+
+#[test]
+fn the_split_may_have_any_of_its_usual_names() {
+    for name in ["val", "validation", "valid", "test"] {
+        let place =
+            Place::new(name, &["train/a/1.png", "train/b/1.png", &format!("{name}/b/7.png")]);
+        assert_eq!(names(&place.val().unwrap()), ["1 b/7.png"]);
+    }
+    // A folder of class folders is a split itself, for `eval`.
+    let place = Place::new("bare", &["a/1.png", "b/1.png"]);
+    let classes = ["a".to_owned(), "b".to_owned()];
+    let val = ImageFolder::open_val(&place.0, None, &classes).unwrap();
+    assert_eq!(names(&val), ["0 a/1.png", "1 b/1.png"]);
+}
+
+#[test]
+fn what_cannot_be_meant_is_refused_with_the_way_out() {
+    refused(Place::new("none", &[]).train(), &["train", "no such folder"]);
+    let flat =
+        Place::new("flat", &["train/a/1.png", "train/b/1.png", "val/ILSVRC2012_val_00000001.JPEG"]);
+    refused(flat.val(), &["ILSVRC", "class folders"]);
+    refused(Place::new("one", &["train/a/1.png"]).train(), &["at least two class folders"]);
+    let empty = Place::new("empty", &["train/a/1.png"]);
+    empty.folder("train/b");
+    refused(empty.train(), &["train/b", "no picture of this class"]);
+    let without = Place::new("without", &["train/a/1.png", "train/b/1.png"]);
+    refused(without.val(), &["no val", "--val-fraction"]);
+    let file = Place::new("file", &[]);
+    std::fs::write(file.0.join("train"), "").unwrap();
+    refused(file.train(), &["a file, not a folder"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn links_are_followed_and_a_link_that_leads_back_up_is_told() {
+    use std::os::unix::fs::symlink;
+    let place = Place::new("links", &["train/a/1.png", "train/b/1.png", "elsewhere/2.png"]);
+    symlink(place.0.join("elsewhere/2.png"), place.0.join("train/a/2.png")).unwrap();
+    assert_eq!(place.train().unwrap().items.len(), 3);
+    symlink(place.0.join("train/a"), place.0.join("train/a/again")).unwrap();
+    refused(place.train(), &["again", "leads back up"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_class_whose_name_is_no_text_is_told() {
+    use std::os::unix::ffi::OsStrExt;
+    let place = Place::new("bytes", &["train/a/1.png", "train/b/1.png"]);
+    let name = std::ffi::OsStr::from_bytes(b"caf\xe9");
+    std::fs::create_dir(place.0.join("train").join(name)).unwrap();
+    refused(place.train(), &["not UTF-8", "rename"]);
+}
+
+#[test]
+fn a_share_of_every_class_is_set_aside_and_always_the_same() {
+    let place = Place::new("share", &[]);
+    for i in 0..20 {
+        place.picture(&format!("train/a/{i}.png"));
+        if i < 10 {
+            place.picture(&format!("train/b/{i}.png"));
+        }
+    }
+    place.picture("train/c/0.png");
+    place.picture("train/c/1.png");
+    let split = |seed| ImageFolder::split(&place.0, 0.2, seed).unwrap();
+    let (train, val) = split(1);
+    assert_eq!(val.class_counts(), [4, 2, 1], "at least one of each class");
+    assert_eq!(train.class_counts(), [16, 8, 1]);
+    assert!(val.items.iter().all(|item| !train.items.contains(item)));
+    assert_eq!(split(1).1.items, val.items);
+    assert_ne!(split(2).1.items, val.items);
+    // The class folders may lie in the folder itself.
+    let (bare, _) = ImageFolder::split(&place.0.join("train"), 0.2, 1).unwrap();
+    assert_eq!(bare.items, train.items);
+    place.picture("train/d/0.png");
+    let error = ImageFolder::split(&place.0, 0.2, 1).unwrap_err().to_string();
+    assert!(error.contains("single picture"), "{error}");
+}
