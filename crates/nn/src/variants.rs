@@ -7,6 +7,7 @@ use crate::network::Architecture::{
     Xception,
 };
 use crate::network::{NetworkConfig, Scaling};
+use crate::preprocessing::{IMAGENET_MEAN, IMAGENET_STD, Input};
 
 /// A family of published weights, which decides rounding, padding and batch norm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,6 +146,32 @@ impl Variant {
     /// Every name that [`Variant::parse`] knows.
     pub fn names() -> impl Iterator<Item = &'static str> {
         VARIANTS.iter().map(|v| v.name).chain(ALIASES.iter().map(|(alias, _)| *alias))
+    }
+
+    /// How pictures are prepared for the published weights of this variant.
+    ///
+    /// ```
+    /// use nn::variants::Variant;
+    /// let input = Variant::parse("xception").unwrap().input();
+    /// // 333 pixels to 299, mean and deviation one half.
+    /// assert_eq!((input.size, input.crop_pct, input.mean), (299, 0.8975, [0.5; 3]));
+    /// ```
+    pub fn input(&self) -> Input {
+        let size = self.architecture.native_size();
+        let imagenet =
+            Input { size, crop_pct: 0.875, bicubic: false, mean: IMAGENET_MEAN, std: IMAGENET_STD };
+        let half = Input { mean: [0.5; 3], std: [0.5; 3], ..imagenet };
+        match (self.architecture, self.lineage) {
+            (Xception, _) => Input { crop_pct: 0.8975, bicubic: true, ..half },
+            // 342 pixels to 299.
+            (InceptionV3, _) => Input { crop_pct: 299.0 / 342.0, ..imagenet },
+            (_, Lineage::Torchvision) => imagenet,
+            // timm's own MobileNetV1 (ra4) is normalised like TensorFlow's.
+            (MobilenetV1, Lineage::Timm) => Input { bicubic: true, ..half },
+            (_, Lineage::Timm) => Input { bicubic: true, ..imagenet },
+            (MobilenetV1 | MobilenetV2, Lineage::Tensorflow) => half,
+            (_, Lineage::Tensorflow) => Input { bicubic: false, ..half },
+        }
     }
 
     /// The network of this variant.

@@ -13,6 +13,7 @@ use crate::fit::{self, Run};
 use crate::journal::{Journal, LogFormat};
 use crate::options::Options;
 use crate::out;
+use crate::selection;
 use crate::signal::Stop;
 
 /// The words of `kindling train`.
@@ -88,7 +89,7 @@ pub fn train(args: &Train) -> Result<u8, Failure> {
             (plan, folder, Some(checkpoint))
         }
         None => {
-            let plan = options.plan()?;
+            let plan = selection::follow_weights(options)?.plan()?;
             if !plan.data_dir.exists() {
                 return Err(Failure::data(format!(
                     "{}: no such folder; give a folder with train/<class>/* and val/<class>/*",

@@ -148,7 +148,12 @@ fn checkpoint(
         Some(path) => {
             let text = std::fs::read_to_string(path)
                 .map_err(|e| Failure::data(format!("{}: cannot read it: {e}", path.display())))?;
-            text.lines().map(str::to_owned).collect()
+            let mut names: Vec<String> = text.lines().map(str::to_owned).collect();
+            // TensorFlow's ImageNet networks have a class for the background before the others.
+            if names.len() + 1 == config.num_classes && names.len() == 1000 {
+                names.insert(0, "background".into());
+            }
+            names
         }
         None => match &own {
             Some(own) => own.manifest.classes.clone(),
@@ -165,7 +170,19 @@ fn checkpoint(
     let size = config.architecture.native_size();
     let standard = match &own {
         Some(own) => own.manifest.preprocess.clone(),
-        None => Preprocess::imagenet((size as f64 / 0.875).floor() as usize, size),
+        None => {
+            let name = args.selection.model.as_deref().unwrap_or_default();
+            let input = selection::variant(name)?.input();
+            Preprocess {
+                interpolation: match input.bicubic {
+                    true => Interpolation::Bicubic,
+                    false => Interpolation::Bilinear,
+                },
+                mean: input.mean,
+                std: input.std,
+                ..Preprocess::imagenet((size as f64 / input.crop_pct).floor() as usize, size)
+            }
+        }
     };
     let three = |flag: &str, given: &Option<Vec<f32>>, default: [f32; 3]| match given {
         None => Ok(default),

@@ -12,9 +12,10 @@ use nn::network::{Architecture, Network, NetworkConfig, Scaling};
 use nn::pretrained::{HeadPolicy, NamedTensor, load_state_dict, read_weights, recognise};
 use nn::variants::{Lineage, Variant};
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Manifest};
 use crate::failure::Failure;
-use crate::options::{nearest, padding};
+use crate::options::{Options, nearest, padding};
+use crate::preprocess::Interpolation;
 
 /// A network by name, with departures.
 #[derive(Args, Clone, Debug)]
@@ -152,6 +153,40 @@ fn follow(config: &mut NetworkConfig, variant: &Variant, weights: &[NamedTensor]
         Naming::Torchvision => Scaling::Torchvision,
         Naming::Timm => Scaling::Paper,
     };
+}
+
+/// What a run takes over from the weights it starts from, where the user says nothing else: constants of
+/// batch norm, and how pictures are prepared.
+///
+/// # Errors
+/// An unknown model, unreadable weights.
+pub fn follow_weights(mut options: Options) -> Result<Options, Failure> {
+    let Some(path) = &options.pretrained_path else { return Ok(options) };
+    let (weights, checkpoint) = read(path)?;
+    let floats = |values: [f32; 3]| Some(values.to_vec());
+    if let Some(checkpoint) = checkpoint {
+        let Manifest { network, preprocess, plan, .. } = checkpoint.manifest;
+        options.model = options.model.or(Some(plan.model));
+        options.width = options.width.or(Some(network.width));
+        options.bn_eps = options.bn_eps.or(Some(network.bn_eps));
+        options.padding = options.padding.or(Some(network.padding));
+        options.interpolation = options.interpolation.or(Some(preprocess.interpolation));
+        options.mean = options.mean.or(floats(preprocess.mean));
+        options.std = options.std.or(floats(preprocess.std));
+        return Ok(options);
+    }
+    let variant = variant(options.model.as_deref().unwrap_or("mobilenet_v3_large"))?;
+    let mut config = variant.config(1000);
+    config.width = options.width.unwrap_or(config.width);
+    follow(&mut config, variant, &weights);
+    let input = variant.input();
+    let filter = if input.bicubic { Interpolation::Bicubic } else { Interpolation::Bilinear };
+    options.bn_eps = options.bn_eps.or(Some(config.bn_eps));
+    options.interpolation = options.interpolation.or(Some(filter));
+    options.mean = options.mean.or(floats(input.mean));
+    options.std = options.std.or(floats(input.std));
+    options.crop_pct = options.crop_pct.or(Some(input.crop_pct));
+    Ok(options)
 }
 
 /// The class count that a file's classifier has.

@@ -4,7 +4,8 @@
 //! pictures are made here by the same formula. No tolerance: the resize is integer arithmetic, and a
 //! normalised number is three operations in f32 in torchvision's order.
 //!
-//! Planted mistakes: PLANTED
+//! Planted and seen red: no antialias, truncating for rounding, half up for half to even, the long edge
+//! rounded, the width always first, mean and deviation in the other order.
 
 use image::{Rgb, RgbImage};
 use serde::Deserialize;
