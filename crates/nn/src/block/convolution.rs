@@ -10,6 +10,7 @@ use burn::nn::Initializer;
 use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor};
+use kernels::depthwise::depthwise_conv2d;
 use serde::{Deserialize, Serialize};
 
 /// How the border is filled.
@@ -198,7 +199,15 @@ impl Convolution {
             dilation: [self.conv.dilation; 2],
             groups: self.conv.groups,
         };
-        conv2d(x, self.weight.val(), self.bias.as_ref().map(Param::val), options)
+        let (weight, bias) = (self.weight.val(), self.bias.as_ref().map(Param::val));
+        if !self.conv.is_depthwise() {
+            return conv2d(x, weight, bias, options);
+        }
+        let y = depthwise_conv2d(x, weight, options);
+        match bias {
+            Some(bias) => y + bias.reshape([1, self.conv.output, 1, 1]),
+            None => y,
+        }
     }
 }
 
