@@ -31,9 +31,8 @@ fn every_tensor_has_the_spread_its_rule_says() {
                     continue;
                 }
                 Init::Normal { deviation } => deviation,
-                Init::FanOut => (2.0 / (out * kh * kw) as f64).sqrt(),
                 Init::FanOutOfGroup if input == 1 => (2.0 / (kh * kw) as f64).sqrt(),
-                Init::FanOutOfGroup => (2.0 / (out * kh * kw) as f64).sqrt(),
+                Init::FanOut | Init::FanOutOfGroup => (2.0 / (out * kh * kw) as f64).sqrt(),
                 Init::Uniform { bound } => bound / 3.0_f64.sqrt(),
             };
             let got = deviation(&tensor.values);

@@ -39,7 +39,7 @@ impl Dashboard {
         let mut renderer = TuiMetricsRendererWrapper::new(interrupter.clone(), None);
         for (name, unit, higher_is_better) in METRICS {
             let unit = unit.map(str::to_owned);
-            let attributes = NumericAttributes { unit, higher_is_better, ..Default::default() };
+            let attributes = NumericAttributes { unit, higher_is_better };
             renderer.register_metric(MetricDefinition {
                 metric_id: id(name),
                 name: Arc::new(name.to_owned()),

@@ -79,7 +79,9 @@ fn console_lines_can_be_json() {
     assert_eq!(code(&output), 0, "{}", error(&output));
     let text = String::from_utf8(output.stdout).unwrap();
     let lines = text.lines().take_while(|line| !line.starts_with("--result"));
-    assert!(lines.map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap()).count() > 3);
+    let parsed: Vec<serde_json::Value> =
+        lines.map(|line| serde_json::from_str(line).expect("a JSON object a line")).collect();
+    assert!(parsed.len() > 3, "{text}");
 }
 
 #[test]

@@ -7,9 +7,14 @@
 //! y[j] = sum over taps t of w[t] * phase(t)[offset(t) + j]      j = oy * pitch + ox
 //! ```
 //!
-//! so that one microkernel ([`gather`]) serves the forward pass and, with the offsets reversed, the gradient of the
-//! input, and another ([`dot`]) that of the weights; neither knows of borders or row ends. The columns between
+//! so that one microkernel (`gather`) serves the forward pass and, with the offsets reversed, the gradient of the
+//! input, and another (`dot`) that of the weights; neither knows of borders or row ends. The columns between
 //! the output's width and the pitch are computed and thrown away: (k - 1) / stride of them a row.
+
+#![expect(
+    clippy::inline_always,
+    reason = "a body must become part of each instruction set's function"
+)]
 
 use rayon::prelude::*;
 
@@ -160,9 +165,9 @@ fn dot_body<const FMA: bool>(sums: &mut [f32], a: &[f32], source: &[f32], starts
             let at = start + block * BLOCK;
             let run: &[f32; BLOCK] = source[at..at + BLOCK].try_into().expect("BLOCK values");
             for (part, parts) in parts.iter_mut().enumerate() {
-                for lane in 0..LANES {
+                for (lane, sum) in parts.iter_mut().enumerate() {
                     let i = part * LANES + lane;
-                    parts[lane] = fused::<FMA>(a[i], run[i], parts[lane]);
+                    *sum = fused::<FMA>(a[i], run[i], *sum);
                 }
             }
         }
