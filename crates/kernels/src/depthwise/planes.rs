@@ -21,8 +21,10 @@ use rayon::prelude::*;
 use super::Geometry;
 use crate::isa::Isa;
 
-/// Outputs that one step of [`gather`] keeps in registers.
+/// Outputs that one step of [`gather`] keeps in registers, on a plane that is long enough.
 const BLOCK: usize = 64;
+/// The same on a small plane, where more would be thrown away than used.
+const SMALL_BLOCK: usize = 16;
 
 /// A tap: its phase and the offset of its run in it.
 struct Tap {
@@ -57,8 +59,13 @@ impl Layout {
         }
         // The last block reads up to BLOCK values past the run, behind the last row.
         let length = (rows * pitch).max(run + reach(0) * pitch + reach(1)) + BLOCK;
-        Self { pitch, length, run: run.next_multiple_of(BLOCK), taps }
+        Self { pitch, length, run: run.next_multiple_of(block_of(run)), taps }
     }
+}
+
+/// The block for runs of so many outputs.
+fn block_of(run: usize) -> usize {
+    if run < 3 * BLOCK { SMALL_BLOCK } else { BLOCK }
 }
 
 /// Copies a plane into its phases; what lies in the padding stays as it is, zero.
@@ -139,13 +146,26 @@ fn gather_body<const FMA: bool>(
     starts: &[usize],
     weights: &[f32],
 ) {
-    for (block, out) in out.chunks_exact_mut(BLOCK).enumerate() {
-        let at = block * BLOCK;
-        let mut sums = [0.0_f32; BLOCK];
+    match out.len().is_multiple_of(BLOCK) {
+        true => gather_blocks::<FMA, BLOCK>(out, source, starts, weights),
+        false => gather_blocks::<FMA, SMALL_BLOCK>(out, source, starts, weights),
+    }
+}
+
+#[inline(always)]
+fn gather_blocks<const FMA: bool, const SIZE: usize>(
+    out: &mut [f32],
+    source: &[f32],
+    starts: &[usize],
+    weights: &[f32],
+) {
+    for (block, out) in out.chunks_exact_mut(SIZE).enumerate() {
+        let at = block * SIZE;
+        let mut sums = [0.0_f32; SIZE];
         for (&start, &weight) in starts.iter().zip(weights) {
-            let run: &[f32; BLOCK] =
-                source[start + at..start + at + BLOCK].try_into().expect("BLOCK values");
-            for lane in 0..BLOCK {
+            let run: &[f32; SIZE] =
+                source[start + at..start + at + SIZE].try_into().expect("SIZE values");
+            for lane in 0..SIZE {
                 sums[lane] = fused::<FMA>(weight, run[lane], sums[lane]);
             }
         }
@@ -156,18 +176,31 @@ fn gather_body<const FMA: bool>(
 /// Lanes of a partial sum in [`dot_body`].
 const LANES: usize = 16;
 
-/// `sums[t] += sum over j of a[j] * source[starts[t] + j]`; `a` a multiple of [`BLOCK`] long.
+/// `sums[t] += sum over j of a[j] * source[starts[t] + j]`; `a` a multiple of a block long.
 #[inline(always)]
 fn dot_body<const FMA: bool>(sums: &mut [f32], a: &[f32], source: &[f32], starts: &[usize]) {
+    match a.len().is_multiple_of(BLOCK) {
+        true => dot_blocks::<FMA, { BLOCK / LANES }>(sums, a, source, starts),
+        false => dot_blocks::<FMA, { SMALL_BLOCK / LANES }>(sums, a, source, starts),
+    }
+}
+
+#[inline(always)]
+fn dot_blocks<const FMA: bool, const PARTS: usize>(
+    sums: &mut [f32],
+    a: &[f32],
+    source: &[f32],
+    starts: &[usize],
+) {
     for (sum, &start) in sums.iter_mut().zip(starts) {
-        let mut parts = [[0.0_f32; LANES]; BLOCK / LANES];
-        for (block, a) in a.chunks_exact(BLOCK).enumerate() {
-            let at = start + block * BLOCK;
-            let run: &[f32; BLOCK] = source[at..at + BLOCK].try_into().expect("BLOCK values");
-            for (part, parts) in parts.iter_mut().enumerate() {
-                for (lane, sum) in parts.iter_mut().enumerate() {
-                    let i = part * LANES + lane;
-                    *sum = fused::<FMA>(a[i], run[i], *sum);
+        let mut parts = [[0.0_f32; LANES]; PARTS];
+        let run = &source[start..start + a.len()];
+        let blocks = a.chunks_exact(PARTS * LANES).zip(run.chunks_exact(PARTS * LANES));
+        for (a, run) in blocks {
+            let lines = a.chunks_exact(LANES).zip(run.chunks_exact(LANES));
+            for (part, (a, run)) in parts.iter_mut().zip(lines) {
+                for (lane, sum) in part.iter_mut().enumerate() {
+                    *sum = fused::<FMA>(a[lane], run[lane], *sum);
                 }
             }
         }
@@ -239,7 +272,7 @@ pub fn input_gradient(isa: Isa, w: &[f32], dy: &[f32], g: &Geometry) -> Vec<f32>
     let (area, out_area) = (g.input[0] * g.input[1], g.output[0] * g.output[1]);
     let phase_count = g.stride * g.stride;
     let lead = layout.taps.iter().map(|t| t.offset).max().unwrap_or(0);
-    let length = layout.length.next_multiple_of(BLOCK);
+    let length = layout.length.next_multiple_of(block_of(layout.length));
     // The taps of each phase: where they read, and their number.
     let phases: Vec<(Vec<usize>, Vec<usize>)> = (0..phase_count)
         .map(|phase| {
