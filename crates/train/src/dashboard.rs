@@ -27,7 +27,7 @@ const METRICS: [(&str, Option<&str>, bool); 4] = [
 
 /// The dashboard of a run; the terminal is given back when it is dropped.
 pub struct Dashboard {
-    renderer: Mutex<TuiMetricsRendererWrapper>,
+    renderer: Mutex<Option<TuiMetricsRendererWrapper>>,
     interrupter: Interrupter,
     killed: AtomicBool,
 }
@@ -48,7 +48,7 @@ impl Dashboard {
             });
         }
         renderer.start(epochs as usize, first as usize + 1, None, Some("Kindling"));
-        let (renderer, killed) = (Mutex::new(renderer), AtomicBool::new(false));
+        let (renderer, killed) = (Mutex::new(Some(renderer)), AtomicBool::new(false));
         Self { renderer, interrupter, killed }
     }
 
@@ -62,7 +62,8 @@ impl Dashboard {
             return;
         }
         let mut renderer = self.renderer.lock().unwrap_or_else(PoisonError::into_inner);
-        if catch_unwind(AssertUnwindSafe(|| draw(&mut renderer))).is_err() {
+        let Some(renderer) = renderer.as_mut() else { return };
+        if catch_unwind(AssertUnwindSafe(|| draw(renderer))).is_err() {
             self.killed.store(true, Ordering::Relaxed);
         }
     }
@@ -99,6 +100,14 @@ impl Dashboard {
             renderer.end_split();
             renderer.update_epoch(epoch as usize + 1);
         });
+    }
+}
+
+impl Drop for Dashboard {
+    fn drop(&mut self) {
+        let renderer = self.renderer.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        // Closing a killed renderer panics once more.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(renderer)));
     }
 }
 
