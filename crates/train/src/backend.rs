@@ -18,9 +18,6 @@ pub enum Backend {
     Flex,
     /// burn-wgpu: Vulkan, Metal, DX12 or GL.
     Wgpu,
-    /// burn-cuda, the first device.
-    #[cfg(feature = "cuda")]
-    Cuda,
 }
 
 /// A device that exists, and the name of what was chosen.
@@ -46,11 +43,6 @@ impl Backend {
                      install a driver, or use --backend flex"
                 ))
             }),
-            #[cfg(feature = "cuda")]
-            Backend::Cuda => {
-                let name = "cuda (device 0)".into();
-                Ok(Chosen { device: Device::cuda(burn::tensor::DeviceIndex::Default), name })
-            }
             Backend::Auto => hardware().map_or_else(|| Backend::Flex.open(), Ok),
         }
     }
