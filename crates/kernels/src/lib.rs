@@ -1,9 +1,24 @@
-//! CPU kernels for what these networks do all day, as a Burn backend extension: one set of kernels on
-//! slices for ndarray and flex, composed operations elsewhere. Called from one place,
-//! `nn::block::convolution`. The only crate that may hold `unsafe`.
+//! CPU kernels for what these networks do all day, as Burn backend extensions: one set of kernels on slices for
+//! ndarray and flex, composed operations elsewhere. The only crate that may hold `unsafe`.
 //!
-//! Today: the depthwise convolution with both gradients ([`depthwise`]). Burn 0.22.1 has no depthwise weight
-//! gradient of its own on the CPU: it loops over the channels, one small convolution each.
+//! Inside, maps are channels last: a row of a matrix is a place, a column a channel. Then a pointwise
+//! convolution is a matrix product on the values as they lie, and a vector of a depthwise one holds
+//! neighbouring channels, whatever stride and border. Outside, tensors are `[b, c, h, w]` as ever; what
+//! the kernels give is a strided view, and another kernel reads it without a copy.
 
+pub mod activation;
+pub mod conv_norm_activation;
+pub mod convolution;
+mod convolve;
 pub mod depthwise;
+pub mod host;
 pub mod isa;
+pub mod layout;
+pub mod matmul;
+pub mod memory;
+pub mod normalise;
+pub mod planes;
+pub mod pooling;
+pub mod simd;
+pub mod squeeze_excite;
+pub mod threads;

@@ -39,6 +39,17 @@ impl Activation {
         }
     }
 
+    /// The same for a kernel.
+    pub(crate) fn kernel(self) -> kernels::activation::Activation {
+        use kernels::activation::Activation as Kernel;
+        match self {
+            Activation::Linear => Kernel::Linear,
+            Activation::Relu => Kernel::Relu,
+            Activation::Relu6 => Kernel::Relu6,
+            Activation::HardSwish => Kernel::HardSwish,
+        }
+    }
+
     /// The papers' abbreviation.
     pub fn name(self) -> &'static str {
         match self {
@@ -48,9 +59,4 @@ impl Activation {
             Activation::HardSwish => "HS",
         }
     }
-}
-
-/// `min(max(x + 3, 0), 6) / 6`: slope 1/6, not the 0.2 of Keras and ONNX.
-pub fn hard_sigmoid<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    activation::hard_sigmoid(x, 1.0 / 6.0, 0.5)
 }

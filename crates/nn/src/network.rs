@@ -2,6 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
+use kernels::threads::picture_by_picture;
 use serde::{Deserialize, Serialize};
 
 use crate::activation::Activation;
@@ -361,7 +362,7 @@ impl Network {
     /// # Shapes
     /// `[b, 3, h, w]` to `[b, classes]`.
     pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
-        self.head(self.trunk(images, &mut |_| ()), None)
+        picture_by_picture(images, |images| self.head(self.trunk(images, &mut |_| ()), None))
     }
 
     /// The last map of every stride, the largest first: what a detector is built on.

@@ -7,7 +7,6 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 use nn::activation::Activation;
-use nn::block::batch_norm::BatchNorm;
 use nn::block::conv_norm_activation::{ConvNormActivation, Norm};
 use nn::block::convolution::{Conv, Convolution, Padding};
 use nn::block::inception::{Inception, InceptionModule, SimplifiedInception};
@@ -131,8 +130,6 @@ fn every_block_agrees_on_three_backends() {
             check(name, &devices, |d| Convolution::with_bias(conv, d), |m, x| m.forward(x), shape);
         }
     }
-    let norm = |d: &Device| BatchNorm::new(6, NORM.epsilon, NORM.momentum, d);
-    check("batch norm", &devices, norm, |m, x| m.forward(x), [3, 6, 5, 4]);
     for activation in
         [Activation::Linear, Activation::Relu, Activation::Relu6, Activation::HardSwish]
     {

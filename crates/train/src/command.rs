@@ -12,6 +12,7 @@ use std::sync::Arc;
 use burn::module::Module as _;
 use burn::tensor::Device;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use kernels::threads::inside;
 use nn::cost::cost;
 use nn::network::Network;
 use nn::pretrained::{HeadPolicy, load_state_dict};
@@ -20,6 +21,7 @@ use safetensors::tensor::{Dtype, TensorView};
 
 use crate::backend::{self, Backend};
 use crate::begin::{Train, train};
+use crate::bench::{Bench, bench, use_threads};
 use crate::checkpoint::{Checkpoint, Manifest, write_atomically};
 use crate::convert::{Convert, convert};
 use crate::decode::decode;
@@ -68,6 +70,8 @@ enum Command {
     Convert(Box<Convert>),
     /// Run a network, or training steps, on tensors from a file
     Forward(Box<Forward>),
+    /// Measure how many pictures a second a network trains on or infers
+    Bench(Box<Bench>),
     /// Say what a checkpoint is
     Inspect {
         /// The checkpoint
@@ -188,7 +192,22 @@ pub fn main(words: Vec<OsString>) -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
-    let result = match program.command {
+    let threads = match &program.command {
+        Command::Bench(args) => args.threads(),
+        _ => None,
+    };
+    let result = use_threads(threads).and_then(|()| inside(|| run(program.command)));
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            ExitCode::from(failure.kind.exit_code())
+        }
+    }
+}
+
+fn run(command: Command) -> Result<u8, Failure> {
+    match command {
         Command::Train(args) => train(&args),
         Command::Eval(args) => eval(&args),
         Command::Predict(args) => guess(&args),
@@ -204,14 +223,8 @@ pub fn main(words: Vec<OsString>) -> ExitCode {
             0
         }),
         Command::Forward(args) => forward(&args).map(|()| 0),
+        Command::Bench(args) => bench(&args).map(|()| 0),
         Command::Inspect { checkpoint, json } => inspect(&checkpoint, json),
-    };
-    match result {
-        Ok(code) => ExitCode::from(code),
-        Err(failure) => {
-            eprintln!("error: {failure}");
-            ExitCode::from(failure.kind.exit_code())
-        }
     }
 }
 

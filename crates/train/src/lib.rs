@@ -5,6 +5,7 @@
 
 pub mod backend;
 pub mod begin;
+pub mod bench;
 pub mod checkpoint;
 pub mod command;
 pub mod config;
@@ -31,3 +32,7 @@ pub mod schedule;
 pub mod selection;
 pub mod signal;
 pub mod summary;
+
+/// A training step asks for the same large blocks of memory again and again.
+#[global_allocator]
+static MEMORY: kernels::memory::Recycler = kernels::memory::Recycler::new();

@@ -1,51 +1,45 @@
-//! The depthwise convolution as its definition says, in f64: the truth that the fast kernels are tested
-//! against.
+//! The depthwise convolution tap by tap: slow, and plainly the definition. The twin of [`super::rows`], channels
+//! last as there.
 
 use super::Geometry;
 
-/// Calls `each(output, input, tap)` with the flat indices of every product of the convolution.
-fn products(g: &Geometry, mut each: impl FnMut(usize, usize, usize)) {
-    let [oh, ow] = g.output;
-    for plane in 0..g.batch * g.channels {
-        for oy in 0..oh {
-            for ox in 0..ow {
-                for ky in 0..g.kernel[0] {
-                    for kx in 0..g.kernel[1] {
-                        // Places in the padded map.
-                        let y = oy * g.stride + ky * g.dilation;
-                        let x = ox * g.stride + kx * g.dilation;
-                        let (Some(y), Some(x)) =
-                            (y.checked_sub(g.before[0]), x.checked_sub(g.before[1]))
-                        else {
-                            continue;
-                        };
-                        if y < g.input[0] && x < g.input[1] {
-                            let output = (plane * oh + oy) * ow + ox;
-                            let input = (plane * g.input[0] + y) * g.input[1] + x;
-                            let tap = plane % g.channels * g.taps() + ky * g.kernel[1] + kx;
-                            each(output, input, tap);
-                        }
-                    }
+/// Calls `visit` with the places of output, input and weight of every product.
+fn for_each_product(g: &Geometry, mut visit: impl FnMut(usize, usize, usize)) {
+    let c = g.channels;
+    for (picture, channel) in (0..g.batch).flat_map(|b| (0..c).map(move |c| (b, c))) {
+        for (oy, ox) in (0..g.output[0]).flat_map(|y| (0..g.output[1]).map(move |x| (y, x))) {
+            for (ky, kx) in (0..g.kernel[0]).flat_map(|y| (0..g.kernel[1]).map(move |x| (y, x))) {
+                let y = (oy * g.stride + ky * g.dilation) as isize - g.before[0] as isize;
+                let x = (ox * g.stride + kx * g.dilation) as isize - g.before[1] as isize;
+                if y < 0 || x < 0 || y >= g.input[0] as isize || x >= g.input[1] as isize {
+                    continue;
                 }
+                let output = ((picture * g.output[0] + oy) * g.output[1] + ox) * c + channel;
+                let row = picture * g.input[0] + y as usize;
+                let input = (row * g.input[1] + x as usize) * c + channel;
+                visit(output, input, (ky * g.kernel[1] + kx) * c + channel);
             }
         }
     }
 }
 
-/// `[b, c, h, w]` and `[c, 1, kh, kw]` to `[b, c, h', w']`.
+/// `[b, h, w, c]` and `[kh, kw, c]` to `[b, h', w', c]`.
 pub fn forward(x: &[f32], w: &[f32], g: &Geometry) -> Vec<f32> {
-    let mut y = vec![0.0_f64; g.outputs()];
-    products(g, |o, i, t| y[o] += f64::from(x[i]) * f64::from(w[t]));
-    y.into_iter().map(|v| v as f32).collect()
+    let mut y = vec![0.0; g.outputs()];
+    for_each_product(g, |output, input, weight| y[output] += x[input] * w[weight]);
+    y
 }
 
-/// The gradients of input and weights.
-pub fn backward(x: &[f32], w: &[f32], dy: &[f32], g: &Geometry) -> (Vec<f32>, Vec<f32>) {
-    let (mut dx, mut dw) = (vec![0.0_f64; x.len()], vec![0.0_f64; w.len()]);
-    products(g, |o, i, t| {
-        dx[i] += f64::from(dy[o]) * f64::from(w[t]);
-        dw[t] += f64::from(dy[o]) * f64::from(x[i]);
-    });
-    let single = |v: Vec<f64>| v.into_iter().map(|v| v as f32).collect();
-    (single(dx), single(dw))
+/// The gradient of the input.
+pub fn input_gradient(w: &[f32], dy: &[f32], g: &Geometry) -> Vec<f32> {
+    let mut dx = vec![0.0; g.batch * g.channels * g.input[0] * g.input[1]];
+    for_each_product(g, |output, input, weight| dx[input] += dy[output] * w[weight]);
+    dx
+}
+
+/// The gradient of the weights.
+pub fn weight_gradient(x: &[f32], dy: &[f32], g: &Geometry) -> Vec<f32> {
+    let mut dw = vec![0.0; g.channels * g.taps()];
+    for_each_product(g, |output, input, weight| dw[weight] += dy[output] * x[input]);
+    dw
 }

@@ -1,8 +1,8 @@
 //! Batch normalisation with torch's bookkeeping.
 
 use burn::module::{Flag, Module, Param, RunningState};
-use burn::tensor::module::{batch_norm, batch_norm_train};
 use burn::tensor::{Device, Tensor};
+use kernels::conv_norm_activation::NormTensors;
 
 /// `(x - mean) / sqrt(var + eps) * gamma + beta` per channel (arXiv:1502.03167).
 ///
@@ -33,28 +33,38 @@ impl BatchNorm {
         }
     }
 
-    /// Batch statistics on an autodiff device, running ones elsewhere.
-    ///
-    /// # Shapes
-    /// `[b, c, h, w]` to the same.
-    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let (gamma, beta) = (self.gamma.val(), self.beta.val());
-        if !(x.device().is_autodiff() && self.training.is_enabled()) {
-            let (mean, var) = (self.running_mean.value(), self.running_var.value());
-            return batch_norm(x, gamma, beta, mean, var, self.epsilon);
-        }
-        let [b, _, h, w] = x.dims();
-        let count = (b * h * w) as f64;
-        let out = batch_norm_train(x, gamma, beta, self.epsilon);
+    /// Whether a forward pass on this tensor takes the statistics of the batch: on an autodiff device, unless
+    /// frozen.
+    pub(crate) fn is_training(&self, x: &Tensor<4>) -> bool {
+        x.device().is_autodiff() && self.training.is_enabled()
+    }
+
+    /// Scale and shift.
+    pub(crate) fn tensors(&self) -> NormTensors {
+        NormTensors { gamma: self.gamma.val(), beta: self.beta.val() }
+    }
+
+    /// The running mean and variance.
+    pub(crate) fn running(&self) -> [Tensor<1>; 2] {
+        [self.running_mean.value(), self.running_var.value()]
+    }
+
+    /// Added to the variance.
+    pub(crate) fn epsilon(&self) -> f64 {
+        self.epsilon
+    }
+
+    /// Blends a batch's mean and biased variance, of so many values a channel, into the running ones.
+    pub(crate) fn keep(&self, mean: Tensor<1>, variance: Tensor<1>, count: usize) {
         // One value has no unbiased variance; torch refuses, here the statistic then stays biased.
+        let count = count as f64;
         let unbiased = if count > 1.0 { count / (count - 1.0) } else { 1.0 };
         let blend = |old: Tensor<1>, new: Tensor<1>, scale: f64| {
             old.mul_scalar(1.0 - self.momentum) + new.mul_scalar(self.momentum * scale)
         };
-        let mean = blend(self.running_mean.value_sync(), out.mean.detach(), 1.0);
-        let var = blend(self.running_var.value_sync(), out.variance.detach(), unbiased);
+        let mean = blend(self.running_mean.value_sync(), mean, 1.0);
+        let variance = blend(self.running_var.value_sync(), variance, unbiased);
         self.running_mean.update(mean.detach());
-        self.running_var.update(var.detach());
-        out.output
+        self.running_var.update(variance.detach());
     }
 }

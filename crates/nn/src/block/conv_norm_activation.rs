@@ -2,6 +2,9 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
+use kernels::conv_norm_activation::{
+    Cache, Layer, conv_norm_activation, conv_norm_activation_inference,
+};
 
 use crate::activation::Activation;
 use crate::block::batch_norm::BatchNorm;
@@ -23,6 +26,8 @@ pub struct ConvNormActivation {
     norm: BatchNorm,
     #[module(skip)]
     activation: Activation,
+    #[module(skip)]
+    cache: Cache,
 }
 
 impl ConvNormActivation {
@@ -32,6 +37,7 @@ impl ConvNormActivation {
             conv: Convolution::new(conv, device),
             norm: BatchNorm::new(conv.output, norm.epsilon, norm.momentum, device),
             activation,
+            cache: Cache::default(),
         }
     }
 
@@ -51,6 +57,35 @@ impl ConvNormActivation {
     /// assert_eq!(block.forward(Tensor::zeros([2, 8, 9, 14], &device)).dims(), [2, 8, 5, 7]);
     /// ```
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        self.activation.apply(self.norm.forward(self.conv.forward(x)))
+        self.forward_with(x, None)
+    }
+
+    /// [`ConvNormActivation::forward`] with `skip` added to the result.
+    ///
+    /// # Shapes
+    /// `skip` is shaped as the result.
+    pub fn forward_with(&self, x: Tensor<4>, skip: Option<Tensor<4>>) -> Tensor<4> {
+        let layer = Layer {
+            conv: self.conv.options(&x),
+            epsilon: self.norm.epsilon(),
+            activation: self.activation.kernel(),
+        };
+        let (weight, norm) = (self.conv.weight(), self.norm.tensors());
+        if !self.norm.is_training(&x) {
+            let running = self.norm.running();
+            return conv_norm_activation_inference(
+                x,
+                weight,
+                norm,
+                running,
+                skip,
+                layer,
+                &self.cache,
+            );
+        }
+        let (out, mean, variance) = conv_norm_activation(x, weight, norm, skip, layer);
+        let [b, _, h, w] = out.dims();
+        self.norm.keep(mean, variance, b * h * w);
+        out
     }
 }

@@ -7,10 +7,9 @@
 
 use burn::module::{Module, Param};
 use burn::nn::Initializer;
-use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor};
-use kernels::depthwise::depthwise_conv2d;
+use kernels::conv_norm_activation::convolution;
 use serde::{Deserialize, Serialize};
 
 /// How the border is filled.
@@ -192,22 +191,29 @@ impl Convolution {
     /// assert_eq!(Convolution::new(valid, &device).forward(x()).dims(), [2, 6, 4, 3]);
     /// ```
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let options = self.options(&x);
+        convolution(x, self.weight(), self.bias(), options)
+    }
+
+    /// Stride, padding, dilation and groups on this input.
+    pub(crate) fn options(&self, x: &Tensor<4>) -> ConvOptions<2> {
         let [_, _, height, width] = x.dims();
-        let options = ConvOptions {
+        ConvOptions {
             stride: [self.conv.stride; 2],
             padding: self.conv.pads([height, width]),
             dilation: [self.conv.dilation; 2],
             groups: self.conv.groups,
-        };
-        let (weight, bias) = (self.weight.val(), self.bias.as_ref().map(Param::val));
-        if !self.conv.is_depthwise() {
-            return conv2d(x, weight, bias, options);
         }
-        let y = depthwise_conv2d(x, weight, options);
-        match bias {
-            Some(bias) => y + bias.reshape([1, self.conv.output, 1, 1]),
-            None => y,
-        }
+    }
+
+    /// Weights `[output, input / groups, kh, kw]`.
+    pub(crate) fn weight(&self) -> Tensor<4> {
+        self.weight.val()
+    }
+
+    /// Bias `[output]`, if there is one.
+    pub(crate) fn bias(&self) -> Option<Tensor<1>> {
+        self.bias.as_ref().map(Param::val)
     }
 }
 

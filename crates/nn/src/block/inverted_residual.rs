@@ -141,10 +141,6 @@ impl InvertedResidual {
             Some(gate) => gate.forward(x),
             None => x,
         };
-        let x = self.project.forward(x);
-        match skip {
-            Some(skip) => x + skip,
-            None => x,
-        }
+        self.project.forward_with(x, skip)
     }
 }

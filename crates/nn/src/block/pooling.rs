@@ -1,8 +1,10 @@
 //! Pooling with torch's conventions: max pads with minus infinity, average counts the padding.
 
 use burn::tensor::Tensor;
-use burn::tensor::module::{avg_pool2d, max_pool2d};
-use burn::tensor::ops::{AvgPoolOptions, MaxPoolOptions};
+use burn::tensor::module::avg_pool2d;
+use burn::tensor::ops::AvgPoolOptions;
+pub use kernels::pooling::global_mean;
+use kernels::pooling::{Window, max_pool, mean_pool};
 
 /// A square window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,14 +65,14 @@ impl Pool {
     /// # Shapes
     /// `[b, c, h, w]` to `[b, c, h', w']`, `[h', w'] =` [`Pool::output_size`]`([h, w])`.
     pub fn max(&self, x: Tensor<4>) -> Tensor<4> {
-        let options = MaxPoolOptions {
-            kernel_size: [self.kernel; 2],
-            stride: [self.stride; 2],
-            padding: [(self.padding, self.padding); 2],
-            dilation: [1, 1],
-            ceil_mode: self.ceil,
+        let [_, _, h, w] = x.dims();
+        let window = Window {
+            kernel: self.kernel,
+            stride: self.stride,
+            before: self.padding,
+            output: self.output_size([h, w]),
         };
-        max_pool2d(x, options)
+        max_pool(x, window, self.ceil)
     }
 
     /// The mean of each window, zeros of the padding counted.
@@ -78,6 +80,9 @@ impl Pool {
     /// # Shapes
     /// As [`Pool::max`].
     pub fn mean(&self, x: Tensor<4>) -> Tensor<4> {
+        if !self.ceil {
+            return mean_pool(x, self.kernel, self.stride, self.padding);
+        }
         let options = AvgPoolOptions {
             kernel_size: [self.kernel; 2],
             stride: [self.stride; 2],
@@ -87,12 +92,4 @@ impl Pool {
         };
         avg_pool2d(x, options)
     }
-}
-
-/// The mean over the whole map.
-///
-/// # Shapes
-/// `[b, c, h, w]` to `[b, c]`.
-pub fn global_mean(x: Tensor<4>) -> Tensor<2> {
-    x.mean_dim(3).mean_dim(2).flatten::<2>(1, 3)
 }

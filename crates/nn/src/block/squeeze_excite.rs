@@ -1,10 +1,9 @@
 //! Squeeze-and-excite (arXiv:1709.01507) as MobileNetV3 uses it.
 
 use burn::module::Module;
-use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
+use kernels::squeeze_excite::squeeze_excite;
 
-use crate::activation::hard_sigmoid;
 use crate::block::convolution::{Conv, Convolution};
 
 /// Mean over the map, 1x1 convolution, ReLU, 1x1 convolution, hard-sigmoid, multiply.
@@ -36,8 +35,7 @@ impl SqueezeExcite {
     /// assert_eq!(y.mean().into_scalar::<f32>(), 0.5);
     /// ```
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let mean = x.clone().mean_dim(3).mean_dim(2); // [b, c, 1, 1]
-        let gate = hard_sigmoid(self.fc2.forward(relu(self.fc1.forward(mean))));
-        x * gate
+        let both = |fc: &Convolution| (fc.weight(), fc.bias().expect("made with a bias"));
+        squeeze_excite(x, both(&self.fc1), both(&self.fc2))
     }
 }

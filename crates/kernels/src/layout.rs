@@ -1,0 +1,33 @@
+//! From channels first to channels last and back.
+
+use rayon::prelude::*;
+
+/// Places that are turned together, so that their lines stay in the cache.
+const BLOCK: usize = 16;
+
+/// Turns `[b, rows, columns]` into `[b, columns, rows]`.
+fn turned(values: &[f32], batch: usize, rows: usize, columns: usize) -> Vec<f32> {
+    let image = rows * columns;
+    assert_eq!(values.len(), batch * image, "values");
+    let mut out = vec![0.0; values.len()];
+    out.par_chunks_mut((BLOCK * rows).max(1)).enumerate().for_each(|(i, out)| {
+        // Chunks end with a picture only where the block divides the columns.
+        for (j, out) in out.chunks_exact_mut(rows).enumerate() {
+            let place = i * BLOCK + j;
+            let (picture, column) = (place / columns, place % columns);
+            let from = &values[picture * image + column..];
+            out.iter_mut().enumerate().for_each(|(row, out)| *out = from[row * columns]);
+        }
+    });
+    out
+}
+
+/// `[b, c, places]` to `[b, places, c]`.
+pub fn channels_last(values: &[f32], batch: usize, c: usize, places: usize) -> Vec<f32> {
+    turned(values, batch, c, places)
+}
+
+/// `[b, places, c]` to `[b, c, places]`.
+pub fn channels_first(values: &[f32], batch: usize, c: usize, places: usize) -> Vec<f32> {
+    turned(values, batch, places, c)
+}

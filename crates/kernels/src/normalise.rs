@@ -1,0 +1,406 @@
+//! Batch norm with the activation behind it, on channels-last data `[m, c]`, m the places of all pictures.
+
+#![expect(
+    clippy::inline_always,
+    reason = "a body must become part of each instruction set's function"
+)]
+
+use std::mem::MaybeUninit;
+
+use rayon::prelude::*;
+
+use crate::activation::Activation;
+use crate::isa::Isa;
+use crate::matmul::{shared_rows, tile_rows};
+use crate::memory;
+use crate::simd::{Kernel, Simd};
+
+/// Mean and sum of squared deviations of some values.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Moments {
+    count: f64,
+    mean: f64,
+    squares: f64,
+}
+
+impl Moments {
+    /// Those of both (Chan, Golub, LeVeque 1979).
+    fn merge(self, other: Self) -> Self {
+        let count = self.count + other.count;
+        if count == 0.0 {
+            return self;
+        }
+        let apart = other.mean - self.mean;
+        Self {
+            count,
+            mean: self.mean + apart * other.count / count,
+            squares: self.squares
+                + other.squares
+                + apart * apart * self.count * other.count / count,
+        }
+    }
+}
+
+/// Mean and biased variance of every column.
+///
+/// Sums of a tile are taken relative to its first row, in f32, and merged in f64: no cancellation where the
+/// mean is large against the deviation. The bits do not depend on the number of threads.
+pub fn moments(isa: Isa, y: &[f32], c: usize) -> (Vec<f32>, Vec<f32>) {
+    let rows = y.len() / c;
+    let tile = tile_rows(c);
+    let parts: Vec<Vec<f32>> = y
+        .par_chunks(tile * c)
+        .map(|tile| {
+            let mut sums = vec![0.0; 2 * c];
+            isa.run(Sums { y: tile, c, to: sums.as_mut_ptr() });
+            sums
+        })
+        .collect();
+    let (mut means, mut variances) = (Vec::with_capacity(c), Vec::with_capacity(c));
+    for channel in 0..c {
+        let mut total = Moments::default();
+        for (i, sums) in parts.iter().enumerate() {
+            let first = i * tile;
+            let count = tile.min(rows - first) as f64;
+            let (sum, squares) = (f64::from(sums[channel]), f64::from(sums[c + channel]));
+            let part = Moments {
+                count,
+                mean: f64::from(y[first * c + channel]) + sum / count,
+                squares: (squares - sum * sum / count).max(0.0),
+            };
+            total = total.merge(part);
+        }
+        means.push(total.mean as f32);
+        variances.push((total.squares / total.count) as f32);
+    }
+    (means, variances)
+}
+
+/// Per column the sum of `y - first row` and of its square.
+struct Sums<'a> {
+    y: &'a [f32],
+    c: usize,
+    to: *mut f32,
+}
+
+impl Kernel for Sums<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let (c, rows) = (self.c, self.y.len() / self.c);
+        for channel in (0..c).step_by(S::LANES) {
+            let own = (c - channel).min(S::LANES);
+            // SAFETY: the channels lie in the row.
+            unsafe {
+                let mut place = self.y.as_ptr().add(channel);
+                let shift = S::load_some(place, own);
+                let mut sums = [S::zero(); 4];
+                for row in 0..rows {
+                    let value = S::sub(S::load_some(place, own), shift);
+                    let i = row % 2;
+                    sums[i] = S::add(sums[i], value);
+                    sums[2 + i] = S::fma(value, value, sums[2 + i]);
+                    place = place.add(c);
+                }
+                S::store_some(self.to.add(channel), own, S::add(sums[0], sums[1]));
+                S::store_some(self.to.add(c + channel), own, S::add(sums[2], sums[3]));
+            }
+        }
+    }
+}
+
+/// `activation(y * scale + shift) + skip`.
+pub fn apply(
+    isa: Isa,
+    y: &[f32],
+    scale: &[f32],
+    shift: &[f32],
+    activation: Activation,
+    skip: Option<&[f32]>,
+) -> Vec<f32> {
+    let c = scale.len();
+    let rows = shared_rows(y.len() / c, 2 * c, y.len());
+    // SAFETY: every value of every tile is written.
+    unsafe {
+        memory::written(y.len(), |out| {
+            out.par_chunks_mut(rows * c).enumerate().for_each(|(i, out)| {
+                let from = i * rows * c;
+                let y = &y[from..from + out.len()];
+                let skip = skip.map(|skip| &skip[from..from + out.len()]);
+                isa.run(Apply { y, scale, shift, activation, skip, out });
+            });
+        })
+    }
+}
+
+struct Apply<'a> {
+    y: &'a [f32],
+    scale: &'a [f32],
+    shift: &'a [f32],
+    activation: Activation,
+    skip: Option<&'a [f32]>,
+    out: &'a mut [MaybeUninit<f32>],
+}
+
+impl Kernel for Apply<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        // One loop for each activation, so that none is asked for inside.
+        // SAFETY: the caller's.
+        unsafe {
+            match self.activation {
+                Activation::Linear => self.rows::<S>(Activation::Linear),
+                Activation::Relu => self.rows::<S>(Activation::Relu),
+                Activation::Relu6 => self.rows::<S>(Activation::Relu6),
+                Activation::HardSwish => self.rows::<S>(Activation::HardSwish),
+            }
+        }
+    }
+}
+
+impl Apply<'_> {
+    #[inline(always)]
+    unsafe fn rows<S: Simd>(self, activation: Activation) {
+        let c = self.scale.len();
+        let out: *mut f32 = self.out.as_mut_ptr().cast();
+        let y = self.y.as_ptr();
+        for first in (0..self.y.len()).step_by(c) {
+            for channel in (0..c).step_by(S::LANES) {
+                let own = (c - channel).min(S::LANES);
+                // SAFETY: the places lie in the tile.
+                unsafe {
+                    let scale = S::load_some(self.scale.as_ptr().add(channel), own);
+                    let shift = S::load_some(self.shift.as_ptr().add(channel), own);
+                    let place = first + channel;
+                    let z = S::fma(S::load_some(y.add(place), own), scale, shift);
+                    let mut value = activation.apply::<S>(z);
+                    if let Some(skip) = self.skip {
+                        value = S::add(value, S::load_some(skip.as_ptr().add(place), own));
+                    }
+                    S::store_some(out.add(place), own, value);
+                }
+            }
+        }
+    }
+}
+
+/// What normalised the values, as the gradient needs it; one value for every column.
+#[derive(Clone, Copy)]
+pub struct Normalised<'a> {
+    /// Of the batch.
+    pub mean: &'a [f32],
+    /// `gamma / sqrt(var + eps)`.
+    pub scale: &'a [f32],
+    /// `beta - mean * scale`.
+    pub shift: &'a [f32],
+    /// `1 / sqrt(var + eps)`.
+    pub deviation: &'a [f32],
+    /// What followed.
+    pub activation: Activation,
+}
+
+/// The gradients of the values before the norm (written over `dz`), of gamma and of beta, from that after the
+/// activation.
+///
+/// With `g = da * slope(z)` the gradient of the norm is
+/// `dy = scale * (g - mean(g) - xhat * mean(g * xhat))`, xhat = (y - mean) * deviation.
+pub fn backward(
+    isa: Isa,
+    y: &[f32],
+    da: Gradient<'_>,
+    norm: Normalised<'_>,
+) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+    let c = norm.scale.len();
+    let rows = y.len() / c;
+    let tile = tile_rows(2 * c);
+    let read = da.values();
+    let parts: Vec<Vec<f32>> = y
+        .par_chunks(tile * c)
+        .zip(read.par_chunks(tile * c))
+        .map(|(y, da)| {
+            let mut sums = vec![0.0; 2 * c];
+            isa.run(GradientSums { y, da, norm, to: sums.as_mut_ptr() });
+            sums
+        })
+        .collect();
+    let mut totals = vec![0.0_f64; 2 * c];
+    for part in &parts {
+        totals.iter_mut().zip(part).for_each(|(total, sum)| *total += f64::from(*sum));
+    }
+    let count = rows as f64;
+    let column = |i: usize| (totals[i], totals[c + i], f64::from(norm.deviation[i]));
+    let dbeta = (0..c).map(|i| column(i).0 as f32).collect();
+    let dgamma = (0..c).map(|i| (column(i).1 * column(i).2) as f32).collect();
+    // dy = scale * g + slope * (y - mean) + offset
+    let slope: Vec<f32> = (0..c)
+        .map(|i| {
+            let (_, product, deviation) = column(i);
+            (-f64::from(norm.scale[i]) * deviation * deviation * product / count) as f32
+        })
+        .collect();
+    let offset: Vec<f32> =
+        (0..c).map(|i| (-f64::from(norm.scale[i]) * column(i).0 / count) as f32).collect();
+    let run = |i: usize, da: *const f32, out: *mut f32, count: usize| {
+        let y = &y[i..i + count];
+        isa.run(GradientApply { y, da, norm, slope: &slope, offset: &offset, out });
+    };
+    let rows = shared_rows(rows, 2 * c, y.len());
+    let dy = match da {
+        Gradient::Owned(mut values) => {
+            values.par_chunks_mut(rows * c).enumerate().for_each(|(i, values)| {
+                run(i * rows * c, values.as_ptr(), values.as_mut_ptr(), values.len());
+            });
+            values
+        }
+        // SAFETY: every value of every tile is written.
+        Gradient::Shared(values) => unsafe {
+            memory::written(y.len(), |out| {
+                out.par_chunks_mut(rows * c).enumerate().for_each(|(i, out)| {
+                    let from = i * rows * c;
+                    let da = values[from..from + out.len()].as_ptr();
+                    run(from, da, out.as_mut_ptr().cast(), out.len());
+                });
+            })
+        },
+    };
+    (dy, dgamma, dbeta)
+}
+
+/// A gradient that may be written over, or not.
+pub enum Gradient<'a> {
+    /// Nobody else reads it.
+    Owned(Vec<f32>),
+    /// Somebody may.
+    Shared(&'a [f32]),
+}
+
+impl Gradient<'_> {
+    /// To be read.
+    pub fn values(&self) -> &[f32] {
+        match self {
+            Self::Owned(values) => values,
+            Self::Shared(values) => values,
+        }
+    }
+}
+
+/// The values of some columns.
+///
+/// # Safety
+/// That of [`Simd`].
+#[inline(always)]
+unsafe fn column<S: Simd>(values: &[f32], channel: usize, own: usize) -> S::Vector {
+    // SAFETY: the caller's.
+    unsafe { S::load_some(values.as_ptr().add(channel), own) }
+}
+
+/// Per column the sum of `g` and of `g * (y - mean)`.
+struct GradientSums<'a> {
+    y: &'a [f32],
+    da: &'a [f32],
+    norm: Normalised<'a>,
+    to: *mut f32,
+}
+
+impl Kernel for GradientSums<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        // SAFETY: the caller's.
+        unsafe {
+            match self.norm.activation {
+                Activation::Linear => self.columns::<S>(Activation::Linear),
+                Activation::Relu => self.columns::<S>(Activation::Relu),
+                Activation::Relu6 => self.columns::<S>(Activation::Relu6),
+                Activation::HardSwish => self.columns::<S>(Activation::HardSwish),
+            }
+        }
+    }
+}
+
+impl GradientSums<'_> {
+    #[inline(always)]
+    unsafe fn columns<S: Simd>(self, activation: Activation) {
+        let c = self.norm.scale.len();
+        let rows = self.y.len() / c;
+        for channel in (0..c).step_by(S::LANES) {
+            let own = (c - channel).min(S::LANES);
+            // SAFETY: the places lie in the tile.
+            unsafe {
+                let mean = column::<S>(self.norm.mean, channel, own);
+                let scale = column::<S>(self.norm.scale, channel, own);
+                let shift = column::<S>(self.norm.shift, channel, own);
+                let mut sums = [S::zero(); 4];
+                let mut place = channel;
+                for row in 0..rows {
+                    let y = S::load_some(self.y.as_ptr().add(place), own);
+                    let da = S::load_some(self.da.as_ptr().add(place), own);
+                    let g = activation.slope::<S>(S::fma(y, scale, shift), da);
+                    let i = row % 2;
+                    sums[i] = S::add(sums[i], g);
+                    sums[2 + i] = S::fma(g, S::sub(y, mean), sums[2 + i]);
+                    place += c;
+                }
+                S::store_some(self.to.add(channel), own, S::add(sums[0], sums[1]));
+                S::store_some(self.to.add(c + channel), own, S::add(sums[2], sums[3]));
+            }
+        }
+    }
+}
+
+struct GradientApply<'a> {
+    y: &'a [f32],
+    /// May be `out`.
+    da: *const f32,
+    norm: Normalised<'a>,
+    slope: &'a [f32],
+    offset: &'a [f32],
+    out: *mut f32,
+}
+
+impl Kernel for GradientApply<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        // SAFETY: the caller's.
+        unsafe {
+            match self.norm.activation {
+                Activation::Linear => self.rows::<S>(Activation::Linear),
+                Activation::Relu => self.rows::<S>(Activation::Relu),
+                Activation::Relu6 => self.rows::<S>(Activation::Relu6),
+                Activation::HardSwish => self.rows::<S>(Activation::HardSwish),
+            }
+        }
+    }
+}
+
+impl GradientApply<'_> {
+    #[inline(always)]
+    unsafe fn rows<S: Simd>(self, activation: Activation) {
+        let c = self.norm.scale.len();
+        for first in (0..self.y.len()).step_by(c) {
+            for channel in (0..c).step_by(S::LANES) {
+                let own = (c - channel).min(S::LANES);
+                // SAFETY: the places lie in the tile; a value is read before it is written over.
+                unsafe {
+                    let scale = column::<S>(self.norm.scale, channel, own);
+                    let shift = column::<S>(self.norm.shift, channel, own);
+                    let mean = column::<S>(self.norm.mean, channel, own);
+                    let slope = column::<S>(self.slope, channel, own);
+                    let offset = column::<S>(self.offset, channel, own);
+                    let place = first + channel;
+                    let y = S::load_some(self.y.as_ptr().add(place), own);
+                    let da = S::load_some(self.da.add(place), own);
+                    let g = activation.slope::<S>(S::fma(y, scale, shift), da);
+                    let linear = S::fma(S::sub(y, mean), slope, offset);
+                    S::store_some(self.out.add(place), own, S::fma(g, scale, linear));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Whole maps against one value for every picture and channel, on channels-last values `[b, places, c]`: the
+//! mean of a map, a map times a gate. Pictures in parallel; the bits do not depend on the number of threads.
+
+#![expect(
+    clippy::inline_always,
+    reason = "a body must become part of each instruction set's function"
+)]
+
+use rayon::prelude::*;
+
+use crate::isa::Isa;
+use crate::memory;
+use crate::simd::{Kernel, Simd};
+
+/// Rows that are summed in f32 before the sum joins the others.
+const RUN: usize = 256;
+
+/// Per picture and channel the sum over the places of `x`, or of `x * other`: `[b, c]`.
+pub fn sums(isa: Isa, x: &[f32], other: Option<&[f32]>, batch: usize, c: usize) -> Vec<f32> {
+    let image = x.len() / batch.max(1);
+    let mut sums = vec![0.0; batch * c];
+    sums.par_chunks_mut(c).enumerate().for_each(|(picture, sums)| {
+        let part = |values: &[f32]| -> *const f32 { values[picture * image..].as_ptr() };
+        let kernel = Sums {
+            x: part(x),
+            other: other.map(part),
+            places: image / c,
+            c,
+            to: sums.as_mut_ptr(),
+        };
+        isa.run(kernel);
+    });
+    sums
+}
+
+struct Sums {
+    x: *const f32,
+    other: Option<*const f32>,
+    places: usize,
+    c: usize,
+    to: *mut f32,
+}
+
+impl Kernel for Sums {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let c = self.c;
+        for first in (0..self.places).step_by(RUN) {
+            let last = (first + RUN).min(self.places);
+            for channel in (0..c).step_by(S::LANES) {
+                let own = (c - channel).min(S::LANES);
+                // SAFETY: the places lie in the picture.
+                unsafe {
+                    let mut parts = [S::zero(); 2];
+                    for place in first..last {
+                        let at = place * c + channel;
+                        let x = S::load_some(self.x.add(at), own);
+                        let i = place % 2;
+                        parts[i] = match self.other {
+                            Some(other) => S::fma(x, S::load_some(other.add(at), own), parts[i]),
+                            None => S::add(x, parts[i]),
+                        };
+                    }
+                    let to = self.to.add(channel);
+                    let total = S::add(S::load_some(to, own), S::add(parts[0], parts[1]));
+                    S::store_some(to, own, total);
+                }
+            }
+        }
+    }
+}
+
+/// `x * gate + shift`, gate and shift `[b, c]`; without x, the shift alone.
+pub fn gated(
+    isa: Isa,
+    x: Option<&[f32]>,
+    gate: &[f32],
+    shift: Option<&[f32]>,
+    [batch, places, c]: [usize; 3],
+) -> Vec<f32> {
+    // SAFETY: every value is written.
+    unsafe {
+        memory::written(batch * places * c, |out| {
+            out.par_chunks_mut(places * c).enumerate().for_each(|(picture, out)| {
+                let row = picture * c..(picture + 1) * c;
+                let kernel = Gated {
+                    x: x.map(|x| x[picture * places * c..].as_ptr()),
+                    gate: gate[row.clone()].as_ptr(),
+                    shift: shift.map(|shift| shift[row].as_ptr()),
+                    places,
+                    c,
+                    out: out.as_mut_ptr().cast(),
+                };
+                isa.run(kernel);
+            });
+        })
+    }
+}
+
+struct Gated {
+    x: Option<*const f32>,
+    gate: *const f32,
+    shift: Option<*const f32>,
+    places: usize,
+    c: usize,
+    out: *mut f32,
+}
+
+impl Kernel for Gated {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let c = self.c;
+        for place in 0..self.places {
+            for channel in (0..c).step_by(S::LANES) {
+                let own = (c - channel).min(S::LANES);
+                let at = place * c + channel;
+                // SAFETY: the places lie in the picture.
+                unsafe {
+                    let mut value = S::load_some(self.gate.add(channel), own);
+                    if let Some(x) = self.x {
+                        value = S::mul(S::load_some(x.add(at), own), value);
+                    }
+                    if let Some(shift) = self.shift {
+                        value = S::add(value, S::load_some(shift.add(channel), own));
+                    }
+                    S::store_some(self.out.add(at), own, value);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! Pooling: the largest value of a window, the mean of a whole map.
+
+#![allow(deprecated, reason = "burn-ndarray is one of the backends asked for")]
+#![expect(
+    clippy::inline_always,
+    reason = "a body must become part of each instruction set's function"
+)]
+
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{
+    Autodiff, Backend, Dispatch, Flex, NdArray, TensorMetadata, backend_extension,
+};
+use burn::tensor::ops::{ConvOptions, MaxPoolOptions};
+use burn::tensor::{Shape, Tensor, module};
+use rayon::prelude::*;
+
+use crate::depthwise::Geometry;
+use crate::host::{Host, serves};
+use crate::isa::Isa;
+use crate::memory;
+use crate::planes;
+use crate::simd::{Kernel, Simd};
+
+/// The operations of the extension; `x` `[b, c, h, w]`.
+#[backend_extension(NdArray, Flex, Autodiff)]
+pub trait Pooling: Backend {
+    /// The mean over the map, `[b, c]`.
+    fn global_mean(x: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// Its gradient on maps of `h` by `w`.
+    fn global_mean_backward(dy: FloatTensor<Self>, h: usize, w: usize) -> FloatTensor<Self>;
+
+    /// The largest value of each window.
+    fn window_max(x: FloatTensor<Self>, window: Window) -> FloatTensor<Self>;
+
+    /// Its gradient: it goes to the first of the largest values.
+    fn window_max_backward(
+        x: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        window: Window,
+    ) -> FloatTensor<Self>;
+}
+
+/// A pooling window and the extents of the output.
+#[derive(Clone, Copy, Debug)]
+pub struct Window {
+    /// Height and width.
+    pub kernel: usize,
+    /// Stride of both axes.
+    pub stride: usize,
+    /// Padding above and left.
+    pub before: usize,
+    /// Height and width of the output.
+    pub output: [usize; 2],
+}
+
+fn geometry(x: &Shape, window: Window) -> Geometry {
+    let [batch, channels, h, w] = x.dims();
+    Geometry {
+        batch,
+        channels,
+        input: [h, w],
+        kernel: [window.kernel; 2],
+        stride: window.stride,
+        dilation: 1,
+        before: [window.before; 2],
+        output: window.output,
+    }
+}
+
+/// The largest value of each window, `[b, h, w, c]` to `[b, h', w', c]`.
+fn largest(isa: Isa, x: &[f32], g: &Geometry) -> Vec<f32> {
+    let (row, image) = (g.output[1] * g.channels, g.input[0] * g.input[1] * g.channels);
+    // SAFETY: every output of every row is written.
+    unsafe {
+        memory::written(g.outputs(), |y| {
+            y.par_chunks_mut(row).enumerate().for_each(|(line, y)| {
+                let (picture, oy) = (line / g.output[0], line % g.output[0]);
+                let x = &x[picture * image..][..image];
+                isa.run(Largest { x, g, oy, y: y.as_mut_ptr().cast(), gradient: None });
+            });
+        })
+    }
+}
+
+/// The gradient of the input of [`largest`]. Pictures in parallel.
+fn largest_gradient(isa: Isa, x: &[f32], dy: &[f32], g: &Geometry) -> Vec<f32> {
+    let image = g.input[0] * g.input[1] * g.channels;
+    let row = g.output[1] * g.channels;
+    let mut dx = vec![0.0; g.batch * image];
+    dx.par_chunks_mut(image).enumerate().for_each(|(picture, dx)| {
+        let x = &x[picture * image..][..image];
+        for oy in 0..g.output[0] {
+            let dy = dy[(picture * g.output[0] + oy) * row..][..row].as_ptr();
+            let gradient = Some((dy, dx.as_mut_ptr()));
+            isa.run(Largest { x, g, oy, y: std::ptr::null_mut(), gradient });
+        }
+    });
+    dx
+}
+
+/// A row of outputs, or of their gradient.
+struct Largest<'a> {
+    /// A picture.
+    x: &'a [f32],
+    g: &'a Geometry,
+    oy: usize,
+    y: *mut f32,
+    /// The row's gradient and the picture's.
+    gradient: Option<(*const f32, *mut f32)>,
+}
+
+impl Kernel for Largest<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let g = self.g;
+        let c = g.channels;
+        let range = |o: usize, axis: usize| {
+            let first = (o * g.stride).saturating_sub(g.before[axis]);
+            let last = (o * g.stride + g.kernel[axis]).saturating_sub(g.before[axis]);
+            (first, last.min(g.input[axis]))
+        };
+        let rows = range(self.oy, 0);
+        for ox in 0..g.output[1] {
+            let columns = range(ox, 1);
+            for channel in (0..c).step_by(S::LANES) {
+                let own = (c - channel).min(S::LANES);
+                // SAFETY: the window's places lie in the picture.
+                unsafe {
+                    let mut best = S::splat(f32::NEG_INFINITY);
+                    let mut number = S::zero();
+                    let mut which = 0.0;
+                    for y in rows.0..rows.1 {
+                        for x in columns.0..columns.1 {
+                            let place = (y * g.input[1] + x) * c + channel;
+                            let value = S::load_some(self.x.as_ptr().add(place), own);
+                            number = S::select(value, best, S::splat(which), number);
+                            best = S::select(value, best, value, best);
+                            which += 1.0;
+                        }
+                    }
+                    let Some((dy, dx)) = self.gradient else {
+                        S::store_some(self.y.add(ox * c + channel), own, best);
+                        continue;
+                    };
+                    let dy = S::load_some(dy.add(ox * c + channel), own);
+                    which = 0.0;
+                    for y in rows.0..rows.1 {
+                        for x in columns.0..columns.1 {
+                            let place = dx.add((y * g.input[1] + x) * c + channel);
+                            let not_before = S::where_greater(number, S::splat(which - 0.5), dy);
+                            let here = S::where_greater(S::splat(which + 0.5), number, not_before);
+                            S::store_some(place, own, S::add(S::load_some(place, own), here));
+                            which += 1.0;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+macro_rules! on_host {
+    ($backend:ty) => {
+        impl Pooling for $backend {
+            fn global_mean(x: FloatTensor<Self>) -> FloatTensor<Self> {
+                let [b, c, h, w] = x.shape().dims();
+                let mut mean = Self::with_map(&x, |x| planes::sums(Isa::chosen(), x, None, b, c));
+                mean.iter_mut().for_each(|sum| *sum /= (h * w) as f32);
+                Self::make(mean, Shape::from([b, c]))
+            }
+
+            fn global_mean_backward(
+                dy: FloatTensor<Self>,
+                h: usize,
+                w: usize,
+            ) -> FloatTensor<Self> {
+                let [b, c] = dy.shape().dims();
+                let share: Vec<f32> =
+                    Self::with(&dy, |dy| dy.iter().map(|d| d / (h * w) as f32).collect());
+                let dx = planes::gated(Isa::chosen(), None, &share, None, [b, h * w, c]);
+                Self::make_map(dx, [b, c, h, w])
+            }
+
+            fn window_max(x: FloatTensor<Self>, window: Window) -> FloatTensor<Self> {
+                let g = geometry(&x.shape(), window);
+                let y = Self::with_map(&x, |x| largest(Isa::chosen(), x, &g));
+                Self::make_map(y, [g.batch, g.channels, g.output[0], g.output[1]])
+            }
+
+            fn window_max_backward(
+                x: FloatTensor<Self>,
+                dy: FloatTensor<Self>,
+                window: Window,
+            ) -> FloatTensor<Self> {
+                let g = geometry(&x.shape(), window);
+                let dx = Self::with_map(&x, |x| {
+                    Self::with_map(&dy, |dy| largest_gradient(Isa::chosen(), x, dy, &g))
+                });
+                Self::make_map(dx, x.shape().dims())
+            }
+        }
+    };
+}
+
+on_host!(NdArray);
+on_host!(Flex);
+
+#[derive(Debug)]
+struct MeanStep;
+
+impl<B: Backend + Pooling> Backward<B, 1> for MeanStep {
+    type State = [usize; 2];
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = grads.consume::<B>(&ops.node);
+        let ([h, w], [node]) = (ops.state, ops.parents);
+        if let Some(node) = node {
+            grads.register::<B>(node.id, B::global_mean_backward(dy, h, w));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct MaxStep;
+
+impl<B: Backend + Pooling> Backward<B, 1> for MaxStep {
+    type State = (FloatTensor<B>, Window);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = grads.consume::<B>(&ops.node);
+        let ((x, window), [node]) = (ops.state, ops.parents);
+        if let Some(node) = node {
+            grads.register::<B>(node.id, B::window_max_backward(x, dy, window));
+        }
+    }
+}
+
+impl<B: Backend + Pooling, C: CheckpointStrategy> Pooling for Autodiff<B, C> {
+    fn global_mean(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        let [_, _, h, w] = x.shape().dims();
+        match MeanStep.prepare::<C>([x.node()]).compute_bound().stateful() {
+            OpsKind::Tracked(step) => step.finish([h, w], B::global_mean(x.into_primitive())),
+            OpsKind::UnTracked(step) => step.finish(B::global_mean(x.into_primitive())),
+        }
+    }
+
+    fn global_mean_backward(_: FloatTensor<Self>, _: usize, _: usize) -> FloatTensor<Self> {
+        panic!("the gradient of a pooling has no gradient here");
+    }
+
+    fn window_max(x: FloatTensor<Self>, window: Window) -> FloatTensor<Self> {
+        match MaxStep.prepare::<C>([x.node()]).compute_bound().stateful() {
+            OpsKind::Tracked(step) => {
+                let x = x.into_primitive();
+                step.finish((x.clone(), window), B::window_max(x, window))
+            }
+            OpsKind::UnTracked(step) => step.finish(B::window_max(x.into_primitive(), window)),
+        }
+    }
+
+    fn window_max_backward(
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: Window,
+    ) -> FloatTensor<Self> {
+        panic!("the gradient of a pooling has no gradient here");
+    }
+}
+
+/// The mean over the whole map, on any backend.
+///
+/// # Shapes
+/// `[b, c, h, w]` to `[b, c]`.
+pub fn global_mean(x: Tensor<4>) -> Tensor<2> {
+    if !serves(&x) {
+        return x.mean_dim(3).mean_dim(2).flatten::<2>(1, 3);
+    }
+    Tensor::from_dispatch(<Dispatch as Pooling>::global_mean(x.into_dispatch()))
+}
+
+/// The largest value of each window, on any backend; the padding is minus infinity, `ceil` as in torch.
+///
+/// # Shapes
+/// `[b, c, h, w]` to `[b, c, h', w']`, `[h', w']` the window's output.
+pub fn max_pool(x: Tensor<4>, window: Window, ceil: bool) -> Tensor<4> {
+    if !serves(&x) {
+        let options = MaxPoolOptions {
+            kernel_size: [window.kernel; 2],
+            stride: [window.stride; 2],
+            padding: [(window.before, window.before); 2],
+            dilation: [1, 1],
+            ceil_mode: ceil,
+        };
+        return module::max_pool2d(x, options);
+    }
+    Tensor::from_dispatch(<Dispatch as Pooling>::window_max(x.into_dispatch(), window))
+}
+
+/// The mean of each window with the padding's zeros counted, by a depthwise convolution with equal weights.
+///
+/// # Shapes
+/// `[b, c, h, w]` to `[b, c, h', w']`.
+pub fn mean_pool(x: Tensor<4>, kernel: usize, stride: usize, padding: usize) -> Tensor<4> {
+    let channels = x.dims()[1];
+    let weight = 1.0 / (kernel * kernel) as f64;
+    let shape = [channels, 1, kernel, kernel];
+    let w = Tensor::<4>::full(shape, weight, (&x.device(), x.dtype()));
+    let options = ConvOptions {
+        stride: [stride; 2],
+        padding: [(padding, padding); 2],
+        dilation: [1; 2],
+        groups: channels,
+    };
+    crate::conv_norm_activation::convolution(x, w, None, options)
+}
