@@ -234,7 +234,7 @@ fn dense_equals_the_naive_convolution() {
 #[test]
 fn norm_equals_its_definition() {
     for (rows, c) in [(7, 5), (5, 16), (49, 21), (600, 17), (1100, 40)] {
-        let offset = |i: usize| if i % c == 0 { 20.0 } else { 2.0 };
+        let offset = |i: usize| if i.is_multiple_of(c) { 20.0 } else { 2.0 };
         let y: Vec<f32> =
             rough(1, rows * c).iter().enumerate().map(|(i, v)| 4.0 * v + offset(i)).collect();
         let (da, skip) = (rough(2, rows * c), rough(3, rows * c));
@@ -320,9 +320,9 @@ fn layouts_turn_there_and_back() {
     for [b, c, places] in [[1, 1, 1], [2, 3, 7], [3, 40, 49], [1, 17, 33]] {
         let first = rough(1, b * c * places);
         let last = channels_last(&first, b, c, places);
-        for i in 0..first.len() {
+        for (i, value) in first.iter().enumerate() {
             let (picture, channel, place) = (i / (c * places), i / places % c, i % places);
-            assert_eq!(last[(picture * places + place) * c + channel], first[i]);
+            assert_eq!(last[(picture * places + place) * c + channel], *value);
         }
         assert_eq!(channels_first(&last, b, c, places), first);
     }
