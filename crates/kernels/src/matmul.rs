@@ -16,7 +16,7 @@ use rayon::prelude::*;
 use crate::activation::Activation;
 use crate::isa::Isa;
 use crate::memory;
-use crate::simd::{Kernel, Simd};
+use crate::simd::{Kernel, Simd, unrolled};
 
 /// Values of the tall matrix that a tile of rows may have: a share of the second-level cache.
 const TILE: usize = 48 * 1024;
@@ -84,10 +84,19 @@ impl Kernel for Dots<'_> {
             unsafe {
                 let w = self.w.as_ptr().add(row * k);
                 let mut sums = [S::zero(); 4];
-                for (i, at) in (0..k).step_by(S::LANES).enumerate() {
+                let (x, mut at) = (self.x.as_ptr(), 0);
+                while at + 4 * S::LANES <= k {
+                    unrolled!(i < 4 => {
+                        let place = at + i * S::LANES;
+                        sums[i] = S::fma(S::load(w.add(place)), S::load(x.add(place)), sums[i]);
+                    });
+                    at += 4 * S::LANES;
+                }
+                while at < k {
                     let own = (k - at).min(S::LANES);
-                    let x = S::load_some(self.x.as_ptr().add(at), own);
-                    sums[i % 4] = S::fma(S::load_some(w.add(at), own), x, sums[i % 4]);
+                    let (w, x) = (S::load_some(w.add(at), own), S::load_some(x.add(at), own));
+                    sums[0] = S::fma(w, x, sums[0]);
+                    at += S::LANES;
                 }
                 let sum = S::add(S::add(sums[0], sums[1]), S::add(sums[2], sums[3]));
                 S::store(parts.as_mut_ptr(), sum);
@@ -269,33 +278,31 @@ impl Tile<'_> {
             let mut b = block;
             for k in 0..depth {
                 let mut right = [S::zero(); VECTORS];
-                for (v, right) in right.iter_mut().enumerate() {
-                    *right = S::load(b.add(v * S::LANES));
-                }
-                for r in 0..ROWS {
+                unrolled!(v < VECTORS => { right[v] = S::load(b.add(v * S::LANES)); });
+                unrolled!(r < ROWS => {
                     let left = S::splat(*a[r].add(k));
-                    for v in 0..VECTORS {
-                        sums[r][v] = S::fma(left, right[v], sums[r][v]);
-                    }
-                }
+                    unrolled!(v < VECTORS => { sums[r][v] = S::fma(left, right[v], sums[r][v]); });
+                });
                 b = b.add(VECTORS * S::LANES);
             }
-            for v in 0..VECTORS {
+            unrolled!(v < VECTORS => {
                 let at = column + v * S::LANES;
                 let own = (columns - at).min(S::LANES);
                 let bias = match self.finish.bias {
                     Some(bias) => S::load_some(bias.as_ptr().add(at), own),
                     None => S::zero(),
                 };
-                for (r, sums) in sums.iter().enumerate().take(count) {
-                    let place = (row + r) * columns + at;
-                    let mut value = self.finish.activation.apply::<S>(S::add(sums[v], bias));
-                    if let Some(skip) = self.finish.skip {
-                        value = S::add(value, S::load_some(skip.as_ptr().add(place), own));
+                unrolled!(r < ROWS => {
+                    if r < count {
+                        let place = (row + r) * columns + at;
+                        let mut value = self.finish.activation.apply::<S>(S::add(sums[r][v], bias));
+                        if let Some(skip) = self.finish.skip {
+                            value = S::add(value, S::load_some(skip.as_ptr().add(place), own));
+                        }
+                        S::store_some(self.out.add(place), own, value);
                     }
-                    S::store_some(self.out.add(place), own, value);
-                }
-            }
+                });
+            });
         }
     }
 }
@@ -412,29 +419,29 @@ impl Outer<'_> {
             let (mut dy, mut x) = (self.dy.as_ptr(), self.x.as_ptr().add(column));
             for _ in 0..self.rows {
                 let mut right = [S::zero(); VECTORS];
-                for (v, right) in right.iter_mut().enumerate() {
-                    *right = if WHOLE || v + 1 < VECTORS {
+                unrolled!(v < VECTORS => {
+                    right[v] = if WHOLE || v + 1 < VECTORS {
                         S::load(x.add(v * S::LANES))
                     } else {
                         S::load_some(x.add(v * S::LANES), own)
                     };
-                }
-                for r in 0..ROWS {
+                });
+                unrolled!(r < ROWS => {
                     let left = S::splat(*dy.add(places[r]));
-                    for v in 0..VECTORS {
-                        sums[r][v] = S::fma(left, right[v], sums[r][v]);
-                    }
-                }
+                    unrolled!(v < VECTORS => { sums[r][v] = S::fma(left, right[v], sums[r][v]); });
+                });
                 dy = dy.add(self.n);
                 x = x.add(self.k);
             }
-            for (r, sums) in sums.iter().enumerate().take(count) {
-                for (v, &sum) in sums.iter().enumerate() {
-                    let to = self.dw.add((first + r) * self.k + column + v * S::LANES);
-                    let own = if v + 1 < VECTORS { S::LANES } else { own };
-                    S::store_some(to, own, S::add(S::load_some(to, own), sum));
+            unrolled!(r < ROWS => {
+                if r < count {
+                    unrolled!(v < VECTORS => {
+                        let to = self.dw.add((first + r) * self.k + column + v * S::LANES);
+                        let own = if v + 1 < VECTORS { S::LANES } else { own };
+                        S::store_some(to, own, S::add(S::load_some(to, own), sums[r][v]));
+                    });
                 }
-            }
+            });
         }
     }
 }

@@ -95,16 +95,25 @@ impl Kernel for Sums<'_> {
             unsafe {
                 let mut place = self.y.as_ptr().add(channel);
                 let shift = S::load_some(place, own);
-                let mut sums = [S::zero(); 4];
-                for row in 0..rows {
+                // Two sums each: one addition does not wait for the one before.
+                let (mut even, mut odd) = (S::zero(), S::zero());
+                let (mut even_squares, mut odd_squares) = (S::zero(), S::zero());
+                for _ in 0..rows / 2 {
                     let value = S::sub(S::load_some(place, own), shift);
-                    let i = row % 2;
-                    sums[i] = S::add(sums[i], value);
-                    sums[2 + i] = S::fma(value, value, sums[2 + i]);
-                    place = place.add(c);
+                    even = S::add(even, value);
+                    even_squares = S::fma(value, value, even_squares);
+                    let value = S::sub(S::load_some(place.add(c), own), shift);
+                    odd = S::add(odd, value);
+                    odd_squares = S::fma(value, value, odd_squares);
+                    place = place.add(2 * c);
                 }
-                S::store_some(self.to.add(channel), own, S::add(sums[0], sums[1]));
-                S::store_some(self.to.add(c + channel), own, S::add(sums[2], sums[3]));
+                if rows % 2 == 1 {
+                    let value = S::sub(S::load_some(place, own), shift);
+                    even = S::add(even, value);
+                    even_squares = S::fma(value, value, even_squares);
+                }
+                S::store_some(self.to.add(channel), own, S::add(even, odd));
+                S::store_some(self.to.add(c + channel), own, S::add(even_squares, odd_squares));
             }
         }
     }
@@ -334,20 +343,38 @@ impl GradientSums<'_> {
                 let mean = column::<S>(self.norm.mean, channel, own);
                 let scale = column::<S>(self.norm.scale, channel, own);
                 let shift = column::<S>(self.norm.shift, channel, own);
-                let mut sums = [S::zero(); 4];
+                let (mut even, mut odd) = ([S::zero(); 2], [S::zero(); 2]);
                 let mut place = channel;
-                for row in 0..rows {
-                    let y = S::load_some(self.y.as_ptr().add(place), own);
-                    let da = S::load_some(self.da.as_ptr().add(place), own);
-                    let g = activation.slope::<S>(S::fma(y, scale, shift), da);
-                    let i = row % 2;
-                    sums[i] = S::add(sums[i], g);
-                    sums[2 + i] = S::fma(g, S::sub(y, mean), sums[2 + i]);
-                    place += c;
+                for row in 0..rows.next_multiple_of(2) / 2 {
+                    self.with::<S>(activation, place, own, [mean, scale, shift], &mut even);
+                    if 2 * row + 1 < rows {
+                        self.with::<S>(activation, place + c, own, [mean, scale, shift], &mut odd);
+                    }
+                    place += 2 * c;
                 }
-                S::store_some(self.to.add(channel), own, S::add(sums[0], sums[1]));
-                S::store_some(self.to.add(c + channel), own, S::add(sums[2], sums[3]));
+                S::store_some(self.to.add(channel), own, S::add(even[0], odd[0]));
+                S::store_some(self.to.add(c + channel), own, S::add(even[1], odd[1]));
             }
+        }
+    }
+
+    /// Adds the value at `place` to both sums.
+    #[inline(always)]
+    unsafe fn with<S: Simd>(
+        &self,
+        activation: Activation,
+        place: usize,
+        own: usize,
+        [mean, scale, shift]: [S::Vector; 3],
+        sums: &mut [S::Vector; 2],
+    ) {
+        // SAFETY: the caller's.
+        unsafe {
+            let y = S::load_some(self.y.as_ptr().add(place), own);
+            let da = S::load_some(self.da.as_ptr().add(place), own);
+            let g = activation.slope::<S>(S::fma(y, scale, shift), da);
+            sums[0] = S::add(sums[0], g);
+            sums[1] = S::fma(g, S::sub(y, mean), sums[1]);
         }
     }
 }

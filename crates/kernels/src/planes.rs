@@ -53,20 +53,36 @@ impl Kernel for Sums {
                 let own = (c - channel).min(S::LANES);
                 // SAFETY: the places lie in the picture.
                 unsafe {
-                    let mut parts = [S::zero(); 2];
-                    for place in first..last {
-                        let at = place * c + channel;
-                        let x = S::load_some(self.x.add(at), own);
-                        let i = place % 2;
-                        parts[i] = match self.other {
-                            Some(other) => S::fma(x, S::load_some(other.add(at), own), parts[i]),
-                            None => S::add(x, parts[i]),
-                        };
+                    // Two sums: one addition does not wait for the one before.
+                    let (mut even, mut odd) = (S::zero(), S::zero());
+                    let mut place = first;
+                    while place + 2 <= last {
+                        even = self.with::<S>(place * c + channel, own, even);
+                        odd = self.with::<S>((place + 1) * c + channel, own, odd);
+                        place += 2;
+                    }
+                    if place < last {
+                        even = self.with::<S>(place * c + channel, own, even);
                     }
                     let to = self.to.add(channel);
-                    let total = S::add(S::load_some(to, own), S::add(parts[0], parts[1]));
+                    let total = S::add(S::load_some(to, own), S::add(even, odd));
                     S::store_some(to, own, total);
                 }
+            }
+        }
+    }
+}
+
+impl Sums {
+    /// The sum with the value at `at`.
+    #[inline(always)]
+    unsafe fn with<S: Simd>(&self, at: usize, own: usize, sum: S::Vector) -> S::Vector {
+        // SAFETY: the caller's.
+        unsafe {
+            let x = S::load_some(self.x.add(at), own);
+            match self.other {
+                Some(other) => S::fma(x, S::load_some(other.add(at), own), sum),
+                None => S::add(x, sum),
             }
         }
     }

@@ -11,6 +11,24 @@
 
 use crate::isa::Isa;
 
+/// The body once for every index below the bound, the index a constant: arrays of vectors stay in registers, which a
+/// loop that the compiler does not unroll would put into memory.
+macro_rules! unrolled {
+    ($index:ident < $bound:expr => $body:block) => {
+        unrolled!(@ $index, $bound, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13);
+    };
+    (@ $index:ident, $bound:expr, $body:block, $($number:literal)*) => {
+        $(
+            if $number < $bound {
+                let $index = $number;
+                $body
+            }
+        )*
+    };
+}
+
+pub(crate) use unrolled;
+
 /// Vectors of one instruction set.
 ///
 /// # Safety

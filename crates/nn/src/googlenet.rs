@@ -216,9 +216,8 @@ impl GoogLeNet {
         x
     }
 
-    /// `[b, 1024, h/32, w/32]` to logits; no dropout without a seed.
-    pub(crate) fn head(&self, x: Tensor<4>, seed: Option<u64>) -> Tensor<2> {
-        let x = global_mean(x); // [b, 1024]
+    /// The mean map `[b, 1024]` to logits; no dropout without a seed.
+    pub(crate) fn head(&self, x: Tensor<2>, seed: Option<u64>) -> Tensor<2> {
         self.classifier.forward(match seed {
             Some(seed) => drop_out(x, self.dropout, seed),
             None => x,
@@ -239,6 +238,6 @@ impl GoogLeNet {
             logits: head.forward(map, seed.wrapping_add(1 + i as u64)),
         });
         let heads = heads.collect();
-        (self.head(x, Some(seed)), heads)
+        (self.head(global_mean(x), Some(seed)), heads)
     }
 }

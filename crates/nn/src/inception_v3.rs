@@ -362,9 +362,8 @@ impl InceptionV3 {
         x
     }
 
-    /// `[b, 2048, h/32, w/32]` to logits; no dropout without a seed.
-    pub(crate) fn head(&self, x: Tensor<4>, seed: Option<u64>) -> Tensor<2> {
-        let x = global_mean(x); // [b, 2048]
+    /// The mean map `[b, 2048]` to logits; no dropout without a seed.
+    pub(crate) fn head(&self, x: Tensor<2>, seed: Option<u64>) -> Tensor<2> {
         self.classifier.forward(match seed {
             Some(seed) => drop_out(x, self.dropout, seed),
             None => x,
@@ -381,6 +380,6 @@ impl InceptionV3 {
             .zip(middle)
             .map(|(head, map)| Auxiliary { weight: HEAD_WEIGHT, logits: head.forward(map) });
         let heads = heads.collect();
-        (self.head(x, Some(seed)), heads)
+        (self.head(global_mean(x), Some(seed)), heads)
     }
 }

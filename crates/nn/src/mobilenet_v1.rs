@@ -13,7 +13,6 @@ use crate::activation::Activation;
 use crate::block::conv_norm_activation::ConvNormActivation;
 use crate::block::convolution::Conv;
 use crate::block::dropout::drop_out;
-use crate::block::pooling::global_mean;
 use crate::block::separable::{DepthwiseSeparable, Separable};
 use crate::blueprint::{Draft, Init, Layer, Line, pair};
 use crate::channels::make_divisible;
@@ -132,9 +131,8 @@ impl MobileNetV1 {
         x
     }
 
-    /// `[b, 1024, h/32, w/32]` to logits; no dropout without a seed.
-    pub(crate) fn head(&self, x: Tensor<4>, seed: Option<u64>) -> Tensor<2> {
-        let x = global_mean(x); // [b, 1024]
+    /// The mean map `[b, 1024]` to logits; no dropout without a seed.
+    pub(crate) fn head(&self, x: Tensor<2>, seed: Option<u64>) -> Tensor<2> {
         self.classifier.forward(match seed {
             Some(seed) => drop_out(x, self.dropout, seed),
             None => x,

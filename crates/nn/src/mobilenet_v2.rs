@@ -12,7 +12,6 @@ use crate::block::conv_norm_activation::ConvNormActivation;
 use crate::block::convolution::Conv;
 use crate::block::dropout::drop_out;
 use crate::block::inverted_residual::{Bottleneck, BottleneckKeys, InvertedResidual};
-use crate::block::pooling::global_mean;
 use crate::blueprint::{Draft, Init, Layer, Line, Naming, pair};
 use crate::channels::make_divisible;
 use crate::network::NetworkConfig;
@@ -171,9 +170,8 @@ impl MobileNetV2 {
         x
     }
 
-    /// `[b, 1280, h/32, w/32]` to logits; no dropout without a seed.
-    pub(crate) fn head(&self, x: Tensor<4>, seed: Option<u64>) -> Tensor<2> {
-        let x = global_mean(x); // [b, 1280]
+    /// The mean map `[b, 1280]` to logits; no dropout without a seed.
+    pub(crate) fn head(&self, x: Tensor<2>, seed: Option<u64>) -> Tensor<2> {
         self.classifier.forward(match seed {
             Some(seed) => drop_out(x, self.dropout, seed),
             None => x,

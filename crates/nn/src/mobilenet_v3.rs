@@ -18,7 +18,6 @@ use crate::block::conv_norm_activation::ConvNormActivation;
 use crate::block::convolution::Conv;
 use crate::block::dropout::drop_out;
 use crate::block::inverted_residual::{Bottleneck, BottleneckKeys, InvertedResidual};
-use crate::block::pooling::global_mean;
 use crate::blueprint::{Draft, Init, Layer, Line, Naming, pair};
 use crate::channels::make_divisible;
 use crate::mobilenet_v2::timm_keys;
@@ -298,9 +297,8 @@ impl MobileNetV3 {
         x
     }
 
-    /// `[b, 960, h/32, w/32]` to logits; no dropout without a seed.
-    pub(crate) fn head(&self, x: Tensor<4>, seed: Option<u64>) -> Tensor<2> {
-        let x = global_mean(x); // [b, 960]
+    /// The mean map `[b, 960]` to logits; no dropout without a seed.
+    pub(crate) fn head(&self, x: Tensor<2>, seed: Option<u64>) -> Tensor<2> {
         let x = self.activation.apply(self.hidden.forward(x)); // [b, 1280]
         self.classifier.forward(match seed {
             Some(seed) => drop_out(x, self.dropout, seed),

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::activation::Activation;
 use crate::block::conv_norm_activation::Norm;
 use crate::block::convolution::Padding;
+use crate::block::pooling::global_mean;
 use crate::blueprint::{Key, Layer, Naming};
 use crate::googlenet::{self, GoogLeNet};
 use crate::inception_v3::{self, InceptionV3};
@@ -346,7 +347,7 @@ impl Network {
         }
     }
 
-    fn head(&self, x: Tensor<4>, seed: Option<u64>) -> Tensor<2> {
+    fn head(&self, x: Tensor<2>, seed: Option<u64>) -> Tensor<2> {
         match &self.model {
             Model::MobileNetV1(network) => network.head(x, seed),
             Model::MobileNetV2(network) => network.head(x, seed),
@@ -362,7 +363,9 @@ impl Network {
     /// # Shapes
     /// `[b, 3, h, w]` to `[b, classes]`.
     pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
-        picture_by_picture(images, |images| self.head(self.trunk(images, &mut |_| ()), None))
+        let features =
+            picture_by_picture(images, |images| global_mean(self.trunk(images, &mut |_| ())));
+        self.head(features, None)
     }
 
     /// The last map of every stride, the largest first: what a detector is built on.
@@ -397,7 +400,7 @@ impl Network {
             Model::InceptionV3(network) => network.forward_train(self.enter(images), dropout_seed),
             _ => {
                 let x = self.trunk(images, &mut |_| ());
-                (self.head(x, Some(dropout_seed)), Vec::new())
+                (self.head(global_mean(x), Some(dropout_seed)), Vec::new())
             }
         };
         Outputs { logits, auxiliary }

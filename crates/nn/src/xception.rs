@@ -13,7 +13,7 @@ use crate::activation::Activation::{Linear as Plain, Relu};
 use crate::block::conv_norm_activation::{ConvNormActivation, Norm};
 use crate::block::convolution::{Conv, Padding};
 use crate::block::dropout::drop_out;
-use crate::block::pooling::{Pool, global_mean};
+use crate::block::pooling::Pool;
 use crate::block::separable::{Separable, SeparableConvolution};
 use crate::blueprint::{Draft, Init, Layer, Line};
 use crate::network::NetworkConfig;
@@ -203,9 +203,8 @@ impl Xception {
         x
     }
 
-    /// `[b, 2048, h/32, w/32]` to logits; no dropout without a seed.
-    pub(crate) fn head(&self, x: Tensor<4>, seed: Option<u64>) -> Tensor<2> {
-        let x = global_mean(x); // [b, 2048]
+    /// The mean map `[b, 2048]` to logits; no dropout without a seed.
+    pub(crate) fn head(&self, x: Tensor<2>, seed: Option<u64>) -> Tensor<2> {
         self.classifier.forward(match seed {
             Some(seed) => drop_out(x, self.dropout, seed),
             None => x,

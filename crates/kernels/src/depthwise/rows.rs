@@ -12,7 +12,7 @@ use super::Geometry;
 use crate::isa::Isa;
 use crate::matmul::Finish;
 use crate::memory;
-use crate::simd::{Kernel, Simd};
+use crate::simd::{Kernel, Simd, unrolled};
 
 /// Bytes of the input rows that belong to a chunk of output rows: a share of the second-level cache.
 const CHUNK: usize = 192 * 1024;
@@ -185,15 +185,17 @@ impl Forward<'_> {
                     let place = line.add((ox * stride - g.before[1]) * c);
                     let mut run = [S::zero(); SPAN];
                     let span = (COUNT - 1) * STRIDE + WIDE;
-                    for (i, value) in run.iter_mut().enumerate().take(span) {
-                        *value = read::<S, WHOLE>(place.add(i * c), own);
-                    }
-                    for kx in 0..WIDE {
-                        let weight = read::<S, WHOLE>(w.add(kx * c), own);
-                        for (i, sum) in sums.iter_mut().enumerate() {
-                            *sum = S::fma(run[i * STRIDE + kx], weight, *sum);
+                    unrolled!(i < SPAN => {
+                        if i < span {
+                            run[i] = read::<S, WHOLE>(place.add(i * c), own);
                         }
-                    }
+                    });
+                    unrolled!(kx < WIDE => {
+                        let weight = read::<S, WHOLE>(w.add(kx * c), own);
+                        unrolled!(i < COUNT => {
+                            sums[i] = S::fma(run[i * STRIDE + kx], weight, sums[i]);
+                        });
+                    });
                     continue;
                 }
                 for kx in 0..wide {
@@ -202,24 +204,24 @@ impl Forward<'_> {
                         continue;
                     }
                     let weight = read::<S, WHOLE>(w.add(kx * c), own);
-                    for (i, sum) in sums.iter_mut().enumerate() {
+                    unrolled!(i < COUNT => {
                         let place = line.add((column + i * stride) * c);
-                        *sum = S::fma(read::<S, WHOLE>(place, own), weight, *sum);
-                    }
+                        sums[i] = S::fma(read::<S, WHOLE>(place, own), weight, sums[i]);
+                    });
                 }
             }
             let bias = match self.finish.bias {
                 Some(bias) => read::<S, WHOLE>(bias.as_ptr().add(channel), own),
                 None => S::zero(),
             };
-            for (i, sum) in sums.into_iter().enumerate() {
+            unrolled!(i < COUNT => {
                 let place = y + (ox + i) * g.channels;
-                let mut value = self.finish.activation.apply::<S>(S::add(sum, bias));
+                let mut value = self.finish.activation.apply::<S>(S::add(sums[i], bias));
                 if let Some(skip) = self.finish.skip {
                     value = S::add(value, read::<S, WHOLE>(skip.as_ptr().add(place), own));
                 }
                 write::<S, WHOLE>(self.y.add(place), own, value);
-            }
+            });
         }
     }
 }
@@ -433,26 +435,26 @@ impl Weights<'_> {
                 }
                 let mut ox = inner;
                 while ox + 2 <= end {
-                    for (i, sums) in sums.iter_mut().enumerate() {
+                    unrolled!(i < 2 => {
                         let dy = read::<S, WHOLE>(dy.add((ox + i) * c), own);
                         let column = (ox + i) * g.stride + first * g.dilation - g.before[1];
                         let place = line.add(column * c);
-                        for (kx, sum) in sums.iter_mut().enumerate() {
+                        unrolled!(kx < WIDE => {
                             let x = read::<S, WHOLE>(place.add(kx * g.dilation * c), own);
-                            *sum = S::fma(dy, x, *sum);
-                        }
-                    }
+                            sums[i][kx] = S::fma(dy, x, sums[i][kx]);
+                        });
+                    });
                     ox += 2;
                 }
                 for ox in ox..g.output[1] {
                     self.border::<S, WIDE, WHOLE>(line, dy, own, ox, first, &mut sums[0]);
                 }
             }
-            for (kx, (even, odd)) in sums[0].into_iter().zip(sums[1]).enumerate() {
+            unrolled!(kx < WIDE => {
                 let to = self.dw.add((ky * g.kernel[1] + first + kx) * c + channel);
-                let sum = S::add(even, odd);
+                let sum = S::add(sums[0][kx], sums[1][kx]);
                 S::store_some(to, own, S::add(S::load_some(to, own), sum));
-            }
+            });
         }
     }
 
@@ -471,12 +473,12 @@ impl Weights<'_> {
         // SAFETY: taps off the input are left out.
         unsafe {
             let dy = read::<S, WHOLE>(dy.add(ox * c), own);
-            for (kx, sum) in sums.iter_mut().enumerate() {
+            unrolled!(kx < WIDE => {
                 let column = (ox * g.stride + (first + kx) * g.dilation).wrapping_sub(g.before[1]);
                 if column < g.input[1] {
-                    *sum = S::fma(dy, read::<S, WHOLE>(line.add(column * c), own), *sum);
+                    sums[kx] = S::fma(dy, read::<S, WHOLE>(line.add(column * c), own), sums[kx]);
                 }
-            }
+            });
         }
     }
 }
