@@ -62,7 +62,11 @@ pub fn times_vector(isa: Isa, w: &[f32], x: &[f32]) -> Vec<f32> {
     let n = w.len() / k;
     assert_eq!(w.len(), n * k, "rows of so many values");
     let mut out = vec![0.0; n];
-    isa.run(Dots { w, x, out: &mut out });
+    let rows = if n * k < WORTH_A_THREAD { n } else { n.div_ceil(rayon::current_num_threads()) };
+    out.par_chunks_mut(rows.max(1)).enumerate().for_each(|(i, out)| {
+        let w = &w[i * rows * k..][..out.len() * k];
+        isa.run(Dots { w, x, out });
+    });
     out
 }
 
@@ -170,8 +174,10 @@ pub(crate) fn shared_rows(rows: usize, values: usize, work: usize) -> usize {
     if work < WORTH_A_THREAD || threads == 1 {
         return rows.max(1);
     }
-    let most = tile_rows(values);
-    most.min(rows.div_ceil(threads).next_multiple_of(24)).max(1)
+    // Few rows are shared out evenly; many in blocks that the microkernels fill.
+    let share = rows.div_ceil(threads);
+    let share = if share < 240 { share } else { share.next_multiple_of(24) };
+    tile_rows(values).min(share).max(1)
 }
 
 /// `a [m, depth] x b [depth, columns]`, finished, rows in parallel. The bits do not depend on the number of

@@ -15,6 +15,9 @@ use crate::simd::{Kernel, Simd};
 /// Rows that are summed in f32 before the sum joins the others.
 const RUN: usize = 256;
 
+/// Rows that a thread scales at a time.
+const PART: usize = 98;
+
 /// Per picture and channel the sum over the places of `x`, or of `x * other`: `[b, c]`.
 pub fn sums(isa: Isa, x: &[f32], other: Option<&[f32]>, batch: usize, c: usize) -> Vec<f32> {
     let image = x.len() / batch.max(1);
@@ -101,15 +104,18 @@ pub fn gated(
         memory::written(batch * places * c, |out| {
             out.par_chunks_mut(places * c).enumerate().for_each(|(picture, out)| {
                 let row = picture * c..(picture + 1) * c;
-                let kernel = Gated {
-                    x: x.map(|x| x[picture * places * c..].as_ptr()),
-                    gate: gate[row.clone()].as_ptr(),
-                    shift: shift.map(|shift| shift[row].as_ptr()),
-                    places,
-                    c,
-                    out: out.as_mut_ptr().cast(),
-                };
-                isa.run(kernel);
+                out.par_chunks_mut(PART * c).enumerate().for_each(|(part, out)| {
+                    let from = (picture * places + part * PART) * c;
+                    let kernel = Gated {
+                        x: x.map(|x| x[from..].as_ptr()),
+                        gate: gate[row.clone()].as_ptr(),
+                        shift: shift.map(|shift| shift[row.clone()].as_ptr()),
+                        places: out.len() / c,
+                        c,
+                        out: out.as_mut_ptr().cast(),
+                    };
+                    isa.run(kernel);
+                });
             });
         })
     }

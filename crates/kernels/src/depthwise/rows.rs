@@ -16,6 +16,9 @@ use crate::simd::{Kernel, Simd, unrolled};
 
 /// Bytes of the input rows that belong to a chunk of output rows: a share of the second-level cache.
 const CHUNK: usize = 192 * 1024;
+/// Weights of a block of channels, so that they stay in the first-level cache, and its channels at least.
+const WEIGHTS: usize = 3 * 1024;
+const BLOCK: usize = 64;
 /// Outputs of a row that are computed together, so that they share the loads of weights and inputs.
 const TOGETHER: usize = 4;
 /// Places that they read at most: stride 2, kernel 5.
@@ -39,7 +42,11 @@ fn reached(g: &Geometry, axis: usize, k: usize) -> (usize, usize) {
 /// threads.
 pub fn forward(isa: Isa, x: &[f32], w: &[f32], g: &Geometry, finish: Finish<'_>) -> Vec<f32> {
     let (row, image) = (g.output[1] * g.channels, g.input[0] * g.input[1] * g.channels);
-    let chunk = chunk_rows(g);
+    let chunk = match rayon::current_num_threads() {
+        // Few pictures: every thread gets rows of each.
+        threads if g.batch < threads => chunk_rows(g).min(g.output[0].div_ceil(threads)).max(1),
+        _ => chunk_rows(g),
+    };
     let chunks = g.output[0].div_ceil(chunk);
     assert_eq!([x.len(), w.len()], [g.batch * image, g.taps() * g.channels], "values");
     // SAFETY: every output of every row is written.
@@ -95,30 +102,10 @@ impl Kernel for Forward<'_> {
 }
 
 impl Forward<'_> {
-    /// Every vector of channels. `WIDE` and `STRIDE` are the kernel's width and stride, 0 for any.
+    /// Block by block of channels, then along the rows, then the vectors of the block: what is read next lies
+    /// next to what was read. `WIDE` and `STRIDE` are the kernel's width and stride, 0 for any.
     #[inline(always)]
     unsafe fn channels<S: Simd, const WIDE: usize, const STRIDE: usize>(&self) {
-        let mut channel = 0;
-        while channel < self.g.channels {
-            let own = self.g.channels - channel;
-            // SAFETY: the caller's.
-            unsafe {
-                if own >= S::LANES {
-                    self.rows::<S, WIDE, STRIDE, true>(channel, S::LANES);
-                } else {
-                    self.rows::<S, WIDE, STRIDE, false>(channel, own);
-                }
-            }
-            channel += S::LANES;
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn rows<S: Simd, const WIDE: usize, const STRIDE: usize, const WHOLE: bool>(
-        &self,
-        channel: usize,
-        own: usize,
-    ) {
         let g = self.g;
         let wide = if WIDE > 0 { WIDE } else { g.kernel[1] };
         // Outputs all of whose taps lie on the input.
@@ -127,24 +114,53 @@ impl Forward<'_> {
             let (from, to) = reached(g, 1, kx);
             (inner, end) = (inner.max(from), end.min(to));
         }
-        let end = end.max(inner);
-        for oy in self.rows.0..self.rows.1 {
-            // SAFETY: the places lie in the picture and the chunk.
-            unsafe {
-                let y = (oy - self.rows.0) * g.output[1] * g.channels + channel;
-                let mut ox = 0;
-                while ox < inner.min(g.output[1]) {
-                    self.some::<S, WIDE, STRIDE, WHOLE, 1>(oy, ox, channel, own, y, true);
-                    ox += 1;
+        let (inner, end) = (inner.min(g.output[1]), end.max(inner));
+        let block = (WEIGHTS / g.taps()).max(BLOCK).next_multiple_of(S::LANES);
+        for first in (0..g.channels).step_by(block) {
+            let channels = (first, (first + block).min(g.channels));
+            for oy in self.rows.0..self.rows.1 {
+                // SAFETY: the places lie in the picture and the chunk.
+                unsafe {
+                    for ox in 0..inner {
+                        self.block::<S, WIDE, STRIDE, 1>(oy, ox, channels, true);
+                    }
+                    let mut ox = inner;
+                    while ox + TOGETHER <= end {
+                        self.block::<S, WIDE, STRIDE, TOGETHER>(oy, ox, channels, false);
+                        ox += TOGETHER;
+                    }
+                    while ox < end {
+                        self.block::<S, WIDE, STRIDE, 1>(oy, ox, channels, false);
+                        ox += 1;
+                    }
+                    for ox in ox..g.output[1] {
+                        self.block::<S, WIDE, STRIDE, 1>(oy, ox, channels, true);
+                    }
                 }
-                while ox + TOGETHER <= end {
-                    self.some::<S, WIDE, STRIDE, WHOLE, TOGETHER>(oy, ox, channel, own, y, false);
-                    ox += TOGETHER;
-                }
-                while ox < g.output[1] {
-                    self.some::<S, WIDE, STRIDE, WHOLE, 1>(oy, ox, channel, own, y, true);
-                    ox += 1;
-                }
+            }
+        }
+    }
+
+    /// The vectors of a block of channels.
+    #[inline(always)]
+    unsafe fn block<S: Simd, const WIDE: usize, const STRIDE: usize, const COUNT: usize>(
+        &self,
+        oy: usize,
+        ox: usize,
+        (mut channel, to): (usize, usize),
+        border: bool,
+    ) {
+        let y = (oy - self.rows.0) * self.g.output[1] * self.g.channels;
+        // SAFETY: the caller's.
+        unsafe {
+            while channel + S::LANES <= to {
+                let y = y + channel;
+                self.some::<S, WIDE, STRIDE, true, COUNT>(oy, ox, channel, S::LANES, y, border);
+                channel += S::LANES;
+            }
+            if channel < to {
+                let y = y + channel;
+                self.some::<S, WIDE, STRIDE, false, COUNT>(oy, ox, channel, to - channel, y, border);
             }
         }
     }
