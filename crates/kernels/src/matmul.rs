@@ -232,13 +232,13 @@ impl Kernel for Tile<'_> {
             // SAFETY: the blocks lie one behind the other; the rest is the caller's.
             unsafe {
                 match (S::REGISTERS >= 32, vectors) {
-                    (true, 1) => self.columns::<S, 14, 1>(block, column),
-                    (true, 2) => self.columns::<S, 12, 2>(block, column),
-                    (true, 3) => self.columns::<S, 8, 3>(block, column),
-                    (true, _) => self.columns::<S, 6, 4>(block, column),
-                    (false, 1) => self.columns::<S, 8, 1>(block, column),
-                    (false, 2) => self.columns::<S, 6, 2>(block, column),
-                    (false, _) => self.columns::<S, 4, 3>(block, column),
+                    (true, 1) => self.columns::<S, 14, 5, 1>(block, column),
+                    (true, 2) => self.columns::<S, 12, 4, 2>(block, column),
+                    (true, 3) => self.columns::<S, 8, 3, 3>(block, column),
+                    (true, _) => self.columns::<S, 6, 2, 4>(block, column),
+                    (false, 1) => self.columns::<S, 8, 3, 1>(block, column),
+                    (false, 2) => self.columns::<S, 6, 2, 2>(block, column),
+                    (false, _) => self.columns::<S, 4, 2, 3>(block, column),
                 }
                 block = block.add(self.b.depth * vectors * S::LANES);
             }
@@ -248,20 +248,24 @@ impl Kernel for Tile<'_> {
 }
 
 impl Tile<'_> {
-    /// All rows of one block of columns.
+    /// All rows of one block of columns, `ROWS` at a time; few that are left over, `LEFT` at a time.
     #[inline(always)]
-    unsafe fn columns<S: Simd, const ROWS: usize, const VECTORS: usize>(
+    unsafe fn columns<S: Simd, const ROWS: usize, const LEFT: usize, const VECTORS: usize>(
         &self,
         block: *const f32,
         column: usize,
     ) {
         let mut row = 0;
-        while row < self.rows {
-            // SAFETY: the rows lie in the tile.
-            unsafe {
+        // SAFETY: the rows lie in the tile.
+        unsafe {
+            while row + LEFT < self.rows {
                 self.micro::<S, ROWS, VECTORS>(block, row, (self.rows - row).min(ROWS), column);
+                row += ROWS;
             }
-            row += ROWS;
+            while row < self.rows {
+                self.micro::<S, LEFT, VECTORS>(block, row, (self.rows - row).min(LEFT), column);
+                row += LEFT;
+            }
         }
     }
 
