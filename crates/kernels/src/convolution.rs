@@ -112,8 +112,32 @@ pub fn forward(x: &[f32], w: &Packed, d: &Dense, finish: Finish<'_>) -> Vec<f32>
     }
 }
 
-/// The gradient of the input, `[b, h, w, c]`, from weights `[filters, kh, kw, c]`. Pictures in parallel.
+/// The convolution whose result is the gradient of the input, with its weights `[c, kh, kw, filters]`: at stride
+/// 1 the kernel turned round.
+fn turned_round(w: &[f32], d: &Dense) -> Option<(Vec<f32>, Dense)> {
+    let (g, taps) = (&d.g, d.g.taps());
+    let reach = |axis: usize| (g.kernel[axis] - 1) * g.dilation;
+    if g.stride > 1 || g.before[0] > reach(0) || g.before[1] > reach(1) {
+        return None;
+    }
+    let mut turned = vec![0.0; w.len()];
+    for (place, value) in w.iter().enumerate() {
+        let (filter, tap, channel) =
+            (place / g.channels / taps, place / g.channels % taps, place % g.channels);
+        turned[(channel * taps + taps - 1 - tap) * d.filters + filter] = *value;
+    }
+    let before = [reach(0) - g.before[0], reach(1) - g.before[1]];
+    let (input, output) = (g.output, g.input);
+    let g = Geometry { channels: d.filters, input, output, before, ..*g };
+    Some((turned, Dense { g, filters: d.g.channels }))
+}
+
+/// The gradient of the input, `[b, h, w, c]`, from weights `[filters, kh, kw, c]`: at stride 1 a convolution,
+/// else the gradients of the patches added up, pictures in parallel.
 pub fn input_gradient(isa: Isa, w: &[f32], dy: &[f32], d: &Dense) -> Vec<f32> {
+    if let Some((w, d)) = turned_round(w, d) {
+        return forward(dy, &pack(isa, &w, &d, None), &d, Finish::NONE);
+    }
     let packed = Packed::new(isa, w, [d.filters, d.patch()], [d.patch(), 1], None);
     let (places, image) = (d.places(), d.image());
     let tile = matmul::tile_rows(d.patch()).min(places);

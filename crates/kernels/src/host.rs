@@ -35,7 +35,8 @@ pub trait Host: Backend {
     fn with_map<R>(tensor: &FloatTensor<Self>, read: impl FnOnce(&[f32]) -> R) -> R {
         let [b, c, h, w] = tensor.shape().dims();
         let last = Self::float_permute(tensor.clone(), &LAST);
-        if Self::in_order(&last) {
+        // A part of a map's channels is copied run by run; only a map in torch's order is turned.
+        if !Self::in_order(tensor) || c == 1 || h * w == 1 {
             return Self::with(&last, read);
         }
         Self::with(tensor, |values| read(&crate::layout::channels_last(values, b, c, h * w)))

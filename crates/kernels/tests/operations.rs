@@ -7,6 +7,7 @@ mod rough;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use kernels::activation::Activation;
+use kernels::concat::concat;
 use kernels::conv_norm_activation::{
     Cache, Layer, NormTensors, conv_norm_activation, conv_norm_activation_inference, convolution,
 };
@@ -277,6 +278,28 @@ fn pooling_equals_the_composed_one() {
             };
             for (i, (got, want)) in run(DType::F32).iter().zip(&run(DType::F64)).enumerate() {
                 close(&format!("{i} {device:?} {c} {size:?}"), got, want, 1e-5);
+            }
+        }
+    }
+}
+
+/// Seen to fail with: the second part's gradient begun at the first channel.
+#[test]
+fn concat_equals_the_composed_one() {
+    for device in hosts() {
+        for widths in [vec![3, 21], vec![16, 1, 5], vec![8, 24, 40, 2], vec![1, 2, 3, 4, 5]] {
+            let run = |dtype: DType| {
+                let device = device.clone().autodiff();
+                let part = |i: usize| tensor(i as u64, [2, widths[i], 5, 7], &device, dtype);
+                let parts: Vec<Tensor<4>> = (0..widths.len()).map(part).collect();
+                let y = concat(parts.clone());
+                let grads = loss(y.clone()).backward();
+                let mut found = vec![values(y.inner())];
+                found.extend(parts.iter().map(|part| values(part.grad(&grads).unwrap())));
+                found
+            };
+            for (got, want) in run(DType::F32).iter().zip(&run(DType::F64)) {
+                close(&format!("{widths:?} {device:?}"), got, want, 0.0);
             }
         }
     }

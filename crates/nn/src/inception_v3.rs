@@ -8,6 +8,7 @@
 use burn::module::Module;
 use burn::nn::{Initializer, Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
+use kernels::concat::concat;
 
 use crate::activation::Activation::{Linear as Plain, Relu};
 use crate::block::conv_norm_activation::{ConvNormActivation, Norm};
@@ -252,7 +253,7 @@ impl TowerLayers {
         let x = self.chain.iter().fold(x, |x, layer| layer.forward(x));
         match self.fork.is_empty() {
             true => x,
-            false => Tensor::cat(self.fork.iter().map(|f| f.forward(x.clone())).collect(), 1),
+            false => concat(self.fork.iter().map(|f| f.forward(x.clone())).collect()),
         }
     }
 }
@@ -272,7 +273,7 @@ impl Mixed {
     }
 
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        Tensor::cat(self.towers.iter().map(|tower| tower.forward(x.clone())).collect(), 1)
+        concat(self.towers.iter().map(|tower| tower.forward(x.clone())).collect())
     }
 }
 

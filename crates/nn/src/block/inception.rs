@@ -3,6 +3,7 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
+use kernels::concat::concat;
 
 use crate::activation::Activation;
 use crate::block::conv_norm_activation::{ConvNormActivation, Norm};
@@ -115,7 +116,7 @@ impl InceptionModule {
         let three = self.three.forward(self.three_reduce.forward(x.clone()));
         let five = self.five.forward(self.five_reduce.forward(x.clone()));
         let pool = self.pool_projection.forward(POOL.max(x));
-        Tensor::cat(vec![one, three, five, pool], 1)
+        concat(vec![one, three, five, pool])
     }
 }
 
