@@ -169,7 +169,5 @@ pub fn concat(parts: Vec<Tensor<4>>) -> Tensor<4> {
     let first = parts.next().expect("two parts or more");
     let mut next = || parts.next().unwrap_or_else(|| first.clone());
     let (second, third, fourth) = (next(), next(), next());
-    Tensor::from_dispatch(<Dispatch as Concat>::side_by_side(
-        first, second, third, fourth, count,
-    ))
+    Tensor::from_dispatch(<Dispatch as Concat>::side_by_side(first, second, third, fourth, count))
 }

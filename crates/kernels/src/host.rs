@@ -3,14 +3,19 @@
 
 #![allow(deprecated, reason = "burn-ndarray is one of the backends asked for")]
 
+use std::sync::LazyLock;
+
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Flex, NdArray, TensorMetadata};
 use burn::tensor::{DType, Device, Shape, Tensor, TensorData};
 
-/// Whether the kernels serve this tensor: f32 on ndarray or flex. Elsewhere the composed operations do.
+/// Whether the kernels serve this tensor: f32 on ndarray or flex, unless `KINDLING_KERNELS=stock` asks for Burn's
+/// own operations, to compare with. Elsewhere the composed operations do.
 pub(crate) fn serves<const D: usize>(x: &Tensor<D>) -> bool {
+    static STOCK: LazyLock<bool> =
+        LazyLock::new(|| std::env::var("KINDLING_KERNELS").is_ok_and(|value| value == "stock"));
     let device = x.device();
-    x.dtype() == DType::F32 && (device == Device::flex() || device == Device::ndarray())
+    !*STOCK && x.dtype() == DType::F32 && (device == Device::flex() || device == Device::ndarray())
 }
 
 /// Where to find channels-last order in `[b, c, h, w]`, and the way back.

@@ -69,7 +69,7 @@ impl Recycler {
     }
 
     /// A kept block of exactly so many bytes. Where none fits, old ones are given back until no more is held than
-    /// was ever in use and an eighth.
+    /// was ever in use and half of it.
     fn take(&self, bytes: usize, mut give_back: impl FnMut(usize, usize)) -> Option<*mut u8> {
         let Ok(mut kept) = self.kept.lock() else { return None };
         kept.used += bytes;
@@ -83,7 +83,7 @@ impl Recycler {
             kept.bytes -= bytes;
             return Some(address as *mut u8);
         }
-        while kept.count > 0 && kept.bytes + kept.used > kept.peak + kept.peak / 8 {
+        while kept.count > 0 && kept.bytes + kept.used > kept.peak + kept.peak / 2 {
             let (address, bytes) = kept.blocks[0];
             let count = kept.count;
             kept.blocks.copy_within(1..count, 0);

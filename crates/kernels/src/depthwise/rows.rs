@@ -160,7 +160,14 @@ impl Forward<'_> {
             }
             if channel < to {
                 let y = y + channel;
-                self.some::<S, WIDE, STRIDE, false, COUNT>(oy, ox, channel, to - channel, y, border);
+                self.some::<S, WIDE, STRIDE, false, COUNT>(
+                    oy,
+                    ox,
+                    channel,
+                    to - channel,
+                    y,
+                    border,
+                );
             }
         }
     }
