@@ -1,12 +1,18 @@
 //! The standard convolution on channels-last data as a matrix product over patches: a tile of places at a
 //! time, its patches gathered beside each other in the cache. Grouped ones group by group.
 
+#![expect(
+    clippy::inline_always,
+    reason = "a body must become part of each instruction set's function"
+)]
+
 use rayon::prelude::*;
 
 use crate::depthwise::Geometry;
 use crate::isa::Isa;
 use crate::matmul::{self, Finish, Packed};
 use crate::memory;
+use crate::simd::{Kernel, Simd};
 
 /// A standard convolution: the geometry of its input and the channels of its output.
 #[derive(Clone, Copy, Debug)]
@@ -73,12 +79,90 @@ fn runs(d: &Dense, from: usize, to: usize, mut each: impl FnMut(usize, usize, us
 }
 
 /// Gathers the patches of the places `from..to`.
-fn gather(x: &[f32], d: &Dense, from: usize, to: usize, patches: &mut Vec<f32>) {
+fn gather(isa: Isa, x: &[f32], d: &Dense, from: usize, to: usize, patches: &mut Vec<f32>) {
+    let count = (to - from) * d.patch();
+    if d.g.dilation == 1 {
+        patches.resize(count, 0.0); // what is there already is written over
+        assert_eq!(x.len(), d.image(), "values of a picture");
+        isa.run(Gather { x, d, from, to, patches: patches.as_mut_ptr() });
+        return;
+    }
     patches.clear();
-    patches.resize((to - from) * d.patch(), 0.0);
+    patches.resize(count, 0.0);
     runs(d, from, to, |patch, input, count| {
         patches[patch..patch + count].copy_from_slice(&x[input..input + count]);
     });
+}
+
+/// [`gather`] at dilation 1: the taps of a row of the kernel that lie on the picture are one run, what is left of
+/// the row on either side is zero.
+struct Gather<'a> {
+    x: &'a [f32],
+    d: &'a Dense,
+    from: usize,
+    to: usize,
+    patches: *mut f32,
+}
+
+impl Kernel for Gather<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let (g, c) = (&self.d.g, self.d.g.channels);
+        let row = g.kernel[1] * c;
+        let mut to = self.patches;
+        for place in self.from..self.to {
+            let (oy, ox) = (place / g.output[1], place % g.output[1]);
+            let left = (ox * g.stride) as isize - g.before[1] as isize;
+            let first = (-left).clamp(0, g.kernel[1] as isize);
+            let last = (g.input[1] as isize - left).clamp(first, g.kernel[1] as isize);
+            let x = (left + first).max(0) as usize;
+            let (first, last) = (first as usize * c, last as usize * c);
+            for ky in 0..g.kernel[0] {
+                let y = (oy * g.stride + ky).wrapping_sub(g.before[0]);
+                // SAFETY: the run lies on the picture, the row in the patches.
+                unsafe {
+                    if y < g.input[0] && first < last {
+                        zero::<S>(to, first);
+                        let from = self.x.as_ptr().add((y * g.input[1] + x) * c);
+                        copy::<S>(from, to.add(first), last - first);
+                        zero::<S>(to.add(last), row - last);
+                    } else {
+                        zero::<S>(to, row);
+                    }
+                    to = to.add(row);
+                }
+            }
+        }
+    }
+}
+
+/// Copies `count` values, by the vector: the runs are too short for a call.
+#[inline(always)]
+unsafe fn copy<S: Simd>(from: *const f32, to: *mut f32, count: usize) {
+    let mut at = 0;
+    // SAFETY: the caller's.
+    unsafe {
+        while at + S::LANES <= count {
+            S::store(to.add(at), S::load(from.add(at)));
+            at += S::LANES;
+        }
+        if at < count {
+            S::store_part(to.add(at), count - at, S::load_part(from.add(at), count - at));
+        }
+    }
+}
+
+/// Writes `count` zeros.
+#[inline(always)]
+unsafe fn zero<S: Simd>(to: *mut f32, count: usize) {
+    let mut at = 0;
+    while at < count {
+        // SAFETY: the caller's.
+        unsafe { S::store_some(to.add(at), count - at, S::zero()) };
+        at += S::LANES;
+    }
 }
 
 /// Packs weights `[filters, kh, kw, c]` for [`forward`].
@@ -100,7 +184,7 @@ pub fn forward(x: &[f32], w: &Packed, d: &Dense, finish: Finish<'_>) -> Vec<f32>
                     Vec::new,
                     |patches, (i, out)| {
                         let (from, count) = (i * tile, out.len() / row);
-                        gather(x, d, from, from + count, patches);
+                        gather(w.isa(), x, d, from, from + count, patches);
                         let skip = finish
                             .skip
                             .map(|skip| &skip[(picture * places + from) * row..][..out.len()]);
@@ -176,7 +260,7 @@ pub fn weight_gradient(isa: Isa, x: &[f32], dy: &[f32], d: &Dense) -> Vec<f32> {
         for i in all * part / parts..all * (part + 1) / parts {
             let (picture, from) = (i / tiles, i % tiles * tile);
             let to = (from + tile).min(places);
-            gather(&x[picture * image..][..image], d, from, to, &mut patches);
+            gather(isa, &x[picture * image..][..image], d, from, to, &mut patches);
             let first = (picture * places + from) * d.filters;
             let rows = &dy[first..first + (to - from) * d.filters];
             matmul::add_outer(isa, rows, &patches, d.filters, d.patch(), &mut dw);

@@ -15,6 +15,7 @@ pub mod depthwise;
 pub mod host;
 pub mod isa;
 pub mod layout;
+pub mod linear;
 pub mod matmul;
 pub mod memory;
 pub mod normalise;

@@ -56,6 +56,66 @@ pub struct Packed {
     blocks: Vec<usize>,
 }
 
+/// `x [k] w [k, n] + bias` for a vector x: every row of the weights is read once, where it lies. Columns in parallel.
+pub fn vector_times(isa: Isa, x: &[f32], w: &[f32], bias: &[f32]) -> Vec<f32> {
+    let (k, n) = (x.len(), bias.len());
+    assert_eq!(w.len(), n * k, "rows of so many values");
+    let mut out = bias.to_vec();
+    let share = if n * k < WORTH_A_THREAD { n } else { n.div_ceil(rayon::current_num_threads()) };
+    let columns = share.next_multiple_of(64);
+    out.par_chunks_mut(columns).enumerate().for_each(|(i, out)| {
+        isa.run(Columns { x, w, first: i * columns, n, out });
+    });
+    out
+}
+
+struct Columns<'a> {
+    x: &'a [f32],
+    w: &'a [f32],
+    first: usize,
+    n: usize,
+    out: &'a mut [f32],
+}
+
+impl Kernel for Columns<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let count = self.out.len();
+        let mut at = 0;
+        // SAFETY: the columns lie in the rows.
+        unsafe {
+            while at + 4 * S::LANES <= count {
+                let to = self.out.as_mut_ptr().add(at);
+                let mut sums = [S::zero(); 4];
+                let mut w = self.w.as_ptr().add(self.first + at);
+                for &x in self.x {
+                    let x = S::splat(x);
+                    unrolled!(v < 4 => { sums[v] = S::fma(x, S::load(w.add(v * S::LANES)), sums[v]); });
+                    w = w.add(self.n);
+                }
+                unrolled!(v < 4 => {
+                    let to = to.add(v * S::LANES);
+                    S::store(to, S::add(S::load(to), sums[v]));
+                });
+                at += 4 * S::LANES;
+            }
+            while at < count {
+                let own = (count - at).min(S::LANES);
+                let to = self.out.as_mut_ptr().add(at);
+                let mut sum = S::load_some(to, own);
+                for (row, &x) in self.x.iter().enumerate() {
+                    let w = self.w.as_ptr().add(row * self.n + self.first + at);
+                    sum = S::fma(S::splat(x), S::load_some(w, own), sum);
+                }
+                S::store_some(to, own, sum);
+                at += S::LANES;
+            }
+        }
+    }
+}
+
 /// `w [n, k] x` for a vector `x [k]`: every row of the weights is read once, where it lies.
 pub fn times_vector(isa: Isa, w: &[f32], x: &[f32]) -> Vec<f32> {
     let k = x.len();
@@ -122,6 +182,11 @@ fn many_registers(isa: Isa) -> bool {
 }
 
 impl Packed {
+    /// Whose vectors the blocks are.
+    pub(crate) fn isa(&self) -> Isa {
+        self.isa
+    }
+
     /// Packs the matrix whose element `(row, column)` is `values[row * strides[0] + column * strides[1]]`,
     /// times `scale[column]`.
     pub fn new(

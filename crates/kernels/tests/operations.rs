@@ -11,6 +11,7 @@ use kernels::concat::concat;
 use kernels::conv_norm_activation::{
     Cache, Layer, NormTensors, conv_norm_activation, conv_norm_activation_inference, convolution,
 };
+use kernels::linear::linear;
 use kernels::pooling::{Window, global_mean, max_pool, mean_pool};
 use kernels::squeeze_excite::squeeze_excite;
 use rough::{close, rough};
@@ -301,6 +302,20 @@ fn concat_equals_the_composed_one() {
             for (got, want) in run(DType::F32).iter().zip(&run(DType::F64)) {
                 close(&format!("{widths:?} {device:?}"), got, want, 0.0);
             }
+        }
+    }
+}
+
+/// Seen to fail with the columns of the second thread begun at the first.
+#[test]
+fn linear_equals_the_composed_one() {
+    for device in hosts() {
+        for (b, k, n) in [(1, 7, 5), (1, 300, 1000), (3, 40, 129), (16, 33, 65)] {
+            let run = |dtype: DType| {
+                let (x, w) = (tensor(1, [b, k], &device, dtype), tensor(2, [k, n], &device, dtype));
+                values(linear(x, w, tensor(3, [n], &device, dtype)))
+            };
+            close(&format!("{b} {k} {n}"), &run(DType::F32), &run(DType::F64), 1e-5);
         }
     }
 }

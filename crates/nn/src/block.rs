@@ -6,6 +6,7 @@ pub mod convolution;
 pub mod dropout;
 pub mod inception;
 pub mod inverted_residual;
+pub(crate) mod linear;
 pub mod pooling;
 pub mod separable;
 pub mod squeeze_excite;

@@ -16,6 +16,7 @@ use crate::block::conv_norm_activation::ConvNormActivation;
 use crate::block::convolution::Conv;
 use crate::block::dropout::drop_out;
 use crate::block::inception::{Inception, InceptionModule};
+use crate::block::linear::through;
 use crate::block::pooling::{Pool, global_mean};
 use crate::blueprint::{Draft, Init, Layer, Line, pair};
 use crate::network::{Auxiliary, NetworkConfig};
@@ -218,10 +219,13 @@ impl GoogLeNet {
 
     /// The mean map `[b, 1024]` to logits; no dropout without a seed.
     pub(crate) fn head(&self, x: Tensor<2>, seed: Option<u64>) -> Tensor<2> {
-        self.classifier.forward(match seed {
-            Some(seed) => drop_out(x, self.dropout, seed),
-            None => x,
-        })
+        through(
+            &self.classifier,
+            match seed {
+                Some(seed) => drop_out(x, self.dropout, seed),
+                None => x,
+            },
+        )
     }
 
     /// Logits and those of the auxiliary heads, 4a's first.

@@ -14,6 +14,7 @@ use crate::activation::Activation::{Linear as Plain, Relu};
 use crate::block::conv_norm_activation::{ConvNormActivation, Norm};
 use crate::block::convolution::{Conv, Padding};
 use crate::block::dropout::drop_out;
+use crate::block::linear::through;
 use crate::block::pooling::{Pool, global_mean};
 use crate::blueprint::{Draft, Init, Layer, Line, pair};
 use crate::network::{Auxiliary, NetworkConfig};
@@ -365,10 +366,13 @@ impl InceptionV3 {
 
     /// The mean map `[b, 2048]` to logits; no dropout without a seed.
     pub(crate) fn head(&self, x: Tensor<2>, seed: Option<u64>) -> Tensor<2> {
-        self.classifier.forward(match seed {
-            Some(seed) => drop_out(x, self.dropout, seed),
-            None => x,
-        })
+        through(
+            &self.classifier,
+            match seed {
+                Some(seed) => drop_out(x, self.dropout, seed),
+                None => x,
+            },
+        )
     }
 
     /// Logits and those of the auxiliary head, which needs pictures of 299 pixels.

@@ -13,6 +13,7 @@ use crate::activation::Activation;
 use crate::block::conv_norm_activation::ConvNormActivation;
 use crate::block::convolution::Conv;
 use crate::block::dropout::drop_out;
+use crate::block::linear::through;
 use crate::block::separable::{DepthwiseSeparable, Separable};
 use crate::blueprint::{Draft, Init, Layer, Line, pair};
 use crate::channels::make_divisible;
@@ -133,9 +134,12 @@ impl MobileNetV1 {
 
     /// The mean map `[b, 1024]` to logits; no dropout without a seed.
     pub(crate) fn head(&self, x: Tensor<2>, seed: Option<u64>) -> Tensor<2> {
-        self.classifier.forward(match seed {
-            Some(seed) => drop_out(x, self.dropout, seed),
-            None => x,
-        })
+        through(
+            &self.classifier,
+            match seed {
+                Some(seed) => drop_out(x, self.dropout, seed),
+                None => x,
+            },
+        )
     }
 }

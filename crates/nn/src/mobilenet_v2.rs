@@ -12,6 +12,7 @@ use crate::block::conv_norm_activation::ConvNormActivation;
 use crate::block::convolution::Conv;
 use crate::block::dropout::drop_out;
 use crate::block::inverted_residual::{Bottleneck, BottleneckKeys, InvertedResidual};
+use crate::block::linear::through;
 use crate::blueprint::{Draft, Init, Layer, Line, Naming, pair};
 use crate::channels::make_divisible;
 use crate::network::NetworkConfig;
@@ -172,9 +173,12 @@ impl MobileNetV2 {
 
     /// The mean map `[b, 1280]` to logits; no dropout without a seed.
     pub(crate) fn head(&self, x: Tensor<2>, seed: Option<u64>) -> Tensor<2> {
-        self.classifier.forward(match seed {
-            Some(seed) => drop_out(x, self.dropout, seed),
-            None => x,
-        })
+        through(
+            &self.classifier,
+            match seed {
+                Some(seed) => drop_out(x, self.dropout, seed),
+                None => x,
+            },
+        )
     }
 }

@@ -18,6 +18,7 @@ use crate::block::conv_norm_activation::ConvNormActivation;
 use crate::block::convolution::Conv;
 use crate::block::dropout::drop_out;
 use crate::block::inverted_residual::{Bottleneck, BottleneckKeys, InvertedResidual};
+use crate::block::linear::through;
 use crate::blueprint::{Draft, Init, Layer, Line, Naming, pair};
 use crate::channels::make_divisible;
 use crate::mobilenet_v2::timm_keys;
@@ -299,10 +300,13 @@ impl MobileNetV3 {
 
     /// The mean map `[b, 960]` to logits; no dropout without a seed.
     pub(crate) fn head(&self, x: Tensor<2>, seed: Option<u64>) -> Tensor<2> {
-        let x = self.activation.apply(self.hidden.forward(x)); // [b, 1280]
-        self.classifier.forward(match seed {
-            Some(seed) => drop_out(x, self.dropout, seed),
-            None => x,
-        })
+        let x = self.activation.apply(through(&self.hidden, x)); // [b, 1280]
+        through(
+            &self.classifier,
+            match seed {
+                Some(seed) => drop_out(x, self.dropout, seed),
+                None => x,
+            },
+        )
     }
 }

@@ -13,6 +13,7 @@ use crate::activation::Activation::{Linear as Plain, Relu};
 use crate::block::conv_norm_activation::{ConvNormActivation, Norm};
 use crate::block::convolution::{Conv, Padding};
 use crate::block::dropout::drop_out;
+use crate::block::linear::through;
 use crate::block::pooling::Pool;
 use crate::block::separable::{Separable, SeparableConvolution};
 use crate::blueprint::{Draft, Init, Layer, Line};
@@ -205,9 +206,12 @@ impl Xception {
 
     /// The mean map `[b, 2048]` to logits; no dropout without a seed.
     pub(crate) fn head(&self, x: Tensor<2>, seed: Option<u64>) -> Tensor<2> {
-        self.classifier.forward(match seed {
-            Some(seed) => drop_out(x, self.dropout, seed),
-            None => x,
-        })
+        through(
+            &self.classifier,
+            match seed {
+                Some(seed) => drop_out(x, self.dropout, seed),
+                None => x,
+            },
+        )
     }
 }

@@ -1,4 +1,4 @@
-//! `--backend` to a Burn device. The only place that names burn-ndarray (deprecated upstream) and
+//! `--backend` to a Burn device. The only place of this crate that names burn-ndarray (deprecated upstream) and
 //! the only place that starts wgpu, eagerly, so that a missing adapter is told before any work.
 
 use burn::tensor::{Device, DeviceKind};
@@ -10,7 +10,7 @@ use crate::failure::Failure;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Backend {
-    /// wgpu on a hardware adapter, otherwise flex.
+    /// wgpu on a hardware adapter, otherwise ndarray.
     Auto,
     /// burn-ndarray, CPU.
     Ndarray,
@@ -43,7 +43,7 @@ impl Backend {
                      install a driver, or use --backend flex"
                 ))
             }),
-            Backend::Auto => hardware().map_or_else(|| Backend::Flex.open(), Ok),
+            Backend::Auto => hardware().map_or_else(|| Backend::Ndarray.open(), Ok),
         }
     }
 }

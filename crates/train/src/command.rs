@@ -36,6 +36,7 @@ use crate::loader::{Loader, LoaderConfig, Mode};
 use crate::out;
 use crate::predict::{gather, predict};
 use crate::preprocess::{Interpolation, Preprocess};
+use crate::profile::{Profile, profile};
 use crate::run_folder::{self, quoted};
 use crate::signal::Stop;
 use crate::summary::{Summary, summary};
@@ -72,6 +73,8 @@ enum Command {
     Forward(Box<Forward>),
     /// Measure how many pictures a second a network trains on or infers
     Bench(Box<Bench>),
+    /// Measure each layer of a network against what this machine could do at best
+    Profile(Box<Profile>),
     /// Say what a checkpoint is
     Inspect {
         /// The checkpoint
@@ -224,6 +227,7 @@ fn run(command: Command) -> Result<u8, Failure> {
         }),
         Command::Forward(args) => forward(&args).map(|()| 0),
         Command::Bench(args) => bench(&args).map(|()| 0),
+        Command::Profile(args) => profile(&args).map(|()| 0),
         Command::Inspect { checkpoint, json } => inspect(&checkpoint, json),
     }
 }

@@ -1,0 +1,92 @@
+//! The linear layer in inference.
+
+#![allow(deprecated, reason = "burn-ndarray is one of the backends asked for")]
+
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{
+    Autodiff, Backend, Dispatch, Flex, NdArray, TensorMetadata, backend_extension,
+};
+use burn::tensor::{Shape, Tensor, module};
+
+use crate::host::{Host, serves};
+use crate::isa::Isa;
+use crate::matmul::{self, Finish, Packed};
+
+/// Rows up to which packing the weights costs more than it brings.
+const VECTORS: usize = 3;
+
+/// The operation of the extension.
+#[backend_extension(NdArray, Flex, Autodiff)]
+pub trait LinearInference: Backend {
+    /// `x [b, in] w [in, out] + bias [out]`.
+    fn linear_inference(
+        x: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+}
+
+fn values(x: &[f32], w: &[f32], bias: &[f32]) -> Vec<f32> {
+    let (isa, k, n) = (Isa::chosen(), w.len() / bias.len(), bias.len());
+    if x.len() <= VECTORS * k {
+        return x.chunks_exact(k).flat_map(|x| matmul::vector_times(isa, x, w, bias)).collect();
+    }
+    let packed = Packed::new(isa, w, [k, n], [n, 1], None);
+    matmul::product(x, &packed, Finish { bias: Some(bias), ..Finish::NONE })
+}
+
+fn on_values<B: Host>(
+    x: &FloatTensor<B>,
+    w: &FloatTensor<B>,
+    bias: &FloatTensor<B>,
+) -> FloatTensor<B> {
+    let shape = Shape::from([x.shape()[0], bias.shape()[0]]);
+    let y = B::with(x, |x| B::with(w, |w| B::with(bias, |bias| values(x, w, bias))));
+    B::make(y, shape)
+}
+
+impl LinearInference for NdArray {
+    fn linear_inference(
+        x: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        on_values::<Self>(&x, &w, &bias)
+    }
+}
+
+impl LinearInference for Flex {
+    fn linear_inference(
+        x: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        on_values::<Self>(&x, &w, &bias)
+    }
+}
+
+impl<B: Backend + LinearInference, C: CheckpointStrategy> LinearInference for Autodiff<B, C> {
+    fn linear_inference(
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        panic!("inference keeps no gradients");
+    }
+}
+
+/// A linear layer on any backend; on an autodiff device Burn's own, with gradients.
+///
+/// # Shapes
+/// `x` `[b, in]`, `w` `[in, out]`, `bias` `[out]` to `[b, out]`.
+pub fn linear(x: Tensor<2>, w: Tensor<2>, bias: Tensor<1>) -> Tensor<2> {
+    if x.device().is_autodiff() || !serves(&x) {
+        return module::linear(x, w, Some(bias));
+    }
+    Tensor::from_dispatch(<Dispatch as LinearInference>::linear_inference(
+        x.into_dispatch(),
+        w.into_dispatch(),
+        bias.into_dispatch(),
+    ))
+}
