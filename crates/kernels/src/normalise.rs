@@ -345,7 +345,7 @@ impl GradientSums<'_> {
                 let shift = column::<S>(self.norm.shift, channel, own);
                 let (mut even, mut odd) = ([S::zero(); 2], [S::zero(); 2]);
                 let mut place = channel;
-                for row in 0..rows.next_multiple_of(2) / 2 {
+                for row in 0..rows.div_ceil(2) {
                     self.with::<S>(activation, place, own, [mean, scale, shift], &mut even);
                     if 2 * row + 1 < rows {
                         self.with::<S>(activation, place + c, own, [mean, scale, shift], &mut odd);
