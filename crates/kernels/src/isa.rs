@@ -1,7 +1,11 @@
-//! Which instructions this machine has, found once. `KINDLING_ISA` (`avx512`, `avx2`, `neon`, `portable`)
-//! forces a smaller set; one that the machine lacks has no effect.
+//! Which instructions this machine has, found once. [`Isa::force`], or `KINDLING_ISA` (`avx512`, `avx2`, `neon`,
+//! `portable`) in the environment, chooses a smaller set; a set in the environment that the machine lacks has no
+//! effect.
 
 use std::sync::OnceLock;
+
+/// What every kernel uses, once one has asked.
+static CHOSEN: OnceLock<Isa> = OnceLock::new();
 
 /// A set of vector instructions, from small to large.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,9 +48,24 @@ impl Isa {
         }
     }
 
-    /// The largest set that this machine has and the environment allows.
+    /// Has every kernel of this process use the set of this name.
+    ///
+    /// # Errors
+    /// When the machine lacks it, or a set was chosen before: a sentence.
+    pub fn force(name: &str) -> Result<(), String> {
+        let available = Self::available();
+        let Some(isa) = available.iter().find(|isa| isa.name() == name) else {
+            let names: Vec<&str> = available.iter().map(|isa| isa.name()).collect();
+            return Err(format!("`{name}`: this machine has {}", names.join(", ")));
+        };
+        match *CHOSEN.get_or_init(|| *isa) {
+            chosen if chosen == *isa => Ok(()),
+            chosen => Err(format!("`{name}`: {} is in use already", chosen.name())),
+        }
+    }
+
+    /// The largest set that this machine has and the environment allows, or the forced one.
     pub fn chosen() -> Self {
-        static CHOSEN: OnceLock<Isa> = OnceLock::new();
         *CHOSEN.get_or_init(|| {
             let available = Self::available();
             let wanted = std::env::var("KINDLING_ISA").unwrap_or_default();

@@ -64,53 +64,71 @@ pub fn vector_times(isa: Isa, x: &[f32], w: &[f32], bias: &[f32]) -> Vec<f32> {
     let share = if n * k < WORTH_A_THREAD { n } else { n.div_ceil(rayon::current_num_threads()) };
     let columns = share.next_multiple_of(64);
     out.par_chunks_mut(columns).enumerate().for_each(|(i, out)| {
-        isa.run(Columns { x, w, first: i * columns, n, out });
+        let (first, count, out) = (i * columns, out.len(), out.as_mut_ptr());
+        isa.run(Columns { x, w, first, n, count, out });
     });
     out
 }
+
+/// Rows of the weights that are read side by side, so that a sum is loaded and stored once for all of them.
+const ROWS_AT_ONCE: usize = 8;
 
 struct Columns<'a> {
     x: &'a [f32],
     w: &'a [f32],
     first: usize,
     n: usize,
-    out: &'a mut [f32],
+    count: usize,
+    out: *mut f32,
 }
 
 impl Kernel for Columns<'_> {
     type Output = ();
 
+    /// Along the rows: memory is read in long runs, the sums stay in the first-level cache.
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let count = self.out.len();
-        let mut at = 0;
-        // SAFETY: the columns lie in the rows.
-        unsafe {
-            while at + 4 * S::LANES <= count {
-                let to = self.out.as_mut_ptr().add(at);
-                let mut sums = [S::zero(); 4];
-                let mut w = self.w.as_ptr().add(self.first + at);
-                for &x in self.x {
-                    let x = S::splat(x);
-                    unrolled!(v < 4 => { sums[v] = S::fma(x, S::load(w.add(v * S::LANES)), sums[v]); });
-                    w = w.add(self.n);
+        for (group, x) in self.x.chunks(ROWS_AT_ONCE).enumerate() {
+            // SAFETY: the columns lie in the rows.
+            unsafe {
+                let w = self.w.as_ptr().add(group * ROWS_AT_ONCE * self.n + self.first);
+                if x.len() < ROWS_AT_ONCE {
+                    for (row, x) in x.iter().enumerate() {
+                        self.add::<S, 1>(w.add(row * self.n), std::slice::from_ref(x));
+                    }
+                } else {
+                    self.add::<S, ROWS_AT_ONCE>(w, x);
                 }
-                unrolled!(v < 4 => {
-                    let to = to.add(v * S::LANES);
-                    S::store(to, S::add(S::load(to), sums[v]));
-                });
-                at += 4 * S::LANES;
             }
-            while at < count {
-                let own = (count - at).min(S::LANES);
-                let to = self.out.as_mut_ptr().add(at);
-                let mut sum = S::load_some(to, own);
-                for (row, &x) in self.x.iter().enumerate() {
-                    let w = self.w.as_ptr().add(row * self.n + self.first + at);
-                    sum = S::fma(S::splat(x), S::load_some(w, own), sum);
-                }
-                S::store_some(to, own, sum);
+        }
+    }
+}
+
+impl Columns<'_> {
+    /// Adds `ROWS` rows from `w` on, each times its x.
+    #[inline(always)]
+    unsafe fn add<S: Simd, const ROWS: usize>(&self, w: *const f32, x: &[f32]) {
+        let (out, count) = (self.out, self.count);
+        // SAFETY: the caller's.
+        unsafe {
+            let mut left = [S::zero(); ROWS];
+            unrolled!(r < ROWS => { left[r] = S::splat(x[r]); });
+            let mut at = 0;
+            while at + S::LANES <= count {
+                let mut sum = S::load(out.add(at));
+                unrolled!(r < ROWS => {
+                    sum = S::fma(left[r], S::load(w.add(r * self.n + at)), sum);
+                });
+                S::store(out.add(at), sum);
                 at += S::LANES;
+            }
+            if at < count {
+                let own = count - at;
+                let mut sum = S::load_part(out.add(at), own);
+                unrolled!(r < ROWS => {
+                    sum = S::fma(left[r], S::load_part(w.add(r * self.n + at), own), sum);
+                });
+                S::store_part(out.add(at), own, sum);
             }
         }
     }
@@ -239,10 +257,12 @@ pub(crate) fn shared_rows(rows: usize, values: usize, work: usize) -> usize {
     if work < WORTH_A_THREAD || threads == 1 {
         return rows.max(1);
     }
-    // Few rows are shared out evenly; many in blocks that the microkernels fill.
-    let share = rows.div_ceil(threads);
-    let share = if share < 240 { share } else { share.next_multiple_of(24) };
-    tile_rows(values).min(share).max(1)
+    // Few rows are shared out evenly, in as few tiles as fit the cache; many in blocks that the microkernels fill.
+    let (share, most) = (rows.div_ceil(threads), tile_rows(values));
+    if share < 240 {
+        return share.div_ceil(share.div_ceil(most).max(1)).max(1);
+    }
+    most.min(share.next_multiple_of(24))
 }
 
 /// `a [m, depth] x b [depth, columns]`, finished, rows in parallel. The bits do not depend on the number of

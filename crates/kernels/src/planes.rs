@@ -18,20 +18,30 @@ const RUN: usize = 256;
 /// Rows that a thread scales at a time.
 const PART: usize = 98;
 
+/// Values of a picture below which a second thread costs more than it brings.
+const WORTH_SHARING: usize = 1 << 14;
+
 /// Per picture and channel the sum over the places of `x`, or of `x * other`: `[b, c]`.
 pub fn sums(isa: Isa, x: &[f32], other: Option<&[f32]>, batch: usize, c: usize) -> Vec<f32> {
     let image = x.len() / batch.max(1);
     let mut sums = vec![0.0; batch * c];
+    // Few pictures: every thread gets channels of each.
+    let threads = rayon::current_num_threads();
+    let share = if batch >= threads || image < WORTH_SHARING { c } else { c.div_ceil(threads) };
+    let share = share.next_multiple_of(isa.lanes());
     sums.par_chunks_mut(c).enumerate().for_each(|(picture, sums)| {
-        let part = |values: &[f32]| -> *const f32 { values[picture * image..].as_ptr() };
-        let kernel = Sums {
-            x: part(x),
-            other: other.map(part),
-            places: image / c,
-            c,
-            to: sums.as_mut_ptr(),
-        };
-        isa.run(kernel);
+        sums.par_chunks_mut(share).enumerate().for_each(|(i, sums)| {
+            let part = |values: &[f32]| values[picture * image + i * share..].as_ptr();
+            let kernel = Sums {
+                x: part(x),
+                other: other.map(part),
+                places: image / c,
+                c,
+                own: sums.len(),
+                to: sums.as_mut_ptr(),
+            };
+            isa.run(kernel);
+        });
     });
     sums
 }
@@ -40,7 +50,10 @@ struct Sums {
     x: *const f32,
     other: Option<*const f32>,
     places: usize,
+    /// From a place to the next.
     c: usize,
+    /// Channels that are summed.
+    own: usize,
     to: *mut f32,
 }
 
@@ -52,8 +65,8 @@ impl Kernel for Sums {
         let c = self.c;
         for first in (0..self.places).step_by(RUN) {
             let last = (first + RUN).min(self.places);
-            for channel in (0..c).step_by(S::LANES) {
-                let own = (c - channel).min(S::LANES);
+            for channel in (0..self.own).step_by(S::LANES) {
+                let own = (self.own - channel).min(S::LANES);
                 // SAFETY: the places lie in the picture.
                 unsafe {
                     // Two sums: one addition does not wait for the one before.
@@ -99,13 +112,16 @@ pub fn gated(
     shift: Option<&[f32]>,
     [batch, places, c]: [usize; 3],
 ) -> Vec<f32> {
+    let threads = rayon::current_num_threads();
+    let share = places.div_ceil(threads).min(PART).max(1);
+    let part = if batch >= threads || places * c < WORTH_SHARING { PART } else { share };
     // SAFETY: every value is written.
     unsafe {
         memory::written(batch * places * c, |out| {
             out.par_chunks_mut(places * c).enumerate().for_each(|(picture, out)| {
                 let row = picture * c..(picture + 1) * c;
-                out.par_chunks_mut(PART * c).enumerate().for_each(|(part, out)| {
-                    let from = (picture * places + part * PART) * c;
+                out.par_chunks_mut(part * c).enumerate().for_each(|(i, out)| {
+                    let from = (picture * places + i * part) * c;
                     let kernel = Gated {
                         x: x.map(|x| x[from..].as_ptr()),
                         gate: gate[row.clone()].as_ptr(),

@@ -1,9 +1,9 @@
-"""Kindling against PyTorch, ONNX Runtime and stock Burn: one process each, in turn, on the same cores.
+"""Kindling against PyTorch, ONNX Runtime, tract and stock Burn: one process each, in turn, on the same cores.
 
     cargo build --release --workspace
     python crates/train/benches/against.py --models mobilenet_v3_large --modes train infer --rounds 3
 
-Needs torch, torchvision, timm, onnx and onnxruntime. Prints, for every contender, the median of images per second and
+Needs torch, torchvision, timm, onnx, onnxruntime and tract. Prints, for every contender, the median of images per second and
 of the rounds' ratios (Kindling's speed over the contender's in the same round), with their range.
 """
 
@@ -18,7 +18,7 @@ import time
 
 CONTENDERS = {
     "train": ["kindling", "kindling-ndarray", "eager", "channels_last", "compile", "stock-flex", "stock-ndarray"],
-    "infer": ["kindling", "kindling-ndarray", "channels_last", "onnxruntime", "stock-flex", "stock-ndarray"],
+    "infer": ["kindling", "kindling-ndarray", "channels_last", "onnxruntime", "tract", "stock-flex", "stock-ndarray"],
 }
 
 
@@ -74,27 +74,54 @@ def run_torch(args):
     measured(seconds[args.warmup :], args)
 
 
-def run_onnxruntime(args):
-    import numpy
-    import onnxruntime
-    import torch
-
+def exported(args):
+    """The path of the model as ONNX, made once."""
     size = args.img_size
     path = os.path.join(tempfile.gettempdir(), f"against-{args.models[0]}-{size}.onnx")
     if not os.path.exists(path):
+        import torch
+
         axes = {"x": {0: "n"}}
         model, example = network(args.models[0]).eval(), torch.randn(1, 3, size, size)
         torch.onnx.export(model, example, path, input_names=["x"], dynamic_axes=axes, dynamo=False)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = args.threads
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    x = numpy.random.randn(args.batch_size, 3, size, size).astype("f4")
+    return path
+
+
+def run_export(args):
+    """In a process of its own, so that nobody's memory counts torch's."""
+    exported(args)
+    print("{}")
+
+
+def timed_inference(args, infer):
+    import numpy
+
+    x = numpy.random.randn(args.batch_size, 3, args.img_size, args.img_size).astype("f4")
     seconds = []
     for _ in range(args.warmup + args.batches):
         start = time.perf_counter()
-        session.run(None, {"x": x})
+        infer(x)
         seconds.append(time.perf_counter() - start)
     measured(seconds[args.warmup :], args)
+
+
+def run_onnxruntime(args):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = args.threads
+    session = onnxruntime.InferenceSession(exported(args), options, providers=["CPUExecutionProvider"])
+    timed_inference(args, lambda x: session.run(None, {"x": x}))
+
+
+def run_tract(args):
+    """tract runs a model on one thread, whatever there is."""
+    import tract
+
+    model = tract.onnx().load(exported(args))
+    model.set_input_fact(0, f"{args.batch_size},3,{args.img_size},{args.img_size},f32")
+    runnable = model.into_model().into_runnable()
+    timed_inference(args, lambda x: runnable.run([x])[0].to_numpy())
 
 
 def run_kindling(args, contender, model, mode):
@@ -140,10 +167,13 @@ def main():
     parser.add_argument("--contender", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.contender:
-        return run_onnxruntime(args) if args.contender == "onnxruntime" else run_torch(args)
+        runs = {"onnxruntime": run_onnxruntime, "tract": run_tract, "export": run_export}
+        return runs.get(args.contender, run_torch)(args)
     for model in args.models:
         for mode in args.modes:
             names = [n for n in CONTENDERS[mode] if not args.only or n in args.only]
+            if mode == "infer" and {"onnxruntime", "tract"} & set(names):
+                run(args, "export", model, mode)
             rounds = []
             for _ in range(args.rounds):
                 rounds.append({name: run(args, name, model, mode) for name in names})

@@ -45,9 +45,6 @@ pub struct Bench {
     /// Where the network runs
     #[arg(long, value_enum, default_value = "auto")]
     backend: Backend,
-    /// Threads of the CPU kernels [default: as many as cores]
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=4096))]
-    threads: Option<u32>,
     /// Batches that are timed
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     batches: u32,
@@ -146,25 +143,6 @@ pub fn bench(args: &Bench) -> Result<(), Failure> {
         m.peak_rss_mb.map_or_else(String::new, |mb| format!("  peak {mb:.0} MB"))
     );
     Ok(())
-}
-
-impl Bench {
-    /// Threads asked for.
-    pub fn threads(&self) -> Option<usize> {
-        self.threads.map(|threads| threads as usize)
-    }
-}
-
-/// Makes the one pool of threads, of so many if they are given; before anything has run.
-///
-/// # Errors
-/// When the pool exists already.
-pub fn use_threads(threads: Option<usize>) -> Result<(), Failure> {
-    let Some(threads) = threads else { return Ok(()) };
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build_global()
-        .map_err(|why| Failure::usage(format!("--threads {threads}: {why}")))
 }
 
 /// Pictures of noise: the same values, copied for every batch as a loader would give them.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use burn::module::Module as _;
 use burn::tensor::Device;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use kernels::isa::Isa;
 use kernels::threads::inside;
 use nn::cost::cost;
 use nn::network::Network;
@@ -21,7 +22,7 @@ use safetensors::tensor::{Dtype, TensorView};
 
 use crate::backend::{self, Backend};
 use crate::begin::{Train, train};
-use crate::bench::{Bench, bench, use_threads};
+use crate::bench::{Bench, bench};
 use crate::checkpoint::{Checkpoint, Manifest, write_atomically};
 use crate::convert::{Convert, convert};
 use crate::decode::decode;
@@ -47,6 +48,24 @@ use crate::summary::{Summary, summary};
 struct Program {
     #[command(subcommand)]
     command: Command,
+    /// Threads of the CPU kernels [default: as many as cores]
+    #[arg(long, global = true, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    threads: Option<u32>,
+    /// Instructions of the CPU kernels: portable, neon, avx2 or avx512 [default: the machine's largest set]
+    #[arg(long, global = true, value_name = "NAME")]
+    isa: Option<String>,
+}
+
+/// Makes the one pool of threads and chooses the instructions, where they are given; before anything has run.
+fn prepare(threads: Option<u32>, isa: Option<&str>) -> Result<(), Failure> {
+    if let Some(isa) = isa {
+        Isa::force(isa).map_err(|why| Failure::usage(format!("--isa: {why}")))?;
+    }
+    let Some(threads) = threads else { return Ok(()) };
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads as usize)
+        .build_global()
+        .map_err(|why| Failure::usage(format!("--threads {threads}: {why}")))
 }
 
 #[derive(Subcommand)]
@@ -195,11 +214,8 @@ pub fn main(words: Vec<OsString>) -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
-    let threads = match &program.command {
-        Command::Bench(args) => args.threads(),
-        _ => None,
-    };
-    let result = use_threads(threads).and_then(|()| inside(|| run(program.command)));
+    let result = prepare(program.threads, program.isa.as_deref())
+        .and_then(|()| inside(|| run(program.command)));
     match result {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {

@@ -41,11 +41,16 @@ fn bench_measures_training_and_inference_and_refuses_impossible_sizes() {
         assert!(found["ms"]["min"].as_f64().unwrap() <= median, "{found}");
         assert!(number("gflops") > 0.0 && number("peak_rss_mb") > 1.0, "{found}");
     }
+    let words = ["--model", "mobilenet_v3_small", "--batch-size", "1", "--img-size", "32"];
+    let portable = [&["bench", "--backend", "flex"], &words[..]].concat();
+    let portable = [&portable, &["--batches", "1", "--json", "--isa", "portable"][..]].concat();
+    assert_eq!(json(&place.run(&portable))["isa"], "portable");
     let bench = |more: &[&str]| place.run(&[&["bench", "--backend", "flex"], more].concat());
     let xception = bench(&["--model", "xception", "--img-size", "8"]);
     refused(&xception, 2, &["--img-size", "8", "33 to 4096"]);
     refused(&bench(&["--model", "mobilnet"]), 2, &["mobilnet", "did you mean"]);
     refused(&bench(&["--model", "xception", "--threads", "0"]), 2, &["--threads"]);
+    refused(&bench(&["--model", "xception", "--isa", "mmx"]), 2, &["--isa", "mmx", "portable"]);
 }
 
 #[test]
