@@ -11,12 +11,19 @@ use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
 use burn::data::dataset::DatasetError;
 use burn::tensor::Device;
 
+use crate::augment::Augment;
 use crate::folder::{DataError, ImageFolder};
-use crate::preprocess::{Augment, Preprocess};
+use crate::preprocess::Preprocess;
 use crate::random::{Counter, permutation};
 
 /// Purpose of the counter that draws a picture's crop and flip.
 const AUGMENT: u64 = 0xA6;
+
+/// A picture's second, third, .. occurrence in a row has a purpose this much further.
+const REPEAT: u64 = 1 << 32;
+
+/// Purpose of the counter that draws how a batch is mixed.
+const MIX: u64 = 0x31;
 
 /// How batches are made.
 #[derive(Clone, Debug)]
@@ -53,6 +60,8 @@ pub struct Batch {
     pub shape: [usize; 4],
     /// Class indices, n of them.
     pub labels: Vec<i64>,
+    /// Where the batch is mixed: the labels of the partners, and the share that is a picture's own.
+    pub partner: Option<(Vec<i64>, f32)>,
     /// Indices into the folder's items, n of them.
     pub indices: Vec<usize>,
     /// Unreadable pictures and why.
@@ -100,8 +109,12 @@ impl Loader {
 
     /// The batches of `epoch` from number `first_batch` on.
     pub fn epoch(&self, epoch: u64, first_batch: usize) -> Epoch {
-        let order = match self.mode {
-            Mode::Train(_) => permutation(self.pictures(), self.config.seed, epoch),
+        let order = match &self.mode {
+            Mode::Train(augment) => {
+                let order = permutation(self.pictures(), self.config.seed, epoch);
+                // With repeats (Berman et al., arXiv:1902.05509) the epoch is as long, of fewer pictures.
+                (0..order.len()).map(|place| order[place / augment.repeats]).collect()
+            }
             Mode::Eval => (0..self.pictures()).collect(),
         };
         let shared = Arc::new(Shared {
@@ -130,17 +143,19 @@ impl Loader {
     fn make(&self, order: &[usize], epoch: u64, number: usize) -> Result<Batch, DataError> {
         let from = number * self.config.batch_size;
         let to = (from + self.config.batch_size).min(order.len());
-        let [h, w] = self.preprocess.crop;
+        let preprocess = self.rule(epoch);
+        let [h, w] = preprocess.crop;
         let mut batch = Batch {
             images: Vec::with_capacity((to - from) * 3 * h * w),
             shape: [0, 3, h, w],
             labels: Vec::new(),
+            partner: None,
             indices: Vec::new(),
             skipped: Vec::new(),
         };
-        for &place in &order[from..to] {
+        for (position, &place) in (from..to).zip(&order[from..to]) {
             let index = self.range.0 + place;
-            let example = match self.folder.read(index, self.preprocess.exif) {
+            let example = match self.folder.read(index, preprocess.exif) {
                 Ok(example) => example,
                 Err(DataError::Picture { path, why }) if !self.config.strict => {
                     batch.skipped.push((path, why));
@@ -149,10 +164,11 @@ impl Loader {
                 Err(error) => return Err(error),
             };
             let values = match &self.mode {
-                Mode::Eval => self.preprocess.apply(&example.pixels),
+                Mode::Eval => preprocess.apply(&example.pixels),
                 Mode::Train(augment) => {
-                    let mut draw = Counter::new(self.config.seed, epoch, index as u64, AUGMENT);
-                    self.preprocess.apply_train(augment, &example.pixels, &mut draw)
+                    let purpose = AUGMENT + REPEAT * (position % augment.repeats) as u64;
+                    let mut draw = Counter::new(self.config.seed, epoch, index as u64, purpose);
+                    preprocess.apply_train(augment, &example.pixels, &mut draw)
                 }
             };
             batch.images.extend(values);
@@ -160,7 +176,23 @@ impl Loader {
             batch.indices.push(index);
         }
         batch.shape[0] = batch.labels.len();
+        if let Mode::Train(Augment { mix: Some(mix), .. }) = &self.mode {
+            let mut draw = Counter::new(self.config.seed, epoch, number as u64, MIX);
+            if let Some(mixed) = mix.draw(epoch, [h, w], &mut draw) {
+                let share = mixed.apply(&mut batch.images, batch.shape);
+                batch.partner = Some((batch.labels.iter().rev().copied().collect(), share));
+            }
+        }
         Ok(batch)
+    }
+
+    /// The rule of an epoch: with progressive resizing the first ones have smaller pictures.
+    fn rule(&self, epoch: u64) -> Preprocess {
+        let mut rule = self.preprocess.clone();
+        if let Mode::Train(Augment { growth: Some(growth), .. }) = &self.mode {
+            rule.crop = rule.crop.map(|full| growth.size(epoch, full));
+        }
+        rule
     }
 }
 
@@ -348,7 +380,7 @@ mod tests {
     }
 
     fn loader(folder: &Arc<ImageFolder>, workers: usize, bytes: usize, strict: bool) -> Loader {
-        let augment = Augment { scale: [0.3, 1.0], ratio: [0.75, 4.0 / 3.0], hflip: 0.5 };
+        let augment = Augment { scale: [0.3, 1.0], ..Augment::default() };
         let config = LoaderConfig {
             batch_size: 4,
             workers,

@@ -3,6 +3,8 @@
 use burn::tensor::{Device, Tensor, TensorData, activation::log_softmax};
 use nn::network::Outputs;
 
+use crate::loader::Batch;
+
 /// Targets `[b, classes]`: `1 - smoothing + smoothing / classes` for the label, `smoothing / classes`
 /// elsewhere (torch.nn.CrossEntropyLoss; Szegedy et al., arXiv:1512.00567, section 7).
 pub fn soft_targets(labels: &[i64], classes: usize, smoothing: f64, device: &Device) -> Tensor<2> {
@@ -14,6 +16,14 @@ pub fn soft_targets(labels: &[i64], classes: usize, smoothing: f64, device: &Dev
         values[row * classes + label] = (1.0 - smoothing + rest) as f32;
     }
     Tensor::from_data(TensorData::new(values, [labels.len(), classes]), device)
+}
+
+/// The targets of a batch: where it is mixed, each is `share` of its label's and the rest of its partner's.
+pub fn targets(batch: &Batch, classes: usize, smoothing: f64, device: &Device) -> Tensor<2> {
+    let own = soft_targets(&batch.labels, classes, smoothing, device);
+    let Some((labels, share)) = &batch.partner else { return own };
+    let partner = soft_targets(labels, classes, smoothing, device);
+    own.mul_scalar(*share) + partner.mul_scalar(1.0 - share)
 }
 
 /// Mean over the batch of `-sum_k target_k * log softmax(logits)_k`. Both `[b, classes]`.
