@@ -356,6 +356,8 @@ impl DataLoader<Batch> for Loader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::augment::Growth;
+    use crate::mix::Mix;
 
     fn folder(name: &str, corrupt: bool) -> (PathBuf, Arc<ImageFolder>) {
         let root =
@@ -421,6 +423,91 @@ mod tests {
             batch.indices.iter().for_each(|&index| crc.update(&(index as u64).to_le_bytes()));
         }
         assert_eq!(crc.finalize(), 657_250_819);
+        std::fs::remove_dir_all(root).unwrap();
+    }
+
+    fn train(folder: &Arc<ImageFolder>, workers: usize, augment: Augment) -> Loader {
+        let mut loader = loader(folder, workers, 1 << 20, true);
+        loader.mode = Mode::Train(augment);
+        loader
+    }
+
+    /// Planted and seen red: MIXED
+    #[test]
+    fn batches_are_mixed_with_their_mirror_image_by_their_number_alone() {
+        let (root, folder) = folder("mixed", false);
+        let mix = Mix { mixup: 1.0, probability: 0.7, ..Mix::default() };
+        let augment = Augment { scale: [0.3, 1.0], ..Augment::default() };
+        let mixing = Augment { mix: Some(mix), ..augment };
+        let (plain, mixed) = (train(&folder, 2, augment), train(&folder, 3, mixing));
+        let mut shares = Vec::new();
+        for epoch in 0..6 {
+            let (before, after) = (all(&plain, epoch, 0), all(&mixed, epoch, 0));
+            assert_eq!(after[2..], all(&mixed, epoch, 2));
+            assert_eq!(after, all(&train(&folder, 1, mixing), epoch, 0));
+            for (before, after) in before.iter().zip(&after) {
+                assert_eq!(before.labels, after.labels);
+                let Some((labels, share)) = &after.partner else {
+                    assert_eq!(before, after);
+                    continue;
+                };
+                assert!(labels.iter().eq(before.labels.iter().rev()));
+                let size = before.images.len() / 4;
+                for (at, value) in after.images.iter().enumerate() {
+                    let other = before.images[(3 - at / size) * size + at % size];
+                    let expected = share * before.images[at] + (1.0 - share) * other;
+                    assert!((value - expected).abs() < 1e-5, "{value} {expected}");
+                }
+                shares.push(*share);
+            }
+        }
+        assert!((15..=27).contains(&shares.len()), "7 of 10 of 30: {shares:?}");
+        shares.dedup();
+        assert!(shares.len() > 14, "each batch has its own share: {shares:?}");
+        std::fs::remove_dir_all(root).unwrap();
+    }
+
+    /// Planted and seen red: REPEATS
+    #[test]
+    fn repeated_pictures_stand_in_a_row_each_augmented_anew() {
+        let (root, folder) = folder("repeats", false);
+        let augment = Augment { scale: [0.3, 1.0], ..Augment::default() };
+        let once = all(&train(&folder, 2, augment), 1, 0);
+        let twice = all(&train(&folder, 2, Augment { repeats: 2, ..augment }), 1, 0);
+        assert_eq!(twice.len(), once.len(), "the epoch is as long");
+        let pictures = |batches: &[Batch]| -> Vec<(usize, Vec<f32>)> {
+            let pictures = |b: &Batch| -> Vec<_> {
+                let size = b.images.len() / b.indices.len();
+                let images = b.images.chunks_exact(size).map(<[f32]>::to_vec);
+                b.indices.iter().copied().zip(images).collect()
+            };
+            batches.iter().flat_map(pictures).collect()
+        };
+        let (once, twice) = (pictures(&once), pictures(&twice));
+        for (number, pair) in twice.chunks_exact(2).enumerate() {
+            assert_eq!(pair[0], once[number], "the first time as without repeats");
+            assert_eq!(pair[0].0, pair[1].0);
+            assert_ne!(pair[0].1, pair[1].1);
+        }
+        std::fs::remove_dir_all(root).unwrap();
+    }
+
+    /// Planted and seen red: GROWTH
+    #[test]
+    fn the_size_of_a_batch_is_a_function_of_the_epoch() {
+        let (root, folder) = folder("growth", false);
+        let growth = Some(Growth { start: 16, epochs: 2 });
+        let mut loader = train(&folder, 2, Augment { growth, ..Augment::default() });
+        loader.preprocess = Preprocess::imagenet(32, 32);
+        let size = |loader: &Loader, epoch| all(loader, epoch, 4)[0].shape;
+        assert_eq!([0, 1, 2, 9].map(|epoch| size(&loader, epoch)[2..].to_vec()), [
+            [16, 16],
+            [24, 24],
+            [32, 32],
+            [32, 32]
+        ]);
+        loader.mode = Mode::Eval;
+        assert_eq!(size(&loader, 0), [4, 3, 32, 32]);
         std::fs::remove_dir_all(root).unwrap();
     }
 
