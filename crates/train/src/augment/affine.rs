@@ -164,9 +164,7 @@ impl<'a> Source<'a> {
 
     /// 2 x 2 pixels; beyond the border its last pixel.
     fn bilinear(&self, x: f64, y: f64) -> [u8; 3] {
-        let (left, top) = (x.floor(), y.floor());
-        let (dx, dy) = (x - left, y - top);
-        let (left, top) = (left as isize, top as isize);
+        let ((left, dx), (top, dy)) = (floor(x), floor(y));
         let [first, second] = [0, 1].map(|step| clamp(left + step, self.width));
         let across = |row: &[[u8; 3]]| -> [f64; 3] {
             std::array::from_fn(|c| lerp(row[first][c].into(), row[second][c].into(), dx))
@@ -184,33 +182,55 @@ impl<'a> Source<'a> {
 
     /// 4 x 4 pixels; beyond the border its last pixel.
     fn bicubic(&self, x: f64, y: f64) -> [u8; 3] {
-        let (left, top) = (x.floor(), y.floor());
-        let (dx, dy) = (x - left, y - top);
-        let (left, top) = (left as isize - 1, top as isize - 1);
+        let ((left, dx), (top, dy)) = (floor(x), floor(y));
+        let (left, top) = (left - 1, top - 1);
         if dy == 0.0 {
             // The polynomial down the column is its constant term: the row itself.
-            let row = self.row(clamp(top + 1, self.height));
-            return self.across(row, left, dx).map(|value| value as u8);
+            let quad = self.four(clamp(top + 1, self.height), left);
+            return std::array::from_fn(|c| cubic(quad.map(|pixel| pixel[c].into()), dx) as u8);
         }
-        let rows = [0, 1, 2, 3].map(|step| self.row(clamp(top + step, self.height)));
+        let rows = [0, 1, 2, 3].map(|step| clamp(top + step, self.height));
         if dx == 0.0 {
             let column = clamp(left + 1, self.width);
-            let [a, b, c, d] = rows.map(|row| row[column].map(f64::from));
-            return std::array::from_fn(|i| cubic(a[i], b[i], c[i], d[i], dy) as u8);
+            let quad = rows.map(|row| self.row(row)[column]);
+            return std::array::from_fn(|c| cubic(quad.map(|pixel| pixel[c].into()), dy) as u8);
         }
-        let [a, b, c, d] = rows.map(|row| self.across(row, left, dx));
-        std::array::from_fn(|i| cubic(a[i], b[i], c[i], d[i], dy) as u8)
+        let columns = [0, 1, 2, 3].map(|step| 3 * clamp(left + step, self.width));
+        let rows = rows.map(|row| &self.pixels[row * self.width * 3..][..self.width * 3]);
+        let mut pixel = [0; 3];
+        for (lane, byte) in pixel.iter_mut().enumerate() {
+            let mut down = [0.0; 4];
+            for (value, row) in down.iter_mut().zip(&rows) {
+                *value = cubic(columns.map(|column| f64::from(row[column + lane])), dx);
+            }
+            *byte = cubic(down, dy) as u8;
+        }
+        pixel
     }
 
-    /// The cubic through the pixels `left`, .., `left + 3` of a row.
-    fn across(&self, row: &[[u8; 3]], left: isize, dx: f64) -> [f64; 3] {
-        let quad: [[u8; 3]; 4] = match usize::try_from(left) {
-            Ok(at) if at + 4 <= self.width => [row[at], row[at + 1], row[at + 2], row[at + 3]],
+    /// The pixels `left`, .., `left + 3` of a row.
+    fn four(&self, row: usize, left: isize) -> [[u8; 3]; 4] {
+        let row = self.row(row);
+        match usize::try_from(left) {
+            Ok(at) if at + 4 <= self.width => *row[at..].first_chunk::<4>().expect("four pixels"),
             _ => [0, 1, 2, 3].map(|step| row[clamp(left + step, self.width)]),
-        };
-        let [a, b, c, d] = quad.map(|pixel| pixel.map(f64::from));
-        std::array::from_fn(|i| cubic(a[i], b[i], c[i], d[i], dx))
+        }
     }
+}
+
+/// The whole number below a coordinate that is at least -1, and the rest. (`f64::floor` is a call into the
+/// mathematical library on older instruction sets.)
+fn floor(value: f64) -> (isize, f64) {
+    let whole = if value < 0.0 { -1 } else { value as isize };
+    (whole, value - whole as f64)
+}
+
+/// Keys' cubic with a = -1, between `b` and `c`, in the order of operations of `Geometry.c`.
+fn cubic([a, b, c, d]: [f64; 4], t: f64) -> f64 {
+    let linear = -a + c;
+    let square = 2.0 * (a - b) + c - d;
+    let cube = -a + b - c + d;
+    b + t * (linear + t * (square + t * cube))
 }
 
 fn clamp(at: isize, size: usize) -> usize {
@@ -219,12 +239,4 @@ fn clamp(at: isize, size: usize) -> usize {
 
 fn lerp(a: f64, b: f64, d: f64) -> f64 {
     a + (b - a) * d
-}
-
-/// Keys' cubic with a = -1, between `b` and `c`, in the order of operations of `Geometry.c`.
-fn cubic(a: f64, b: f64, c: f64, d: f64, t: f64) -> f64 {
-    let linear = -a + c;
-    let square = 2.0 * (a - b) + c - d;
-    let cube = -a + b - c + d;
-    b + t * (linear + t * (square + t * cube))
 }

@@ -12,27 +12,16 @@ pub fn gaussian_blur(canvas: &mut Canvas, radius: f64) {
     if radius == 0.0 || (boxes.reach == 0 && boxes.far == 0) {
         return;
     }
-    let (height, width) = (canvas.height(), canvas.width());
-    let mut line = vec![[0; 3]; height.max(width)];
+    let width = canvas.width();
+    let mut line = vec![[0; 3]; width];
     for row in canvas.pixels_mut().as_chunks_mut::<3>().0.chunks_exact_mut(width) {
         for _ in 0..PASSES {
-            line[..width].copy_from_slice(row);
-            boxes.pass(&line[..width], row);
+            line.copy_from_slice(row);
+            boxes.pass(&line, row);
         }
     }
-    let mut column = vec![[0; 3]; height];
-    let pixels = canvas.pixels_mut().as_chunks_mut::<3>().0;
-    for x in 0..width {
-        for (to, from) in column.iter_mut().zip(pixels.iter().skip(x).step_by(width)) {
-            *to = *from;
-        }
-        for _ in 0..PASSES {
-            line[..height].copy_from_slice(&column);
-            boxes.pass(&line[..height], &mut column);
-        }
-        for (from, to) in column.iter().zip(pixels.iter_mut().skip(x).step_by(width)) {
-            *to = *from;
-        }
+    for _ in 0..PASSES {
+        canvas.redraw(|from, to| boxes.pass_down(from, to, 3 * width));
     }
 }
 
@@ -75,6 +64,26 @@ impl BoxFilter {
                 let bulk = sums[c] * self.whole + (leaves[c] + beyond[c]) * self.far;
                 ((bulk + (1 << 23)) >> 24) as u8
             });
+        }
+    }
+
+    /// The same along the columns of rows of `stride` samples, all columns at once.
+    fn pass_down(&self, from: &[u8], to: &mut [u8], stride: usize) {
+        let last = from.len() / stride - 1;
+        let row = |y: isize| &from[y.clamp(0, last as isize) as usize * stride..][..stride];
+        let reach = self.reach as isize;
+        let mut sums = vec![0_u32; stride];
+        for y in -reach - 1..reach {
+            sums.iter_mut().zip(row(y)).for_each(|(sum, &byte)| *sum += u32::from(byte));
+        }
+        for (y, to) in (0..).zip(to.chunks_exact_mut(stride)) {
+            let (leaves, enters, beyond) = (row(y - reach - 1), row(y + reach), row(y + reach + 1));
+            for x in 0..stride {
+                let leaving = u32::from(leaves[x]);
+                sums[x] = sums[x] + u32::from(enters[x]) - leaving;
+                let bulk = sums[x] * self.whole + (leaving + u32::from(beyond[x])) * self.far;
+                to[x] = ((bulk + (1 << 23)) >> 24) as u8;
+            }
         }
     }
 }

@@ -167,7 +167,9 @@ fn to_hsv(pixel: [u8; 3]) -> [u8; 3] {
     } else {
         (4.0 + f64::from(green) - f64::from(red)) as f32
     };
-    let hue = ((f64::from(hue) / 6.0 + 1.0) % 1.0) as f32;
+    // The remainder by 1 of a number below 2.
+    let turn = f64::from(hue) / 6.0 + 1.0;
+    let hue = (if turn >= 1.0 { turn - 1.0 } else { turn }) as f32;
     [(f64::from(hue) * 255.0) as u8, (f64::from(saturation) * 255.0) as u8, most]
 }
 
@@ -177,14 +179,16 @@ fn from_hsv([h, s, v]: [u8; 3]) -> [u8; 3] {
         return [v; 3];
     }
     let turn = f64::from(h) * 6.0 / 255.0;
-    let sextant = turn.floor();
-    let part = (turn - sextant) as f32;
+    let sextant = turn as u8;
+    let part = (turn - f64::from(sextant)) as f32;
     let saturation = (f64::from(s) / 255.0) as f32;
     let value = f64::from(v);
-    let p = (value * (1.0 - f64::from(saturation))).round() as u8;
-    let q = (value * (1.0 - f64::from(saturation * part))).round() as u8;
-    let t = (value * (1.0 - f64::from(saturation) * (1.0 - f64::from(part)))).round() as u8;
-    match sextant as u8 % 6 {
+    // Half up: the same as half away from 0 for all 2^24 colours.
+    let rounded = |share: f64| (value * share + 0.5) as u8;
+    let p = rounded(1.0 - f64::from(saturation));
+    let q = rounded(1.0 - f64::from(saturation * part));
+    let t = rounded(1.0 - f64::from(saturation) * (1.0 - f64::from(part)));
+    match sextant % 6 {
         0 => [v, t, p],
         1 => [q, v, p],
         2 => [p, v, t],
