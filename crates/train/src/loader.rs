@@ -44,6 +44,7 @@ pub struct LoaderConfig {
 
 /// What happens to the pictures.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a loader has one of them")]
 pub enum Mode {
     /// Shuffled and augmented.
     Train(Augment),
@@ -426,25 +427,25 @@ mod tests {
         std::fs::remove_dir_all(root).unwrap();
     }
 
-    fn train(folder: &Arc<ImageFolder>, workers: usize, augment: Augment) -> Loader {
+    fn train(folder: &Arc<ImageFolder>, workers: usize, augment: &Augment) -> Loader {
         let mut loader = loader(folder, workers, 1 << 20, true);
-        loader.mode = Mode::Train(augment);
+        loader.mode = Mode::Train(*augment);
         loader
     }
 
-    /// Planted and seen red: MIXED
+    /// Planted and seen red: one draw for all batches, labels in their own order.
     #[test]
     fn batches_are_mixed_with_their_mirror_image_by_their_number_alone() {
         let (root, folder) = folder("mixed", false);
         let mix = Mix { mixup: 1.0, probability: 0.7, ..Mix::default() };
         let augment = Augment { scale: [0.3, 1.0], ..Augment::default() };
         let mixing = Augment { mix: Some(mix), ..augment };
-        let (plain, mixed) = (train(&folder, 2, augment), train(&folder, 3, mixing));
+        let (plain, mixed) = (train(&folder, 2, &augment), train(&folder, 3, &mixing));
         let mut shares = Vec::new();
         for epoch in 0..6 {
             let (before, after) = (all(&plain, epoch, 0), all(&mixed, epoch, 0));
             assert_eq!(after[2..], all(&mixed, epoch, 2));
-            assert_eq!(after, all(&train(&folder, 1, mixing), epoch, 0));
+            assert_eq!(after, all(&train(&folder, 1, &mixing), epoch, 0));
             for (before, after) in before.iter().zip(&after) {
                 assert_eq!(before.labels, after.labels);
                 let Some((labels, share)) = &after.partner else {
@@ -467,13 +468,13 @@ mod tests {
         std::fs::remove_dir_all(root).unwrap();
     }
 
-    /// Planted and seen red: REPEATS
+    /// Planted and seen red: one stream for all repeats, the order without them.
     #[test]
     fn repeated_pictures_stand_in_a_row_each_augmented_anew() {
         let (root, folder) = folder("repeats", false);
         let augment = Augment { scale: [0.3, 1.0], ..Augment::default() };
-        let once = all(&train(&folder, 2, augment), 1, 0);
-        let twice = all(&train(&folder, 2, Augment { repeats: 2, ..augment }), 1, 0);
+        let once = all(&train(&folder, 2, &augment), 1, 0);
+        let twice = all(&train(&folder, 2, &Augment { repeats: 2, ..augment }), 1, 0);
         assert_eq!(twice.len(), once.len(), "the epoch is as long");
         let pictures = |batches: &[Batch]| -> Vec<(usize, Vec<f32>)> {
             let pictures = |b: &Batch| -> Vec<_> {
@@ -492,20 +493,18 @@ mod tests {
         std::fs::remove_dir_all(root).unwrap();
     }
 
-    /// Planted and seen red: GROWTH
+    /// Planted and seen red: the size of epoch 0 for ever.
     #[test]
     fn the_size_of_a_batch_is_a_function_of_the_epoch() {
         let (root, folder) = folder("growth", false);
         let growth = Some(Growth { start: 16, epochs: 2 });
-        let mut loader = train(&folder, 2, Augment { growth, ..Augment::default() });
+        let mut loader = train(&folder, 2, &Augment { growth, ..Augment::default() });
         loader.preprocess = Preprocess::imagenet(32, 32);
         let size = |loader: &Loader, epoch| all(loader, epoch, 4)[0].shape;
-        assert_eq!([0, 1, 2, 9].map(|epoch| size(&loader, epoch)[2..].to_vec()), [
-            [16, 16],
-            [24, 24],
-            [32, 32],
-            [32, 32]
-        ]);
+        assert_eq!(
+            [0, 1, 2, 9].map(|epoch| size(&loader, epoch)[2..].to_vec()),
+            [[16, 16], [24, 24], [32, 32], [32, 32]]
+        );
         loader.mode = Mode::Eval;
         assert_eq!(size(&loader, 0), [4, 3, 32, 32]);
         std::fs::remove_dir_all(root).unwrap();

@@ -549,12 +549,8 @@ mod tests {
     fn training_without_randomness_is_a_plain_resize() {
         let picture = RgbImage::from_fn(8, 8, |x, y| Rgb([x as u8 * 9, y as u8 * 7, 5]));
         let rule = Preprocess::imagenet(8, 8);
-        let still = Augment {
-            scale: [1.0, 1.0],
-            ratio: [1.0, 1.0],
-            hflip: 0.0,
-            ..Augment::default()
-        };
+        let still =
+            Augment { scale: [1.0, 1.0], ratio: [1.0, 1.0], hflip: 0.0, ..Augment::default() };
         let draw = |augment: &Augment, index| {
             rule.apply_train(augment, &picture, &mut Counter::new(3, 1, index, 0))
         };
@@ -562,6 +558,12 @@ mod tests {
         let flipped = draw(&Augment { hflip: 1.0, ..still }, 0);
         assert_ne!(flipped, draw(&still, 0));
         assert_eq!(flipped[0], rule.apply(&picture)[7]);
+        // Without augmentation the short edge is the crop's, whatever evaluation does (timm's --no-aug).
+        let none = Augment { still: true, ..Augment::default() };
+        let larger = Preprocess::imagenet(13, 8);
+        let drawn = larger.apply_train(&none, &picture, &mut Counter::new(3, 1, 0, 0));
+        assert_eq!(drawn, rule.apply(&picture));
+        assert_ne!(drawn, larger.apply(&picture));
         let usual = Augment::default();
         assert_eq!(draw(&usual, 4), draw(&usual, 4));
         assert_ne!(draw(&usual, 4), draw(&usual, 5));

@@ -1,7 +1,8 @@
 //! A run with everything that augments: it is interrupted and goes on to the same bits, mistakes in its flags are
 //! told, and the preview shows its pictures.
 //!
-//! Planted and seen red: SEEN
+//! Planted and seen red: erasing drawn from something else than the picture's stream, mixing left out of the plan, a
+//! contradiction let through, a margin of the sheet forgotten, `--epoch` without effect.
 
 #[path = "place/place.rs"]
 mod place;
@@ -81,7 +82,8 @@ fn mistakes_in_the_flags_are_told() {
 fn the_preview_is_a_picture_of_what_is_trained_on() {
     let place = Place::new("preview");
     let preview = |file: &str, more: &[&str]| {
-        let words = ["data", "preview", "data", "--img-size", "32", "--count", "10", "--output", file];
+        let words =
+            ["data", "preview", "data", "--img-size", "32", "--count", "10", "--output", file];
         let output = place.run(&[&words[..], more].concat());
         assert_eq!(code(&output), 0, "{}", error(&output));
         image::open(place.path(file)).unwrap().to_rgb8()
