@@ -4,7 +4,7 @@
 //! `fixtures/make_augment.py` made the expected values from crops of scikit-image's chelsea and coffee (both
 //! CC0).
 //!
-//! Planted and seen red (48 in all, among them): another cubic, half-pixel borders, a quarter turn to the other
+//! Planted and seen red (47 in all, among them): another cubic, half-pixel borders, a quarter turn to the other
 //! side, a fixed-point start without its second half, rounding where Pillow truncates, other weights of gray, a
 //! mean cut off, a smoothing cut off, an equalize that overflows on few pixels, `<=` for `<` in solarize, two
 //! boxes for three, one number of a table, other levels, `linspace` with two roundings, pixels rounded for cut,

@@ -31,7 +31,7 @@ pub fn invert(canvas: &mut Canvas) {
 
 /// `ImageOps.posterize`: keeps the `bits` highest bits, 0 to 8.
 ///
-/// Pillow refuses 0 since version 12, where timm's policies ask for it; before, and here, it gives black.
+/// Pillow 13 refuses 0, where timm's policies ask for it; here it gives black, the mask of no bits.
 pub fn posterize(canvas: &mut Canvas, bits: u32) {
     let mask = (0xFF00_u32 >> bits.min(8)) as u8;
     canvas.pixels_mut().iter_mut().for_each(|byte| *byte &= mask);
