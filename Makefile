@@ -17,6 +17,7 @@ compare:
 fixtures:
 	$${PYTHON:-python3} crates/nn/tests/fixtures/make.py
 	$${PYTHON:-python3} crates/train/tests/fixtures/make_preprocess.py
+	$${PYTHON:-python3} crates/train/tests/fixtures/make_augment.py
 	$${PYTHON:-python3} crates/train/tests/fixtures/make_decode.py
 # Needs Debian's dataset-fashion-mnist.
 data:

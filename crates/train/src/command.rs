@@ -25,6 +25,7 @@ use crate::begin::{Train, train};
 use crate::bench::{Bench, bench};
 use crate::checkpoint::{Checkpoint, Manifest, write_atomically};
 use crate::convert::{Convert, convert};
+use crate::data::{Data, data};
 use crate::decode::decode;
 use crate::evaluate::{Report, evaluate};
 use crate::explain::{Explain, explain};
@@ -94,6 +95,9 @@ enum Command {
     Bench(Box<Bench>),
     /// Measure each layer of a network against what this machine could do at best
     Profile(Box<Profile>),
+    /// Look after a folder of pictures
+    #[command(subcommand)]
+    Data(Data),
     /// Say what a checkpoint is
     Inspect {
         /// The checkpoint
@@ -244,6 +248,7 @@ fn run(command: Command) -> Result<u8, Failure> {
         Command::Forward(args) => forward(&args).map(|()| 0),
         Command::Bench(args) => bench(&args).map(|()| 0),
         Command::Profile(args) => profile(&args).map(|()| 0),
+        Command::Data(words) => data(&words),
         Command::Inspect { checkpoint, json } => inspect(&checkpoint, json),
     }
 }

@@ -1,0 +1,25 @@
+//! `kindling data`: subcommands about folders of pictures.
+
+use clap::Subcommand;
+
+use crate::data_preview::{Preview, preview};
+use crate::failure::Failure;
+
+/// The words of `kindling data`.
+#[derive(Subcommand)]
+pub enum Data {
+    /// Draw a contact sheet of what the network is shown in training, augmentation and mixing included
+    #[command(args_override_self = true, allow_negative_numbers = true)]
+    #[command(mut_arg("output", |arg| arg.value_name("FILE").help("PNG file of the sheet [default: preview.png]")))]
+    Preview(Box<Preview>),
+}
+
+/// Runs the subcommand; its exit code.
+///
+/// # Errors
+/// As the subcommand.
+pub fn data(words: &Data) -> Result<u8, Failure> {
+    match words {
+        Data::Preview(args) => preview(args),
+    }
+}
