@@ -24,6 +24,7 @@ use crate::begin::{Train, train};
 use crate::bench::{Bench, bench, use_threads};
 use crate::checkpoint::{Checkpoint, Manifest, write_atomically};
 use crate::convert::{Convert, convert};
+use crate::data::{Data, data};
 use crate::decode::decode;
 use crate::evaluate::{Report, evaluate};
 use crate::explain::{Explain, explain};
@@ -37,6 +38,7 @@ use crate::out;
 use crate::predict::{gather, predict};
 use crate::preprocess::{Interpolation, Preprocess};
 use crate::profile::{Profile, profile};
+use crate::quarantine;
 use crate::run_folder::{self, quoted};
 use crate::signal::Stop;
 use crate::summary::{Summary, summary};
@@ -75,6 +77,9 @@ enum Command {
     Bench(Box<Bench>),
     /// Measure each layer of a network against what this machine could do at best
     Profile(Box<Profile>),
+    /// Look after a folder of pictures
+    #[command(subcommand)]
+    Data(Data),
     /// Say what a checkpoint is
     Inspect {
         /// The checkpoint
@@ -109,6 +114,12 @@ struct Eval {
     /// End at the first unreadable picture
     #[arg(long)]
     strict_data: bool,
+    /// List of pictures to leave out [default: DIR/quarantine.txt, if it is there]
+    #[arg(long, value_name = "FILE", conflicts_with = "ignore_quarantine")]
+    quarantine: Option<PathBuf>,
+    /// Take the pictures on the quarantine list too
+    #[arg(long)]
+    ignore_quarantine: bool,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -228,6 +239,7 @@ fn run(command: Command) -> Result<u8, Failure> {
         Command::Forward(args) => forward(&args).map(|()| 0),
         Command::Bench(args) => bench(&args).map(|()| 0),
         Command::Profile(args) => profile(&args).map(|()| 0),
+        Command::Data(words) => data(&words),
         Command::Inspect { checkpoint, json } => inspect(&checkpoint, json),
     }
 }
@@ -246,11 +258,14 @@ fn eval(args: &Eval) -> Result<u8, Failure> {
     let (network, manifest, device) = load(&args.checkpoint, args.backend)?;
     let root = args.data_dir.as_ref().unwrap_or(&manifest.plan.data_dir);
     let plan = &manifest.plan;
-    let folder = match (plan.val_fraction, &args.data_dir, &args.val_split) {
+    let mut folder = match (plan.val_fraction, &args.data_dir, &args.val_split) {
         // The pictures that the run itself set aside, and no others.
         (Some(share), None, None) => ImageFolder::split(root, share, plan.seed)?.1,
         _ => ImageFolder::open_val(root, args.val_split.as_deref(), &manifest.classes)?,
     };
+    if !args.ignore_quarantine {
+        quarantine::leave_out_of_val(root, args.quarantine.as_deref(), &mut folder)?;
+    }
     folder.notes.iter().for_each(|note| eprintln!("note: {note}"));
     let folder = Arc::new(folder);
     let config = LoaderConfig {

@@ -35,6 +35,10 @@ pub struct Plan {
     pub ratio: [f64; 2],
     pub hflip: f64,
     pub strict_data: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quarantine: Option<PathBuf>,
+    #[serde(default)]
+    pub ignore_quarantine: bool,
     pub batch_size: usize,
     pub val_batch_size: usize,
     pub grad_accum_steps: usize,
@@ -131,6 +135,8 @@ impl Options {
             ratio: two("--ratio", &self.ratio, [3.0 / 4.0, 4.0 / 3.0])?,
             hflip: self.hflip.unwrap_or(0.5),
             strict_data: self.strict_data.unwrap_or(false),
+            quarantine: self.quarantine.clone(),
+            ignore_quarantine: self.ignore_quarantine.unwrap_or(false),
             batch_size: self.batch_size.unwrap_or(32),
             val_batch_size: self.val_batch_size.or(self.batch_size).unwrap_or(64),
             grad_accum_steps: self.grad_accum_steps.unwrap_or(1),
@@ -219,6 +225,12 @@ impl Plan {
         between("--checkpoint-interval-minutes", self.checkpoint_interval_minutes, 0.0, 1e5)?;
         if let Some(share) = self.val_fraction {
             between("--val-fraction", share, 0.001, 0.9)?;
+        }
+        if let (Some(list), true) = (&self.quarantine, self.ignore_quarantine) {
+            return Err(Failure::usage(format!(
+                "--quarantine {}: given together with --ignore-quarantine; leave one away",
+                list.display()
+            )));
         }
         between("--lr", self.lr, 0.0, 100.0)?;
         between("--warmup-lr", self.warmup_lr, 0.0, 100.0)?;

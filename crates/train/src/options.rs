@@ -74,6 +74,14 @@ pub struct Options {
     #[arg(long, num_args = 0..=1, default_missing_value = "true")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub strict_data: Option<bool>,
+    /// List of pictures to leave out [default: DIR/quarantine.txt, if it is there]
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quarantine: Option<PathBuf>,
+    /// Take the pictures on the quarantine list too
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ignore_quarantine: Option<bool>,
     /// Pictures per batch
     #[arg(short, long)]
     #[serde(skip_serializing_if = "Option::is_none")]
