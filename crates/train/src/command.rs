@@ -39,6 +39,7 @@ use crate::predict::{gather, predict};
 use crate::preprocess::{Interpolation, Preprocess};
 use crate::profile::{Profile, profile};
 use crate::quarantine;
+use crate::recipe::{Recipes, recipes};
 use crate::run_folder::{self, quoted};
 use crate::signal::Stop;
 use crate::summary::{Summary, summary};
@@ -65,6 +66,8 @@ enum Command {
     Preprocess(PreprocessArgs),
     /// List the variants with parameters, multiply-adds, published accuracy and source
     Models,
+    /// List published ways to train, for `train --recipe`
+    Recipes(Recipes),
     /// Print a network layer by layer
     Summary(Box<Summary>),
     /// Show what convolutions, blocks and multipliers cost, with your numbers
@@ -230,6 +233,7 @@ fn run(command: Command) -> Result<u8, Failure> {
             models();
             Ok(0)
         }
+        Command::Recipes(args) => recipes(&args).map(|()| 0),
         Command::Summary(args) => summary(&args).map(|()| 0),
         Command::Explain(args) => explain(&args).map(|()| 0),
         Command::Convert(args) => convert(&args).map(|said| {

@@ -1,4 +1,4 @@
-//! What may be written (flags, TOML) becomes a checked [`Plan`]. Precedence: default < file < flag.
+//! What may be written (flags, TOML) becomes a checked [`Plan`]. Precedence: default < recipe < file < flag.
 //! After a `Plan` exists nothing in it can be invalid.
 
 use std::path::PathBuf;
@@ -23,6 +23,8 @@ use crate::schedule::{Decay, Schedule};
 #[expect(missing_docs, reason = "the fields are those of `Options`, documented there")]
 pub struct Plan {
     pub data_dir: PathBuf,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipe: Option<String>,
     pub model: String,
     pub width: f64,
     pub img_size: usize,
@@ -118,6 +120,7 @@ impl Options {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let plan = Plan {
             data_dir: self.data_dir.clone().unwrap_or_else(|| DEFAULT_DATA.into()),
+            recipe: self.recipe.clone(),
             model: variant.name.to_owned(),
             width: self.width.unwrap_or(standard.width),
             // The carried pictures are 28x28 and gray.

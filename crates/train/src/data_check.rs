@@ -224,7 +224,7 @@ fn report(
         })
         .collect();
     let balance = balance(&rows[0].classes);
-    if let Some(Balance { ratio: Some(ratio), largest, smallest, .. }) = &balance
+    if let Some(Balance { ratio, largest, smallest, .. }) = &balance
         && *ratio > args.max_imbalance
     {
         let detail = format!("{} against {}, ratio {ratio:.1}", largest.1, smallest.1);
@@ -244,7 +244,7 @@ fn report(
         "listed pictures that are not there",
         missing.iter().map(|name| Item::of(root, &root.join(name))).collect(),
     ));
-    findings.retain(|finding| finding.count > 0);
+    let mut findings = report::joined(findings);
     findings.sort_by_key(|finding| finding.severity as u8);
     let count = |severity| findings.iter().filter(|f| f.severity == severity).count();
     Report {
@@ -354,13 +354,14 @@ fn sizes(pictures: &[Picture]) -> Sizes {
 }
 
 fn balance(classes: &[(String, usize)]) -> Option<Balance> {
-    let largest = classes.iter().max_by_key(|(_, n)| *n)?.clone();
-    let smallest = classes.iter().min_by_key(|(_, n)| *n)?.clone();
+    let filled = || classes.iter().filter(|(_, n)| *n > 0);
+    let largest = filled().max_by_key(|(_, n)| *n)?.clone();
+    let smallest = filled().min_by_key(|(_, n)| *n)?.clone();
     let all: usize = classes.iter().map(|(_, n)| n).sum();
     let share = |n: usize| n as f64 / all.max(1) as f64;
     let entropy: f64 =
         classes.iter().filter(|(_, n)| *n > 0).map(|(_, n)| -share(*n) * share(*n).ln()).sum();
-    let ratio = (smallest.1 > 0).then(|| largest.1 as f64 / smallest.1 as f64);
+    let ratio = largest.1 as f64 / smallest.1 as f64;
     Some(Balance { largest, smallest, ratio, effective_classes: entropy.exp() })
 }
 

@@ -31,6 +31,7 @@ pub mod preprocess;
 pub mod profile;
 pub mod quarantine;
 pub mod random;
+pub mod recipe;
 pub mod roof;
 pub mod run_folder;
 pub mod schedule;

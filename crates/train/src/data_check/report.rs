@@ -81,6 +81,21 @@ impl Finding {
     }
 }
 
+/// One finding of each kind, without the empty ones.
+pub(super) fn joined(findings: Vec<Finding>) -> Vec<Finding> {
+    let mut joined: Vec<Finding> = Vec::new();
+    for mut finding in findings.into_iter().filter(|f| f.count > 0) {
+        match joined.iter_mut().find(|f| f.kind == finding.kind) {
+            Some(first) => {
+                first.count += finding.count;
+                first.items.append(&mut finding.items);
+            }
+            None => joined.push(finding),
+        }
+    }
+    joined
+}
+
 /// A split in numbers.
 #[derive(Debug, Serialize)]
 pub(super) struct SplitRow {
@@ -95,8 +110,8 @@ pub(super) struct SplitRow {
 pub(super) struct Balance {
     pub(super) largest: (String, usize),
     pub(super) smallest: (String, usize),
-    /// Largest by smallest; absent when the smallest is empty.
-    pub(super) ratio: Option<f64>,
+    /// Largest by smallest, of the classes that are not empty.
+    pub(super) ratio: f64,
     /// exp(entropy) of the class shares: as many equally filled classes would be as varied.
     pub(super) effective_classes: f64,
 }
@@ -162,14 +177,14 @@ impl Report {
         }
         text.push_str(&self.class_table());
         if let Some(balance) = &self.balance {
-            let ratio = balance.ratio.map_or_else(|| "-".into(), |r| format!("{r:.2}"));
             let line = format!(
-                "{:<12}largest {} ({}), smallest {} ({}), ratio {ratio}; as varied as {:.1} equal classes",
+                "{:<12}largest {} ({}), smallest {} ({}), ratio {:.2}; as varied as {:.1} equal classes",
                 "balance",
                 balance.largest.0,
                 balance.largest.1,
                 balance.smallest.0,
                 balance.smallest.1,
+                balance.ratio,
                 balance.effective_classes
             );
             put(&mut text, line);
