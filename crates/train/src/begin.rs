@@ -138,6 +138,7 @@ pub fn train(args: &Train) -> Result<u8, Failure> {
             plan.img_size
         ));
         journal.say(&format!("run folder: {}", folder.display()));
+        plan.notes().iter().for_each(|note| journal.say(&format!("note: {note}")));
     }
     let stop = Stop::listen().map_err(|e| Failure::file(format!("signals: {e}")))?;
     if !fresh {

@@ -9,12 +9,15 @@ use nn::network::{Architecture, NetworkConfig};
 use nn::variants::Variant;
 use serde::{Deserialize, Serialize};
 
+use crate::augment::TrainFilter;
+use crate::augment::erase::Fill;
+use crate::augment::policy::Policy;
 use crate::backend::Backend;
 use crate::failure::Failure;
 use crate::journal::LogFormat;
 use crate::optimizer::{OptimizerConfig, Rule};
 use crate::options::Options;
-use crate::preprocess::{Augment, Interpolation, Preprocess};
+use crate::preprocess::{Interpolation, Preprocess};
 use crate::schedule::{Decay, Schedule};
 
 /// A run, resolved and checked. Written to `args.toml`, which `--config` reads back.
@@ -36,6 +39,42 @@ pub struct Plan {
     pub scale: [f64; 2],
     pub ratio: [f64; 2],
     pub hflip: f64,
+    #[serde(default)]
+    pub vflip: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train_interpolation: Option<TrainFilter>,
+    #[serde(default)]
+    pub no_aug: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aa: Option<Policy>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub color_jitter: Option<Vec<f64>>,
+    #[serde(default)]
+    pub force_color_jitter: bool,
+    #[serde(default)]
+    pub reprob: f64,
+    #[serde(default = "pixel")]
+    pub remode: Fill,
+    #[serde(default = "once")]
+    pub recount: usize,
+    #[serde(default)]
+    pub mixup: f64,
+    #[serde(default)]
+    pub cutmix: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cutmix_minmax: Option<[f64; 2]>,
+    #[serde(default = "always")]
+    pub mixup_prob: f64,
+    #[serde(default = "half")]
+    pub mixup_switch_prob: f64,
+    #[serde(default)]
+    pub mixup_off_epoch: u64,
+    #[serde(default = "once")]
+    pub aug_repeats: usize,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub img_size_start: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progressive_epochs: Option<u64>,
     pub strict_data: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quarantine: Option<PathBuf>,
@@ -116,6 +155,7 @@ impl Options {
             }),
         };
         let on_default = self.data_dir.is_none();
+        let epochs = self.epochs.unwrap_or(if on_default { 12 } else { 100 });
         let opt = self.opt.unwrap_or(Rule::Adamw);
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let plan = Plan {
@@ -137,13 +177,38 @@ impl Options {
             scale: two("--scale", &self.scale, if on_default { [0.6, 1.0] } else { [0.08, 1.0] })?,
             ratio: two("--ratio", &self.ratio, [3.0 / 4.0, 4.0 / 3.0])?,
             hflip: self.hflip.unwrap_or(0.5),
+            vflip: self.vflip.unwrap_or(0.0),
+            train_interpolation: self.train_interpolation,
+            no_aug: self.no_aug.unwrap_or(false),
+            aa: self.aa,
+            color_jitter: self.color_jitter.clone(),
+            force_color_jitter: self.force_color_jitter.unwrap_or(false),
+            reprob: self.reprob.unwrap_or(0.0),
+            remode: self.remode.unwrap_or(pixel()),
+            recount: self.recount.unwrap_or(1),
+            mixup: self.mixup.unwrap_or(0.0),
+            cutmix: self.cutmix.unwrap_or(0.0),
+            cutmix_minmax: match &self.cutmix_minmax {
+                None => None,
+                given => Some(two("--cutmix-minmax", given, [0.0, 1.0])?),
+            },
+            mixup_prob: self.mixup_prob.unwrap_or(always()),
+            mixup_switch_prob: self.mixup_switch_prob.unwrap_or(half()),
+            mixup_off_epoch: self.mixup_off_epoch.unwrap_or(0),
+            // timm's 0 is once, too.
+            aug_repeats: self.aug_repeats.unwrap_or(1).max(1),
+            img_size_start: self.img_size_start,
+            progressive_epochs: match self.img_size_start {
+                None => self.progressive_epochs,
+                Some(_) => self.progressive_epochs.or(Some(epochs.div_ceil(2))),
+            },
             strict_data: self.strict_data.unwrap_or(false),
             quarantine: self.quarantine.clone(),
             ignore_quarantine: self.ignore_quarantine.unwrap_or(false),
             batch_size: self.batch_size.unwrap_or(32),
             val_batch_size: self.val_batch_size.or(self.batch_size).unwrap_or(64),
             grad_accum_steps: self.grad_accum_steps.unwrap_or(1),
-            epochs: self.epochs.unwrap_or(if on_default { 12 } else { 100 }),
+            epochs,
             workers: self.workers.unwrap_or(cores.min(8)),
             opt,
             lr: self.lr.unwrap_or(match opt {
@@ -217,6 +282,7 @@ impl Plan {
         between("--ratio MIN", self.ratio[0], 0.01, self.ratio[1])?;
         between("--ratio MAX", self.ratio[1], self.ratio[0], 100.0)?;
         between("--hflip", self.hflip, 0.0, 1.0)?;
+        self.check_augmentation()?;
         positive("--batch-size", self.batch_size)?;
         positive("--val-batch-size", self.val_batch_size)?;
         positive("--grad-accum-steps", self.grad_accum_steps)?;
@@ -261,6 +327,9 @@ impl Plan {
                 if aux { " with its auxiliary head" } else { "" }
             )));
         }
+        if let Some(start) = self.img_size_start {
+            between("--img-size-start", start as f64, least as f64, self.img_size as f64)?;
+        }
         self.preprocess().validate().map_err(Failure::usage)
     }
 
@@ -274,11 +343,6 @@ impl Plan {
             std: self.std,
             exif: self.exif,
         }
-    }
-
-    /// The random part of training.
-    pub fn augment(&self) -> Augment {
-        Augment { scale: self.scale, ratio: self.ratio, hflip: self.hflip }
     }
 
     /// The variant that `model` names.
@@ -330,6 +394,22 @@ impl Plan {
 
 fn one() -> u64 {
     1
+}
+
+fn pixel() -> Fill {
+    Fill::Pixel
+}
+
+fn once() -> usize {
+    1
+}
+
+fn always() -> f64 {
+    1.0
+}
+
+fn half() -> f64 {
+    0.5
 }
 
 fn text() -> LogFormat {

@@ -3,6 +3,7 @@
 use clap::Subcommand;
 
 use crate::data_check::{Check, check};
+use crate::data_preview::{Preview, preview};
 use crate::failure::Failure;
 
 /// The words of `kindling data`.
@@ -10,6 +11,10 @@ use crate::failure::Failure;
 pub enum Data {
     /// Examine a folder of pictures: classes, broken files, duplicates, leaks between train and val
     Check(Check),
+    /// Draw a contact sheet of what the network is shown in training, augmentation and mixing included
+    #[command(args_override_self = true, allow_negative_numbers = true)]
+    #[command(mut_arg("output", |arg| arg.value_name("FILE").help("PNG file of the sheet [default: preview.png]")))]
+    Preview(Box<Preview>),
 }
 
 /// Runs the subcommand; its exit code.
@@ -19,5 +24,6 @@ pub enum Data {
 pub fn data(words: &Data) -> Result<u8, Failure> {
     match words {
         Data::Check(args) => check(args),
+        Data::Preview(args) => preview(args),
     }
 }

@@ -21,7 +21,7 @@ use crate::failure::Failure;
 use crate::folder::ImageFolder;
 use crate::journal::{Journal, Line};
 use crate::loader::{Loader, LoaderConfig, Mode};
-use crate::loss::{soft_targets, with_auxiliary};
+use crate::loss::{targets, with_auxiliary};
 use crate::optimizer::Optimizer;
 use crate::quarantine;
 use crate::random::Counter;
@@ -185,10 +185,9 @@ pub fn fit(run: Run, journal: &Journal) -> Result<Ended, Failure> {
             let closes = position.batch % plan.grad_accum_steps == 0 || position.batch == batches;
             let mut loss = f64::NAN;
             if count > 0 {
+                let targets = targets(&batch, train.classes.len(), plan.smoothing, &tape);
                 let images =
                     Tensor::<4>::from_data(TensorData::new(batch.images, batch.shape), &tape);
-                let targets =
-                    soft_targets(&batch.labels, train.classes.len(), plan.smoothing, &tape);
                 let dropout =
                     Counter::new(plan.seed, position.epoch, position.batch as u64, DROPOUT).u64();
                 let outputs = network.forward_train(images, dropout);
@@ -342,7 +341,8 @@ pub fn open(plan: &Plan) -> Result<(ImageFolder, ImageFolder), Failure> {
     Ok((train, val))
 }
 
-fn loader(plan: &Plan, folder: &Arc<ImageFolder>, mode: Mode, batch_size: usize) -> Loader {
+/// The batches of a split as the plan has them made.
+pub fn loader(plan: &Plan, folder: &Arc<ImageFolder>, mode: Mode, batch_size: usize) -> Loader {
     let config = LoaderConfig {
         batch_size,
         workers: plan.workers,

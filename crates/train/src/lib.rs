@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod augment;
 pub mod backend;
 pub mod begin;
 pub mod bench;
@@ -14,6 +15,7 @@ pub mod convert;
 pub mod dashboard;
 pub mod data;
 pub mod data_check;
+pub mod data_preview;
 pub mod decode;
 pub mod evaluate;
 pub mod explain;
@@ -24,6 +26,7 @@ pub mod forward;
 pub mod journal;
 pub mod loader;
 pub mod loss;
+pub mod mix;
 pub mod optimizer;
 pub mod options;
 pub mod predict;

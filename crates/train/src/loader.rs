@@ -11,12 +11,19 @@ use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
 use burn::data::dataset::DatasetError;
 use burn::tensor::Device;
 
+use crate::augment::Augment;
 use crate::folder::{DataError, ImageFolder};
-use crate::preprocess::{Augment, Preprocess};
+use crate::preprocess::Preprocess;
 use crate::random::{Counter, permutation};
 
 /// Purpose of the counter that draws a picture's crop and flip.
 const AUGMENT: u64 = 0xA6;
+
+/// A picture's second, third, .. occurrence in a row has a purpose this much further.
+const REPEAT: u64 = 1 << 32;
+
+/// Purpose of the counter that draws how a batch is mixed.
+const MIX: u64 = 0x31;
 
 /// How batches are made.
 #[derive(Clone, Debug)]
@@ -53,6 +60,8 @@ pub struct Batch {
     pub shape: [usize; 4],
     /// Class indices, n of them.
     pub labels: Vec<i64>,
+    /// Where the batch is mixed: the labels of the partners, and the share that is a picture's own.
+    pub partner: Option<(Vec<i64>, f32)>,
     /// Indices into the folder's items, n of them.
     pub indices: Vec<usize>,
     /// Unreadable pictures and why.
@@ -100,8 +109,12 @@ impl Loader {
 
     /// The batches of `epoch` from number `first_batch` on.
     pub fn epoch(&self, epoch: u64, first_batch: usize) -> Epoch {
-        let order = match self.mode {
-            Mode::Train(_) => permutation(self.pictures(), self.config.seed, epoch),
+        let order = match &self.mode {
+            Mode::Train(augment) => {
+                let order = permutation(self.pictures(), self.config.seed, epoch);
+                // With repeats (Berman et al., arXiv:1902.05509) the epoch is as long, of fewer pictures.
+                (0..order.len()).map(|place| order[place / augment.repeats]).collect()
+            }
             Mode::Eval => (0..self.pictures()).collect(),
         };
         let shared = Arc::new(Shared {
@@ -130,17 +143,19 @@ impl Loader {
     fn make(&self, order: &[usize], epoch: u64, number: usize) -> Result<Batch, DataError> {
         let from = number * self.config.batch_size;
         let to = (from + self.config.batch_size).min(order.len());
-        let [h, w] = self.preprocess.crop;
+        let preprocess = self.rule(epoch);
+        let [h, w] = preprocess.crop;
         let mut batch = Batch {
             images: Vec::with_capacity((to - from) * 3 * h * w),
             shape: [0, 3, h, w],
             labels: Vec::new(),
+            partner: None,
             indices: Vec::new(),
             skipped: Vec::new(),
         };
-        for &place in &order[from..to] {
+        for (position, &place) in (from..to).zip(&order[from..to]) {
             let index = self.range.0 + place;
-            let example = match self.folder.read(index, self.preprocess.exif) {
+            let example = match self.folder.read(index, preprocess.exif) {
                 Ok(example) => example,
                 Err(DataError::Picture { path, why }) if !self.config.strict => {
                     batch.skipped.push((path, why));
@@ -149,10 +164,11 @@ impl Loader {
                 Err(error) => return Err(error),
             };
             let values = match &self.mode {
-                Mode::Eval => self.preprocess.apply(&example.pixels),
+                Mode::Eval => preprocess.apply(&example.pixels),
                 Mode::Train(augment) => {
-                    let mut draw = Counter::new(self.config.seed, epoch, index as u64, AUGMENT);
-                    self.preprocess.apply_train(augment, &example.pixels, &mut draw)
+                    let purpose = AUGMENT + REPEAT * (position % augment.repeats) as u64;
+                    let mut draw = Counter::new(self.config.seed, epoch, index as u64, purpose);
+                    preprocess.apply_train(augment, &example.pixels, &mut draw)
                 }
             };
             batch.images.extend(values);
@@ -160,7 +176,23 @@ impl Loader {
             batch.indices.push(index);
         }
         batch.shape[0] = batch.labels.len();
+        if let Mode::Train(Augment { mix: Some(mix), .. }) = &self.mode {
+            let mut draw = Counter::new(self.config.seed, epoch, number as u64, MIX);
+            if let Some(mixed) = mix.draw(epoch, [h, w], &mut draw) {
+                let share = mixed.apply(&mut batch.images, batch.shape);
+                batch.partner = Some((batch.labels.iter().rev().copied().collect(), share));
+            }
+        }
         Ok(batch)
+    }
+
+    /// The rule of an epoch: with progressive resizing the first ones have smaller pictures.
+    fn rule(&self, epoch: u64) -> Preprocess {
+        let mut rule = self.preprocess.clone();
+        if let Mode::Train(Augment { growth: Some(growth), .. }) = &self.mode {
+            rule.crop = rule.crop.map(|full| growth.size(epoch, full));
+        }
+        rule
     }
 }
 
@@ -324,6 +356,8 @@ impl DataLoader<Batch> for Loader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::augment::Growth;
+    use crate::mix::Mix;
 
     fn folder(name: &str, corrupt: bool) -> (PathBuf, Arc<ImageFolder>) {
         let root =
@@ -348,7 +382,7 @@ mod tests {
     }
 
     fn loader(folder: &Arc<ImageFolder>, workers: usize, bytes: usize, strict: bool) -> Loader {
-        let augment = Augment { scale: [0.3, 1.0], ratio: [0.75, 4.0 / 3.0], hflip: 0.5 };
+        let augment = Augment { scale: [0.3, 1.0], ..Augment::default() };
         let config = LoaderConfig {
             batch_size: 4,
             workers,
@@ -374,6 +408,106 @@ mod tests {
         }
         assert_eq!(all(&loader(&folder, 3, 1 << 20, true), 3, 2), one[2..]);
         assert_ne!(all(&loader(&folder, 3, 1 << 20, true), 4, 0), one);
+        std::fs::remove_dir_all(root).unwrap();
+    }
+
+    /// What a run without the newer flags is fed, as it was before they existed: their draws come after,
+    /// or from streams of their own. Planted and seen red: a draw for a flag that is off before the crop.
+    #[test]
+    fn the_batches_of_crop_and_flip_are_what_they_always_were() {
+        let (root, folder) = folder("pinned", false);
+        let mut crc = crc32fast::Hasher::new();
+        for batch in all(&loader(&folder, 2, 1 << 20, true), 3, 0) {
+            batch.images.iter().for_each(|value| crc.update(&value.to_le_bytes()));
+            batch.labels.iter().for_each(|label| crc.update(&label.to_le_bytes()));
+            batch.indices.iter().for_each(|&index| crc.update(&(index as u64).to_le_bytes()));
+        }
+        assert_eq!(crc.finalize(), 657_250_819);
+        std::fs::remove_dir_all(root).unwrap();
+    }
+
+    fn train(folder: &Arc<ImageFolder>, workers: usize, augment: Augment) -> Loader {
+        let mut loader = loader(folder, workers, 1 << 20, true);
+        loader.mode = Mode::Train(augment);
+        loader
+    }
+
+    /// Planted and seen red: MIXED
+    #[test]
+    fn batches_are_mixed_with_their_mirror_image_by_their_number_alone() {
+        let (root, folder) = folder("mixed", false);
+        let mix = Mix { mixup: 1.0, probability: 0.7, ..Mix::default() };
+        let augment = Augment { scale: [0.3, 1.0], ..Augment::default() };
+        let mixing = Augment { mix: Some(mix), ..augment };
+        let (plain, mixed) = (train(&folder, 2, augment), train(&folder, 3, mixing));
+        let mut shares = Vec::new();
+        for epoch in 0..6 {
+            let (before, after) = (all(&plain, epoch, 0), all(&mixed, epoch, 0));
+            assert_eq!(after[2..], all(&mixed, epoch, 2));
+            assert_eq!(after, all(&train(&folder, 1, mixing), epoch, 0));
+            for (before, after) in before.iter().zip(&after) {
+                assert_eq!(before.labels, after.labels);
+                let Some((labels, share)) = &after.partner else {
+                    assert_eq!(before, after);
+                    continue;
+                };
+                assert!(labels.iter().eq(before.labels.iter().rev()));
+                let size = before.images.len() / 4;
+                for (at, value) in after.images.iter().enumerate() {
+                    let other = before.images[(3 - at / size) * size + at % size];
+                    let expected = share * before.images[at] + (1.0 - share) * other;
+                    assert!((value - expected).abs() < 1e-5, "{value} {expected}");
+                }
+                shares.push(*share);
+            }
+        }
+        assert!((15..=27).contains(&shares.len()), "7 of 10 of 30: {shares:?}");
+        shares.dedup();
+        assert!(shares.len() > 14, "each batch has its own share: {shares:?}");
+        std::fs::remove_dir_all(root).unwrap();
+    }
+
+    /// Planted and seen red: REPEATS
+    #[test]
+    fn repeated_pictures_stand_in_a_row_each_augmented_anew() {
+        let (root, folder) = folder("repeats", false);
+        let augment = Augment { scale: [0.3, 1.0], ..Augment::default() };
+        let once = all(&train(&folder, 2, augment), 1, 0);
+        let twice = all(&train(&folder, 2, Augment { repeats: 2, ..augment }), 1, 0);
+        assert_eq!(twice.len(), once.len(), "the epoch is as long");
+        let pictures = |batches: &[Batch]| -> Vec<(usize, Vec<f32>)> {
+            let pictures = |b: &Batch| -> Vec<_> {
+                let size = b.images.len() / b.indices.len();
+                let images = b.images.chunks_exact(size).map(<[f32]>::to_vec);
+                b.indices.iter().copied().zip(images).collect()
+            };
+            batches.iter().flat_map(pictures).collect()
+        };
+        let (once, twice) = (pictures(&once), pictures(&twice));
+        for (number, pair) in twice.chunks_exact(2).enumerate() {
+            assert_eq!(pair[0], once[number], "the first time as without repeats");
+            assert_eq!(pair[0].0, pair[1].0);
+            assert_ne!(pair[0].1, pair[1].1);
+        }
+        std::fs::remove_dir_all(root).unwrap();
+    }
+
+    /// Planted and seen red: GROWTH
+    #[test]
+    fn the_size_of_a_batch_is_a_function_of_the_epoch() {
+        let (root, folder) = folder("growth", false);
+        let growth = Some(Growth { start: 16, epochs: 2 });
+        let mut loader = train(&folder, 2, Augment { growth, ..Augment::default() });
+        loader.preprocess = Preprocess::imagenet(32, 32);
+        let size = |loader: &Loader, epoch| all(loader, epoch, 4)[0].shape;
+        assert_eq!([0, 1, 2, 9].map(|epoch| size(&loader, epoch)[2..].to_vec()), [
+            [16, 16],
+            [24, 24],
+            [32, 32],
+            [32, 32]
+        ]);
+        loader.mode = Mode::Eval;
+        assert_eq!(size(&loader, 0), [4, 3, 32, 32]);
         std::fs::remove_dir_all(root).unwrap();
     }
 

@@ -3,6 +3,8 @@
 use burn::tensor::{Device, Tensor, TensorData, activation::log_softmax};
 use nn::network::Outputs;
 
+use crate::loader::Batch;
+
 /// Targets `[b, classes]`: `1 - smoothing + smoothing / classes` for the label, `smoothing / classes`
 /// elsewhere (torch.nn.CrossEntropyLoss; Szegedy et al., arXiv:1512.00567, section 7).
 pub fn soft_targets(labels: &[i64], classes: usize, smoothing: f64, device: &Device) -> Tensor<2> {
@@ -14,6 +16,14 @@ pub fn soft_targets(labels: &[i64], classes: usize, smoothing: f64, device: &Dev
         values[row * classes + label] = (1.0 - smoothing + rest) as f32;
     }
     Tensor::from_data(TensorData::new(values, [labels.len(), classes]), device)
+}
+
+/// The targets of a batch: where it is mixed, each is `share` of its label's and the rest of its partner's.
+pub fn targets(batch: &Batch, classes: usize, smoothing: f64, device: &Device) -> Tensor<2> {
+    let own = soft_targets(&batch.labels, classes, smoothing, device);
+    let Some((labels, share)) = &batch.partner else { return own };
+    let partner = soft_targets(labels, classes, smoothing, device);
+    own.mul_scalar(*share) + partner.mul_scalar(1.0 - share)
 }
 
 /// Mean over the batch of `-sum_k target_k * log softmax(logits)_k`. Both `[b, classes]`.
@@ -44,5 +54,39 @@ mod tests {
         let (quarter, most) = (-(0.25_f32.ln()), -(0.75_f32.ln()));
         assert!((loss(0.0) - most).abs() < 1e-6);
         assert!((loss(0.1) - (0.95 * most + 0.05 * quarter)).abs() < 1e-6);
+    }
+
+    /// Expected: `mixup_target` of timm 1.0.31 (`tests/fixtures/make_augment.py`). Planted and seen red: the
+    /// shares exchanged, the partner without smoothing.
+    #[test]
+    fn mixed_targets_are_timms() {
+        let fixture: serde_json::Value =
+            serde_json::from_str(include_str!("../tests/fixtures/augment.json")).unwrap();
+        let floats = |value: &serde_json::Value| -> Vec<f32> {
+            value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap() as f32).collect()
+        };
+        let before = floats(&fixture["batch"]);
+        for case in fixture["mixed"].as_array().unwrap() {
+            let images = floats(&case["images"]);
+            // With a box the share is what is left of the picture.
+            let left = images.iter().zip(&before).filter(|(a, b)| a == b).count() as f32;
+            let share = match case["box"].as_bool().unwrap() {
+                true => left / before.len() as f32,
+                false => case["lambda"].as_f64().unwrap() as f32,
+            };
+            let batch = Batch {
+                images,
+                shape: [4, 3, 5, 6],
+                labels: vec![0, 2, 1, 4],
+                partner: Some((vec![4, 1, 2, 0], share)),
+                indices: vec![0, 1, 2, 3],
+                skipped: Vec::new(),
+            };
+            let own = targets(&batch, 5, 0.1, &Device::flex()).into_data();
+            let own: Vec<f32> = own.try_to_vec().unwrap();
+            for (own, expected) in own.iter().zip(floats(&case["targets"])) {
+                assert!((own - expected).abs() < 1e-6, "{own} {expected} at {share}");
+            }
+        }
     }
 }

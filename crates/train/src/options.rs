@@ -7,6 +7,9 @@ use clap::Args;
 use nn::block::convolution::Padding;
 use serde::{Deserialize, Serialize};
 
+use crate::augment::TrainFilter;
+use crate::augment::erase::Fill;
+use crate::augment::policy::Policy;
 use crate::backend::Backend;
 use crate::failure::Failure;
 use crate::journal::LogFormat;
@@ -74,6 +77,80 @@ pub struct Options {
     #[arg(long, value_parser = finite)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hflip: Option<f64>,
+    /// Probability of a vertical flip
+    #[arg(long, value_parser = finite)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vflip: Option<f64>,
+    /// Filter of the random crop and of `--aa` [default: --interpolation]
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub train_interpolation: Option<TrainFilter>,
+    /// Neither crop, flip, colour nor erasing: short edge to --img-size, centre crop
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub no_aug: Option<bool>,
+    /// Automatic augmentation, as timm (rand-m9-mstd0.5-inc1, original, v0, augmix) or torchvision (ra, ta_wide,
+    /// imagenet) names it
+    #[arg(long, alias = "auto-augment")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aa: Option<Policy>,
+    /// Colour jitter: one number for brightness, contrast and saturation, or three, or four with the hue, with
+    /// commas; left out beside --aa, as in timm
+    #[arg(long, value_delimiter = ',', value_parser = finite)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub color_jitter: Option<Vec<f64>>,
+    /// Colour jitter beside --aa too
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub force_color_jitter: Option<bool>,
+    /// Probability of random erasing
+    #[arg(long, alias = "random-erase", value_parser = finite)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reprob: Option<f64>,
+    /// What is put where a picture was erased [default: pixel]
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remode: Option<Fill>,
+    /// Greatest number of erased rectangles [default: 1]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recount: Option<usize>,
+    /// Mixup's alpha; 0 is none
+    #[arg(long, alias = "mixup-alpha", value_parser = finite)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mixup: Option<f64>,
+    /// CutMix's alpha; 0 is none
+    #[arg(long, alias = "cutmix-alpha", value_parser = finite)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cutmix: Option<f64>,
+    /// Edges of CutMix's box as shares of the picture's, in place of its alpha
+    #[arg(long, num_args = 2, value_names = ["MIN", "MAX"])]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cutmix_minmax: Option<Vec<f64>>,
+    /// Probability that a batch is mixed, where mixup or CutMix is on
+    #[arg(long, value_parser = finite)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mixup_prob: Option<f64>,
+    /// Probability of CutMix where mixup is on too
+    #[arg(long, value_parser = finite)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mixup_switch_prob: Option<f64>,
+    /// From this epoch on nothing is mixed; 0 is never
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mixup_off_epoch: Option<u64>,
+    /// How often a picture comes in a row, each time augmented anew; the epoch stays as long
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aug_repeats: Option<usize>,
+    /// Train on pictures of this size at first, which grow to --img-size
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub img_size_start: Option<usize>,
+    /// The epoch that has the full size [default: half of the epochs]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub progressive_epochs: Option<u64>,
     /// End at the first unreadable picture instead of skipping it
     #[arg(long, num_args = 0..=1, default_missing_value = "true")]
     #[serde(skip_serializing_if = "Option::is_none")]

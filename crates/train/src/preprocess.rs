@@ -12,6 +12,7 @@ use clap::ValueEnum;
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
+use crate::augment::Augment;
 use crate::random::Counter;
 
 /// How a picture becomes the input of a network.
@@ -42,25 +43,6 @@ pub enum Interpolation {
     Bilinear,
     /// Keys' cubic with a = -0.5, support 2.
     Bicubic,
-}
-
-/// The random part of the training path.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Augment {
-    /// Least and greatest area of the crop, as a share of the picture's.
-    pub scale: [f64; 2],
-    /// Least and greatest width divided by height of the crop.
-    pub ratio: [f64; 2],
-    /// Probability of a mirror image, left to right.
-    pub hflip: f64,
-}
-
-impl Default for Augment {
-    /// The usual values of ImageNet training (GoogLeNet, section 6).
-    fn default() -> Self {
-        Self { scale: [0.08, 1.0], ratio: [3.0 / 4.0, 4.0 / 3.0], hflip: 0.5 }
-    }
 }
 
 /// A picture may not be resized or cropped to more than this many pixels along an edge.
@@ -116,8 +98,8 @@ impl Preprocess {
         self.normalise(&self.centre(picture))
     }
 
-    /// The training path: random area and aspect ratio resized to the crop, random mirror image,
-    /// [0, 1], normalised.
+    /// The training path: random area and aspect ratio resized to the crop, random mirror image, what
+    /// [`Augment`] says of bytes, [0, 1], normalised, random erasing.
     ///
     /// As torchvision's `RandomResizedCrop` and `RandomHorizontalFlip`; the same `random` gives the
     /// same result.
@@ -134,13 +116,21 @@ impl Preprocess {
         picture: &RgbImage,
         random: &mut Counter,
     ) -> Vec<f32> {
-        let region = random_region(augment, picture.height(), picture.width(), random);
-        let [height, width] = self.crop;
-        let mut crop = resize(picture, region, [height, width], self.interpolation);
-        if random.unit() < augment.hflip {
-            mirror(&mut crop, width);
+        if augment.still {
+            return Self { resize: self.crop[0].min(self.crop[1]), ..self.clone() }.apply(picture);
         }
-        self.normalise(&crop)
+        let region = random_region(augment, picture.height(), picture.width(), random);
+        let filter = augment.filter(self.interpolation);
+        let mut crop = resize(picture, region, self.crop, filter.draw(random));
+        if random.unit() < augment.hflip {
+            mirror(&mut crop, self.crop[1]);
+        }
+        let crop = augment.bytes(crop, self.crop, filter, self.mean, random);
+        let mut values = self.normalise(&crop);
+        if let Some(erase) = &augment.erase {
+            erase.apply(&mut values, self.crop, random);
+        }
+        values
     }
 
     /// Resize and centre crop, [crop height, crop width, 3].
@@ -508,7 +498,8 @@ fn nearest<'a>(
 mod tests {
     use image::{Rgb, RgbImage};
 
-    use super::{Augment, Interpolation, Preprocess, Region, mirror, random_region};
+    use super::{Interpolation, Preprocess, Region, mirror, random_region};
+    use crate::augment::Augment;
     use crate::random::Counter;
 
     #[test]
@@ -558,7 +549,12 @@ mod tests {
     fn training_without_randomness_is_a_plain_resize() {
         let picture = RgbImage::from_fn(8, 8, |x, y| Rgb([x as u8 * 9, y as u8 * 7, 5]));
         let rule = Preprocess::imagenet(8, 8);
-        let still = Augment { scale: [1.0, 1.0], ratio: [1.0, 1.0], hflip: 0.0 };
+        let still = Augment {
+            scale: [1.0, 1.0],
+            ratio: [1.0, 1.0],
+            hflip: 0.0,
+            ..Augment::default()
+        };
         let draw = |augment: &Augment, index| {
             rule.apply_train(augment, &picture, &mut Counter::new(3, 1, index, 0))
         };

@@ -60,6 +60,61 @@ impl Counter {
         ((u128::from(self.u64()) * count as u128) >> 64) as usize
     }
 
+    /// Two independent normal numbers, mean 0, deviation 1 (Box and Muller 1958).
+    pub fn normals(&mut self) -> [f64; 2] {
+        // 1 - unit is never 0.
+        let radius = (-2.0 * (1.0 - self.unit()).ln()).sqrt();
+        let (sin, cos) = (std::f64::consts::TAU * self.unit()).sin_cos();
+        [radius * cos, radius * sin]
+    }
+
+    /// A normal number, mean 0, deviation 1.
+    pub fn normal(&mut self) -> f64 {
+        self.normals()[0]
+    }
+
+    /// The logarithm of a number with the Gamma distribution of this shape and scale 1 (Marsaglia and Tsang
+    /// 2000). The logarithm, because at small shapes the number itself is below what f64 holds.
+    fn ln_gamma(&mut self, shape: f64) -> f64 {
+        // Below 1: that of shape + 1 times the shape-th root of a uniform number.
+        let root = if shape < 1.0 { (1.0 - self.unit()).ln() / shape } else { 0.0 };
+        let d = if shape < 1.0 { shape + 1.0 } else { shape } - 1.0 / 3.0;
+        let c = 1.0 / (9.0 * d).sqrt();
+        loop {
+            let x = self.normal();
+            let v = (1.0 + c * x).powi(3);
+            if v <= 0.0 {
+                continue;
+            }
+            if (1.0 - self.unit()).ln() < 0.5 * x * x + d - d * v + d * v.ln() {
+                return (d * v).ln() + root;
+            }
+        }
+    }
+
+    /// A number of the Beta distribution, in [0, 1].
+    ///
+    /// # Panics
+    /// When a shape is not above 0.
+    pub fn beta(&mut self, a: f64, b: f64) -> f64 {
+        assert!(a > 0.0 && b > 0.0, "Beta({a}, {b}): both shapes are above 0");
+        let (x, y) = (self.ln_gamma(a), self.ln_gamma(b));
+        1.0 / (1.0 + (y - x).exp())
+    }
+
+    /// `count` numbers with the sum 1, of the Dirichlet distribution with all shapes `alpha`.
+    ///
+    /// # Panics
+    /// When `alpha` is not above 0.
+    pub fn dirichlet(&mut self, alpha: f64, count: usize) -> Vec<f64> {
+        assert!(alpha > 0.0, "Dirichlet({alpha}): the shape is above 0");
+        let logs: Vec<f64> = (0..count).map(|_| self.ln_gamma(alpha)).collect();
+        let most = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let parts: Vec<f64> = logs.iter().map(|log| (log - most).exp()).collect();
+        let sum: f64 = parts.iter().sum();
+        parts.into_iter().map(|part| part / sum).collect()
+    }
+
     /// Puts `items` into a random order, each order equally likely (Fisher and Yates).
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
@@ -132,6 +187,44 @@ mod tests {
         }
         // 10,000 expected, deviation 93: five of them.
         assert!(counts.iter().all(|&count| count.abs_diff(10_000) < 465), "{counts:?}");
+    }
+
+    /// Mean and variance of what 40,000 draws gave.
+    fn moments(mut draw: impl FnMut() -> f64) -> [f64; 2] {
+        let drawn: Vec<f64> = (0..40_000).map(|_| draw()).collect();
+        let mean = drawn.iter().sum::<f64>() / 40_000.0;
+        let variance = drawn.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / 40_000.0;
+        [mean, variance]
+    }
+
+    /// Planted and seen red: a radius without the factor 2, no root below shape 1, shape for `d`, the two
+    /// Gammas of a Beta alike.
+    #[test]
+    fn normal_beta_and_dirichlet_have_their_moments() {
+        let mut counter = Counter::new(5, 6, 7, 8);
+        let [mean, variance] = moments(|| counter.normal());
+        assert!(mean.abs() < 0.025 && (variance - 1.0).abs() < 0.04, "{mean} {variance}");
+        let fourth = moments(|| counter.normal().powi(4))[0];
+        assert!((fourth - 3.0).abs() < 0.25, "{fourth}");
+        for (a, b) in [(0.1, 0.1), (0.2, 0.2), (0.4, 0.8), (1.0, 1.0), (2.0, 5.0), (30.0, 30.0)] {
+            let [mean, variance] = moments(|| counter.beta(a, b));
+            let expected = a / (a + b);
+            let spread = a * b / ((a + b) * (a + b) * (a + b + 1.0));
+            // Five deviations of a mean of 40,000; the variance's own deviation is at most about a half more.
+            let slack = 5.0 * (spread / 40_000.0).sqrt();
+            assert!((mean - expected).abs() < slack, "Beta({a}, {b}): mean {mean}");
+            assert!((variance / spread - 1.0).abs() < 0.04, "Beta({a}, {b}): variance {variance}");
+        }
+        // Far below 1 everything is at 0 or 1, and still a number.
+        for _ in 0..1000 {
+            assert!((0.0..=1.0).contains(&counter.beta(1e-3, 1e-3)));
+        }
+        // A component of Dirichlet(1, 1, 1) is a Beta(1, 2): mean 1/3, variance 1/18.
+        let [mean, variance] = moments(|| counter.dirichlet(1.0, 3)[1]);
+        assert!((mean - 1.0 / 3.0).abs() < 0.006, "{mean}");
+        assert!((variance * 18.0 - 1.0).abs() < 0.04, "{variance}");
+        let parts = counter.dirichlet(0.3, 5);
+        assert!((parts.iter().sum::<f64>() - 1.0).abs() < 1e-12, "{parts:?}");
     }
 
     #[test]

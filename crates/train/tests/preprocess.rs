@@ -9,7 +9,8 @@
 
 use image::{Rgb, RgbImage};
 use serde::Deserialize;
-use train::preprocess::{Augment, Interpolation, Preprocess, Region, resize};
+use train::augment::Augment;
+use train::preprocess::{Interpolation, Preprocess, Region, resize};
 use train::random::Counter;
 
 #[derive(Deserialize)]
