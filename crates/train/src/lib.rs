@@ -17,6 +17,7 @@ pub mod data;
 pub mod data_check;
 pub mod data_preview;
 pub mod decode;
+pub mod dry_run;
 pub mod evaluate;
 pub mod explain;
 pub mod failure;
