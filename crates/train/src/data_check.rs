@@ -63,7 +63,13 @@ pub struct Check {
     #[arg(long, value_name = "FILE", num_args = 0..=1)]
     write_quarantine: Option<Option<PathBuf>>,
     /// What to list beside unreadable pictures
-    #[arg(long, value_enum, value_delimiter = ',', value_name = "KINDS", requires = "write_quarantine")]
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        value_name = "KINDS",
+        requires = "write_quarantine"
+    )]
     quarantine: Vec<Kind>,
     /// Look at the pictures of DIR/quarantine.txt too
     #[arg(long)]
@@ -177,7 +183,13 @@ impl Progress {
         let bar = ProgressBar::new(all as u64);
         let style = "checking [{bar:24}] {pos}/{len}  {per_sec}  ETA {eta}";
         bar.set_style(ProgressStyle::with_template(style).expect("a valid template"));
-        Self { bar, all, done: AtomicUsize::new(0), began: Instant::now(), told: AtomicUsize::new(0) }
+        Self {
+            bar,
+            all,
+            done: AtomicUsize::new(0),
+            began: Instant::now(),
+            told: AtomicUsize::new(0),
+        }
     }
 
     #[expect(clippy::print_stderr, reason = "a line of progress")]
@@ -407,8 +419,7 @@ fn write_list(
         }
     }
     list.write(path)?;
-    let mut said =
-        format!("{}: {added} pictures added, {} listed", path.display(), list.len());
+    let mut said = format!("{}: {added} pictures added, {} listed", path.display(), list.len());
     impossible.iter().for_each(|why| said.push_str(&format!("\n{why}")));
     Ok(said)
 }

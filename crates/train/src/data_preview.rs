@@ -54,9 +54,11 @@ pub fn preview(args: &Preview) -> Result<u8, Failure> {
         let before = tiles.len();
         for batch in loader.epoch(epoch, 0) {
             let batch = batch?;
-            tiles.extend((0..batch.labels.len()).map(|number| {
-                (picture(&rule, &batch, number), label(&classes, &batch, number))
-            }));
+            tiles.extend(
+                (0..batch.labels.len()).map(|number| {
+                    (picture(&rule, &batch, number), label(&classes, &batch, number))
+                }),
+            );
             if tiles.len() >= count {
                 break;
             }
@@ -97,9 +99,8 @@ fn picture(rule: &Preprocess, batch: &Batch, number: usize) -> RgbImage {
     let values = &batch.images[number * channels * plane..][..channels * plane];
     RgbImage::from_fn(width as u32, height as u32, |x, y| {
         let at = y as usize * width + x as usize;
-        Rgb([0, 1, 2].map(|c| {
-            (255.0 * (values[c * plane + at] * rule.std[c] + rule.mean[c])).round() as u8
-        }))
+        Rgb([0, 1, 2]
+            .map(|c| (255.0 * (values[c * plane + at] * rule.std[c] + rule.mean[c])).round() as u8))
     })
 }
 
@@ -131,8 +132,7 @@ fn contact_sheet(tiles: &[(RgbImage, String)]) -> RgbImage {
         .clamp(1.0, tiles.len() as f64) as u32;
     let rows = (tiles.len() as u32).div_ceil(columns);
     let (across, down) = (width + GAP, height + text_height + GAP);
-    let mut sheet =
-        RgbImage::from_pixel(columns * across + GAP, rows * down + GAP, Rgb([255; 3]));
+    let mut sheet = RgbImage::from_pixel(columns * across + GAP, rows * down + GAP, Rgb([255; 3]));
     for (number, (tile, text)) in (0_u32..).zip(tiles) {
         let (left, top) = (GAP + number % columns * across, GAP + number / columns * down);
         image::imageops::replace(&mut sheet, tile, left.into(), top.into());

@@ -138,7 +138,12 @@ impl Drop for Scratch {
 ///
 /// # Errors
 /// What would refuse the run itself: data, backend; a plot that cannot be written.
-pub fn dry_run(plan: &Plan, chosen: Chosen, json: bool, plot: Option<&Path>) -> Result<u8, Failure> {
+pub fn dry_run(
+    plan: &Plan,
+    chosen: Chosen,
+    json: bool,
+    plot: Option<&Path>,
+) -> Result<u8, Failure> {
     let (train, val) = fit::open(plan)?;
     let scratch =
         Scratch(std::env::temp_dir().join(format!("kindling-dry-run-{}", std::process::id())));
@@ -317,7 +322,11 @@ fn text(e: &Estimate) -> String {
         "speed",
         format!(
             "{:.3} s a batch, {:.1} images/s, data wait {:.0} % (measured over {} batches); {:.1} s an evaluation",
-            e.seconds_per_batch, e.images_per_s, e.data_wait_pct, e.measured_batches, e.evaluation_s
+            e.seconds_per_batch,
+            e.images_per_s,
+            e.data_wait_pct,
+            e.measured_batches,
+            e.evaluation_s
         ),
     );
     row(

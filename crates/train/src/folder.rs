@@ -288,7 +288,10 @@ pub(crate) fn is_picture(path: &Path) -> bool {
 const DEPTH: usize = 8;
 
 /// Pictures below `folder`, in natural order; other files go to `ignored`.
-pub(crate) fn pictures(folder: &Path, ignored: &mut Vec<PathBuf>) -> Result<Vec<PathBuf>, DataError> {
+pub(crate) fn pictures(
+    folder: &Path,
+    ignored: &mut Vec<PathBuf>,
+) -> Result<Vec<PathBuf>, DataError> {
     pictures_within(folder, ignored, DEPTH)
 }
 

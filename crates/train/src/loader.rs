@@ -500,12 +500,10 @@ mod tests {
         let mut loader = train(&folder, 2, Augment { growth, ..Augment::default() });
         loader.preprocess = Preprocess::imagenet(32, 32);
         let size = |loader: &Loader, epoch| all(loader, epoch, 4)[0].shape;
-        assert_eq!([0, 1, 2, 9].map(|epoch| size(&loader, epoch)[2..].to_vec()), [
-            [16, 16],
-            [24, 24],
-            [32, 32],
-            [32, 32]
-        ]);
+        assert_eq!(
+            [0, 1, 2, 9].map(|epoch| size(&loader, epoch)[2..].to_vec()),
+            [[16, 16], [24, 24], [32, 32], [32, 32]]
+        );
         loader.mode = Mode::Eval;
         assert_eq!(size(&loader, 0), [4, 3, 32, 32]);
         std::fs::remove_dir_all(root).unwrap();

@@ -28,14 +28,7 @@ pub struct Mix {
 impl Default for Mix {
     /// Nothing is mixed; timm's probabilities.
     fn default() -> Self {
-        Self {
-            mixup: 0.0,
-            cutmix: 0.0,
-            minmax: None,
-            probability: 1.0,
-            switch: 0.5,
-            off_epoch: 0,
-        }
+        Self { mixup: 0.0, cutmix: 0.0, minmax: None, probability: 1.0, switch: 0.5, off_epoch: 0 }
     }
 }
 

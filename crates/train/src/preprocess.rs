@@ -549,12 +549,8 @@ mod tests {
     fn training_without_randomness_is_a_plain_resize() {
         let picture = RgbImage::from_fn(8, 8, |x, y| Rgb([x as u8 * 9, y as u8 * 7, 5]));
         let rule = Preprocess::imagenet(8, 8);
-        let still = Augment {
-            scale: [1.0, 1.0],
-            ratio: [1.0, 1.0],
-            hflip: 0.0,
-            ..Augment::default()
-        };
+        let still =
+            Augment { scale: [1.0, 1.0], ratio: [1.0, 1.0], hflip: 0.0, ..Augment::default() };
         let draw = |augment: &Augment, index| {
             rule.apply_train(augment, &picture, &mut Counter::new(3, 1, index, 0))
         };

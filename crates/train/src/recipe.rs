@@ -170,13 +170,15 @@ pub fn recipes(args: &Recipes) -> Result<(), Failure> {
             options.epochs.map_or_else(|| "-".to_owned(), |e| e.to_string()),
             recipe.source
         );
-        for (word, text) in [("departs", &recipe.departures), ("unconfirmed", &recipe.unconfirmed)] {
+        for (word, text) in [("departs", &recipe.departures), ("unconfirmed", &recipe.unconfirmed)]
+        {
             if !text.trim_end_matches('.').eq_ignore_ascii_case("none") {
                 out!("    {word}: {text}");
             }
         }
         if !recipe.ours.starts_with("not run") {
-            out!("    ours: {}", recipe.ours);
+            let short = recipe.ours.split(',').next().unwrap_or_default();
+            out!("    ours: {short}");
         }
     }
     out!(
@@ -246,7 +248,8 @@ mod tests {
     /// Seen to fail: with the two sides of `over` exchanged, and with `under` left away.
     #[test]
     fn default_then_recipe_then_file_then_flag() {
-        let file = Options::parse("recipe = \"mobilenet_v2/torchvision\"\nlr = 0.2\nseed = 7\n", "f");
+        let file =
+            Options::parse("recipe = \"mobilenet_v2/torchvision\"\nlr = 0.2\nseed = 7\n", "f");
         let flags = Options { lr: Some(0.3), ..Options::default() };
         let plan = under(flags.over(&file.unwrap())).unwrap().plan().unwrap();
         // epochs and decay_rate: recipe; seed: file; lr: flag; workers and log_interval: default.

@@ -410,7 +410,10 @@ fn erased_rectangles_are_distributed_as_timms() {
         assert!((draws / 20_000.0 - expected.share).abs() < slack(0.46, 20_000.0), "{draws}");
         let close = |column: usize, mean: f64, deviation: f64, what: &str| {
             let own = rows.iter().map(|row| row[column]).sum::<f64>() / draws;
-            assert!((own - mean).abs() < slack(deviation, draws), "{what} of {count}: {own} {mean}");
+            assert!(
+                (own - mean).abs() < slack(deviation, draws),
+                "{what} of {count}: {own} {mean}"
+            );
             let spread =
                 (rows.iter().map(|row| (row[column] - own).powi(2)).sum::<f64>() / draws).sqrt();
             assert!((spread / deviation - 1.0).abs() < 0.08, "{what}: {spread} {deviation}");
@@ -565,7 +568,12 @@ fn steps_are_done_with_their_probability() {
                 let mut canvas = picture("whisker");
                 let before = canvas.pixels().to_vec();
                 let mut random = Counter::new(3, 0, index, 1);
-                policy.apply(&mut canvas, Filter::Fixed(Interpolation::Bilinear), [0; 3], &mut random);
+                policy.apply(
+                    &mut canvas,
+                    Filter::Fixed(Interpolation::Bilinear),
+                    [0; 3],
+                    &mut random,
+                );
                 canvas.pixels() != before
             })
             .count()
@@ -576,7 +584,9 @@ fn steps_are_done_with_their_probability() {
     assert!((half as f64 / full as f64 - 0.5).abs() < 0.05, "{half} {full}");
     // The identity is one of 14.
     assert!((1500..1900).contains(&changed("ta_wide")), "{}", changed("ta_wide"));
-    for text in ["original", "v0r-mstd0.5", "3a", "imagenet", "cifar10", "svhn", "ra", "augmix-m5-w4-d2"] {
+    for text in
+        ["original", "v0r-mstd0.5", "3a", "imagenet", "cifar10", "svhn", "ra", "augmix-m5-w4-d2"]
+    {
         assert!(changed(text) > 1000, "{text}: {}", changed(text));
     }
 }

@@ -81,7 +81,8 @@ fn mistakes_in_the_flags_are_told() {
 fn the_preview_is_a_picture_of_what_is_trained_on() {
     let place = Place::new("preview");
     let preview = |file: &str, more: &[&str]| {
-        let words = ["data", "preview", "data", "--img-size", "32", "--count", "10", "--output", file];
+        let words =
+            ["data", "preview", "data", "--img-size", "32", "--count", "10", "--output", file];
         let output = place.run(&[&words[..], more].concat());
         assert_eq!(code(&output), 0, "{}", error(&output));
         image::open(place.path(file)).unwrap().to_rgb8()

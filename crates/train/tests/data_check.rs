@@ -109,7 +109,8 @@ fn every_planted_fault_is_found_and_nothing_else() {
     put("train/a/nothing.png", b"");
     put("train/b/cut.jpg", &jpeg[..jpeg.len() - 40]);
     save(&root, "train/b/really_png.png", &picture(340));
-    std::fs::rename(root.join("train/b/really_png.png"), root.join("train/b/really_png.jpg")).unwrap();
+    std::fs::rename(root.join("train/b/really_png.png"), root.join("train/b/really_png.jpg"))
+        .unwrap();
     copy(&fixture("orientation_6.jpg"), root.join("train/b/turned.jpg"));
     save(&root, "train/b/tiny.png", &picture(330).view(0, 0, 9, 48).to_image());
     for name in ["cmyk.jpg", "deep.png", "gray_alpha.png", "rgba.webp", "progressive.jpg"] {
@@ -169,7 +170,8 @@ fn every_planted_fault_is_found_and_nothing_else() {
     wrong.extend(found.into_iter().map(|(kind, places)| format!("not planted: {kind} {places:?}")));
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     let samples = &report["samples"];
-    for (name, count) in [("cmyk", 1), ("of 16 bits", 1), ("with alpha", 2), ("turned by EXIF", 1)] {
+    for (name, count) in [("cmyk", 1), ("of 16 bits", 1), ("with alpha", 2), ("turned by EXIF", 1)]
+    {
         assert_eq!(samples[name], count, "{name} in {samples}");
     }
     let detail = |kind: &str, at: usize| {
@@ -179,7 +181,10 @@ fn every_planted_fault_is_found_and_nothing_else() {
     };
     assert_eq!(detail("leak", 0), "same file");
     assert_eq!(detail("leak", 1), "same pixels");
-    assert!(detail("suspected_leak", 0).starts_with('0') || detail("suspected_leak", 0).contains("bits"));
+    assert!(
+        detail("suspected_leak", 0).starts_with('0')
+            || detail("suspected_leak", 0).contains("bits")
+    );
     assert!(detail("extra_class", 0).contains("did you mean `b`"), "{}", detail("extra_class", 0));
 }
 
@@ -228,8 +233,7 @@ fn the_list_that_is_written_makes_the_next_check_clean() {
         "train/a/words.png\tnot a picture of a known format (jpeg, png, webp, bmp, gif, tiff)\n"
     );
     // What was listed is left out, the rest is added; the copy to evaluate on stays.
-    let (exit, report) =
-        check(&place, &["--write-quarantine", "--quarantine", "leaks,duplicates"]);
+    let (exit, report) = check(&place, &["--write-quarantine", "--quarantine", "leaks,duplicates"]);
     assert_eq!((exit, &report["quarantined"]), (3, &Value::from(1)));
     let lines: Vec<String> = list().lines().map(str::to_owned).collect();
     assert_eq!(lines[0], "train/a/1_again.png\tduplicate: equals train/a/1.png");
@@ -250,21 +254,28 @@ fn training_and_evaluation_leave_out_what_is_listed() {
     let output = place.train("advice", &["--epochs", "1"]);
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(said.contains("`kindling data check data --write-quarantine`"), "{said}");
-    std::fs::write(&list, "train/bag/0003.png\tbroken\nval/bag/0000.png\ttaste\ntrain/x.png\tgone\n")
-        .unwrap();
+    std::fs::write(
+        &list,
+        "train/bag/0003.png\tbroken\nval/bag/0000.png\ttaste\ntrain/x.png\tgone\n",
+    )
+    .unwrap();
     let output = place.train("r", &["--epochs", "1"]);
     assert_eq!(code(&output), 0, "{}", error(&output));
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    for word in ["2 pictures left out, as data/quarantine.txt says", "not there, such as train/x.png"] {
+    for word in
+        ["2 pictures left out, as data/quarantine.txt says", "not there, such as train/x.png"]
+    {
         assert!(said.contains(word), "`{word}` in: {said}");
     }
     let pictures = |run: &str| {
-        let text = std::fs::read_to_string(place.path(&format!("out/train/{run}/run.json"))).unwrap();
+        let text =
+            std::fs::read_to_string(place.path(&format!("out/train/{run}/run.json"))).unwrap();
         serde_json::from_str::<Value>(&text).unwrap()["data"]["pictures"].clone()
     };
     assert_eq!(pictures("r"), 35);
     let eval = |more: &[&str]| {
-        let words = ["eval", "--checkpoint", "out/train/r/last.ckpt", "--json", "--backend", "flex"];
+        let words =
+            ["eval", "--checkpoint", "out/train/r/last.ckpt", "--json", "--backend", "flex"];
         let output = place.run(&[&words[..], more].concat());
         assert_eq!(code(&output), 0, "{}", error(&output));
         serde_json::from_slice::<Value>(&output.stdout).unwrap()["pictures"].clone()

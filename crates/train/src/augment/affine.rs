@@ -142,12 +142,7 @@ impl<'a> Source<'a> {
     }
 
     /// `ImagingGenericTransform`.
-    fn interpolate(
-        &self,
-        m: [f64; 6],
-        to: &mut [u8],
-        filter: impl Fn(&Self, f64, f64) -> [u8; 3],
-    ) {
+    fn interpolate(&self, m: [f64; 6], to: &mut [u8], filter: impl Fn(&Self, f64, f64) -> [u8; 3]) {
         let (tall, wide) = (self.height as f64, self.width as f64);
         for (y, out) in to.chunks_exact_mut(self.width * 3).enumerate() {
             let y = y as f64 + 0.5;

@@ -60,11 +60,7 @@ impl Erase {
     }
 
     /// Top, left, height and width of what is erased; a rectangle that does not fit in ten tries is left out.
-    pub fn rectangles(
-        &self,
-        [height, width]: [usize; 2],
-        random: &mut Counter,
-    ) -> Vec<[usize; 4]> {
+    pub fn rectangles(&self, [height, width]: [usize; 2], random: &mut Counter) -> Vec<[usize; 4]> {
         if random.unit() >= self.probability {
             return Vec::new();
         }

@@ -150,7 +150,8 @@ impl Sections<'_> {
 
     fn all_taken(&self) -> Result<(), String> {
         let known = |word: &&&str| {
-            self.taken.contains(&key_of(word)) || (word.starts_with('t') && self.taken.contains(&"t"))
+            self.taken.contains(&key_of(word))
+                || (word.starts_with('t') && self.taken.contains(&"t"))
         };
         match self.sections.iter().find(|word| !known(word)) {
             Some(word) => Err(format!("`{word}` means nothing there")),

@@ -36,12 +36,10 @@ impl Jitter {
     /// The operations for one picture, in their order.
     pub fn draw(&self, random: &mut Counter) -> Vec<Operation> {
         // torch draws the numbers in f32.
-        let uniform = |random: &mut Counter, low: f64, high: f64| {
-            f64::from(random.uniform(low, high) as f32)
-        };
+        let uniform =
+            |random: &mut Counter, low: f64, high: f64| f64::from(random.uniform(low, high) as f32);
         let mut factor = |range: f64, operation: fn(f64) -> Operation| {
-            (range > 0.0)
-                .then(|| operation(uniform(random, (1.0 - range).max(0.0), 1.0 + range)))
+            (range > 0.0).then(|| operation(uniform(random, (1.0 - range).max(0.0), 1.0 + range)))
         };
         let mut drawn = [
             factor(self.brightness, Operation::Brightness),

@@ -98,8 +98,7 @@ impl Plan {
 
     /// The random part of training.
     pub fn augment(&self) -> Augment {
-        let erase =
-            Erase { probability: self.reprob, fill: self.remode, count: self.recount };
+        let erase = Erase { probability: self.reprob, fill: self.remode, count: self.recount };
         let mix = Mix {
             mixup: self.mixup,
             cutmix: self.cutmix,

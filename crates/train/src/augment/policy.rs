@@ -155,7 +155,8 @@ impl Policy {
             Policy::Learned(dataset) => {
                 for (name, probability, bin) in dataset.table()[random.range(25)] {
                     if random.unit() < probability {
-                        let operation = name.at(signed(name, &torchvision::AUTO, bin, size, random));
+                        let operation =
+                            name.at(signed(name, &torchvision::AUTO, bin, size, random));
                         torchvision(canvas, operation, random);
                     }
                 }
@@ -286,11 +287,7 @@ impl Rand {
 }
 
 /// `count` different names, each draw by the weights of what is left.
-fn weighted(
-    names: &[(timm::Name, f64)],
-    count: usize,
-    random: &mut Counter,
-) -> Vec<timm::Name> {
+fn weighted(names: &[(timm::Name, f64)], count: usize, random: &mut Counter) -> Vec<timm::Name> {
     let mut left = names.to_vec();
     let mut drawn = Vec::with_capacity(count);
     while drawn.len() < count && !left.is_empty() {

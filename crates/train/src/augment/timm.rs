@@ -96,9 +96,7 @@ impl Name {
             Name::TranslateYRel => {
                 Operation::TranslateY(signed(level * translate, random) * size[0] as f64)
             }
-            Name::Desaturate => {
-                Operation::Color((1.0 - within(level, 0.5, 1.0)).clamp(0.0, 1.0))
-            }
+            Name::Desaturate => Operation::Color((1.0 - within(level, 0.5, 1.0)).clamp(0.0, 1.0)),
             Name::GaussianBlur => Operation::Blur(within(level, 0.1, 2.0)),
             Name::GaussianBlurRand => {
                 Operation::Blur(random.uniform(0.1, 2.0 * within(level, 0.0, 1.0)))

@@ -93,10 +93,13 @@ fn exact(root: &Path, pictures: &[Picture]) -> Copies {
     let (mut leaked, mut contradicted, mut doubled) = (Vec::new(), Vec::new(), Vec::new());
     for group in groups(pictures).values() {
         let first = group[0];
-        let of_split = |split: usize| group.iter().copied().filter(move |&i| pictures[i].split == split);
+        let of_split =
+            |split: usize| group.iter().copied().filter(move |&i| pictures[i].split == split);
         if let (Some(train), Some(_)) = (of_split(0).next(), of_split(1).next()) {
             for val in of_split(1) {
-                leaks.push(Item::of(root, &pictures[val].path).other(name(train)).detail(how(train, val)));
+                leaks.push(
+                    Item::of(root, &pictures[val].path).other(name(train)).detail(how(train, val)),
+                );
             }
             let val = of_split(1).next().expect("there is one");
             leaked.extend(of_split(0).map(|i| (i, format!("leak: equals {}", name(val)))));
@@ -106,9 +109,8 @@ fn exact(root: &Path, pictures: &[Picture]) -> Copies {
             let item = Item::of(root, &pictures[first].path).other(name(other));
             contradictions.push(item.detail(how(first, other)));
             let reason = |i: usize| if i == first { name(other) } else { name(first) };
-            contradicted.extend(
-                group.iter().map(|&i| (i, format!("contradiction: equals {}", reason(i)))),
-            );
+            contradicted
+                .extend(group.iter().map(|&i| (i, format!("contradiction: equals {}", reason(i)))));
         }
         for split in 0..2 {
             let mut seen: BTreeMap<usize, usize> = BTreeMap::new();

@@ -67,8 +67,7 @@ impl Look {
         let mut bits = 0;
         for row in 0..ROWS {
             for column in 1..COLUMNS {
-                let darker =
-                    self.brightness(column, row) + STEP < self.brightness(column - 1, row);
+                let darker = self.brightness(column, row) + STEP < self.brightness(column - 1, row);
                 bits = bits << 1 | u64::from(darker);
             }
         }

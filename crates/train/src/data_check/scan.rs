@@ -251,8 +251,11 @@ fn alike(names: &[String]) -> Vec<(String, String)> {
     let mut seen: BTreeMap<String, &String> = BTreeMap::new();
     let mut pairs = Vec::new();
     for name in names {
-        let plain: String =
-            name.chars().filter(|c| !matches!(c, ' ' | '-' | '_')).collect::<String>().to_lowercase();
+        let plain: String = name
+            .chars()
+            .filter(|c| !matches!(c, ' ' | '-' | '_'))
+            .collect::<String>()
+            .to_lowercase();
         match seen.get(&plain) {
             Some(first) => pairs.push(((*first).clone(), name.clone())),
             None => drop(seen.insert(plain, name)),
