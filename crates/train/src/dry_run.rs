@@ -300,7 +300,7 @@ fn text(e: &Estimate) -> String {
             sparkline(&rates().collect::<Vec<_>>()),
             rates().next().unwrap_or(0.0),
             rates().fold(0.0, f64::max),
-            rates().last().unwrap_or(0.0)
+            rates().next_back().unwrap_or(0.0)
         ),
     );
     let memory = match e.memory_measured {
