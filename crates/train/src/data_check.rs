@@ -60,8 +60,9 @@ pub struct Check {
     #[arg(long, default_value_t = 5, value_name = "N")]
     examples: usize,
     /// List what cannot be trained on, for `train` and `eval` to leave out [default file: DIR/quarantine.txt]
-    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "")]
-    write_quarantine: Option<PathBuf>,
+    #[arg(long, value_name = "FILE", num_args = 0..=1)]
+    #[expect(clippy::option_option, reason = "not given, given alone, given with a file")]
+    write_quarantine: Option<Option<PathBuf>>,
     /// What to list beside unreadable pictures
     #[arg(
         long,
@@ -120,7 +121,7 @@ pub fn check(args: &Check) -> Result<u8, Failure> {
     }
     let errors = report.errors;
     if let Some(file) = &args.write_quarantine {
-        let path = if file.as_os_str().is_empty() { root.join(FILE) } else { file.clone() };
+        let path = file.clone().unwrap_or_else(|| root.join(FILE));
         let said = write_list(args, &path, list, &pictures, &copies)?;
         if !to_stdout {
             out!("{said}");

@@ -196,7 +196,7 @@ mod tests {
     use super::{all, find, under};
     use crate::options::Options;
 
-    /// Seen to fail: a misspelt key, a value out of range, a card without `Ours:`, a file that is not listed.
+    /// Seen to fail: a misspelt key, a card without `Ours:`.
     #[test]
     fn every_card_is_a_valid_plan_and_says_where_it_comes_from() {
         let mut wrong = Vec::new();
@@ -246,7 +246,7 @@ mod tests {
         assert!(error.contains("did you mean `mobilenet_v2/torchvision`"), "{error}");
     }
 
-    /// Seen to fail: with the two sides of `over` exchanged, and with `under` left away.
+    /// Seen to fail: with the recipe over the options.
     #[test]
     fn default_then_recipe_then_file_then_flag() {
         let file =

@@ -1,7 +1,7 @@
 //! `train --dry-run` and recipes, as users run them.
 //!
-//! Seen to fail: a scratch folder that stays, a run folder made first, steps counted per batch instead of per
-//! accumulated step, a recipe that is not applied, `--recipe` above `--config`.
+//! Seen to fail: a scratch folder that stays, steps counted per batch instead of per accumulated step, a recipe that
+//! is not applied, a message without its key.
 
 #[path = "place/place.rs"]
 mod place;

@@ -155,7 +155,7 @@ mod tests {
     use super::{FARTHEST, Index, Look};
     use crate::random::Counter;
 
-    /// Seen to fail: without the flipped bits of a quarter, with three of the four quarters, `<` for `<=`.
+    /// Seen to fail: without the flipped bits of a quarter.
     #[test]
     fn the_index_finds_what_comparing_all_pairs_finds() {
         let mut draw = Counter::new(1, 0, 0, 0);
@@ -178,7 +178,7 @@ mod tests {
         assert!(total > 10_000, "the test has something to find: {total}");
     }
 
-    /// Seen to fail: a mirror that exchanges rows, a hash without the step, a pixel that belongs to one cell only.
+    /// Seen to fail: a hash without the step.
     #[test]
     fn a_mirrored_or_resized_picture_looks_like_itself() {
         let picture = RgbImage::from_fn(85, 61, |x, y| {
