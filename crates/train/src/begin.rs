@@ -8,11 +8,13 @@ use nn::cost::cost;
 use nn::variants::Variant;
 
 use crate::checkpoint::{Checkpoint, Manifest, write_atomically};
+use crate::dry_run::dry_run;
 use crate::failure::Failure;
 use crate::fit::{self, Run};
 use crate::journal::{Journal, LogFormat};
 use crate::options::Options;
 use crate::out;
+use crate::recipe;
 use crate::selection;
 use crate::signal::Stop;
 
@@ -33,6 +35,15 @@ pub struct Train {
     /// Resume with a fresh optimizer: the weights and the position alone
     #[arg(long, requires = "resume")]
     no_resume_opt: bool,
+    /// Print what the run would cost (parameters, steps, memory, time, disk) from 20 real batches, and keep nothing
+    #[arg(long, conflicts_with_all = ["resume", "tui"])]
+    dry_run: bool,
+    /// SVG file for the learning-rate curve of the dry run
+    #[arg(long, value_name = "FILE", requires = "dry_run")]
+    dry_run_plot: Option<PathBuf>,
+    /// Print the dry run as JSON
+    #[arg(long, requires = "dry_run")]
+    json: bool,
 }
 
 /// What a resumed run may change; everything else is part of what was computed so far.
@@ -61,6 +72,7 @@ pub fn train(args: &Train) -> Result<u8, Failure> {
         Some(path) => args.options.over(&Options::read(path)?),
         None => args.options.over(&Options::default()),
     };
+    let options = recipe::under(options)?;
     let mut journal = Journal::new(
         options.log_interval.unwrap_or(50).max(1),
         options.log_format.unwrap_or(LogFormat::Text),
@@ -95,6 +107,10 @@ pub fn train(args: &Train) -> Result<u8, Failure> {
                     "{}: no such folder; give a folder with train/<class>/* and val/<class>/*",
                     plan.data_dir.display()
                 )));
+            }
+            if args.dry_run {
+                let json = args.json || plan.log_format == LogFormat::Json;
+                return dry_run(&plan, plan.backend.open()?, json, args.dry_run_plot.as_deref());
             }
             let name = plan.experiment.clone().unwrap_or_else(|| {
                 let now = chrono::Local::now().format("%Y%m%d-%H%M%S");

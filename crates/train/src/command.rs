@@ -39,6 +39,8 @@ use crate::out;
 use crate::predict::{gather, predict};
 use crate::preprocess::{Interpolation, Preprocess};
 use crate::profile::{Profile, profile};
+use crate::quarantine;
+use crate::recipe::{Recipes, recipes};
 use crate::run_folder::{self, quoted};
 use crate::signal::Stop;
 use crate::summary::{Summary, summary};
@@ -83,6 +85,8 @@ enum Command {
     Preprocess(PreprocessArgs),
     /// List the variants with parameters, multiply-adds, published accuracy and source
     Models,
+    /// List published ways to train, for `train --recipe`
+    Recipes(Recipes),
     /// Print a network layer by layer
     Summary(Box<Summary>),
     /// Show what convolutions, blocks and multipliers cost, with your numbers
@@ -132,6 +136,12 @@ struct Eval {
     /// End at the first unreadable picture
     #[arg(long)]
     strict_data: bool,
+    /// List of pictures to leave out [default: DIR/quarantine.txt, if it is there]
+    #[arg(long, value_name = "FILE", conflicts_with = "ignore_quarantine")]
+    quarantine: Option<PathBuf>,
+    /// Take the pictures on the quarantine list too
+    #[arg(long)]
+    ignore_quarantine: bool,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -239,6 +249,7 @@ fn run(command: Command) -> Result<u8, Failure> {
             models();
             Ok(0)
         }
+        Command::Recipes(args) => recipes(&args).map(|()| 0),
         Command::Summary(args) => summary(&args).map(|()| 0),
         Command::Explain(args) => explain(&args).map(|()| 0),
         Command::Convert(args) => convert(&args).map(|said| {
@@ -267,11 +278,14 @@ fn eval(args: &Eval) -> Result<u8, Failure> {
     let (network, manifest, device) = load(&args.checkpoint, args.backend)?;
     let root = args.data_dir.as_ref().unwrap_or(&manifest.plan.data_dir);
     let plan = &manifest.plan;
-    let folder = match (plan.val_fraction, &args.data_dir, &args.val_split) {
+    let mut folder = match (plan.val_fraction, &args.data_dir, &args.val_split) {
         // The pictures that the run itself set aside, and no others.
         (Some(share), None, None) => ImageFolder::split(root, share, plan.seed)?.1,
         _ => ImageFolder::open_val(root, args.val_split.as_deref(), &manifest.classes)?,
     };
+    if !args.ignore_quarantine {
+        quarantine::leave_out_of_val(root, args.quarantine.as_deref(), &mut folder)?;
+    }
     folder.notes.iter().for_each(|note| eprintln!("note: {note}"));
     let folder = Arc::new(folder);
     let config = LoaderConfig {

@@ -1,4 +1,4 @@
-//! What may be written (flags, TOML) becomes a checked [`Plan`]. Precedence: default < file < flag.
+//! What may be written (flags, TOML) becomes a checked [`Plan`]. Precedence: default < recipe < file < flag.
 //! After a `Plan` exists nothing in it can be invalid.
 
 use std::path::PathBuf;
@@ -26,6 +26,8 @@ use crate::schedule::{Decay, Schedule};
 #[expect(missing_docs, reason = "the fields are those of `Options`, documented there")]
 pub struct Plan {
     pub data_dir: PathBuf,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipe: Option<String>,
     pub model: String,
     pub width: f64,
     pub img_size: usize,
@@ -74,6 +76,10 @@ pub struct Plan {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progressive_epochs: Option<u64>,
     pub strict_data: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quarantine: Option<PathBuf>,
+    #[serde(default)]
+    pub ignore_quarantine: bool,
     pub batch_size: usize,
     pub val_batch_size: usize,
     pub grad_accum_steps: usize,
@@ -154,6 +160,7 @@ impl Options {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let plan = Plan {
             data_dir: self.data_dir.clone().unwrap_or_else(|| DEFAULT_DATA.into()),
+            recipe: self.recipe.clone(),
             model: variant.name.to_owned(),
             width: self.width.unwrap_or(standard.width),
             // The carried pictures are 28x28 and gray.
@@ -196,6 +203,8 @@ impl Options {
                 Some(_) => self.progressive_epochs.or(Some(epochs.div_ceil(2))),
             },
             strict_data: self.strict_data.unwrap_or(false),
+            quarantine: self.quarantine.clone(),
+            ignore_quarantine: self.ignore_quarantine.unwrap_or(false),
             batch_size: self.batch_size.unwrap_or(32),
             val_batch_size: self.val_batch_size.or(self.batch_size).unwrap_or(64),
             grad_accum_steps: self.grad_accum_steps.unwrap_or(1),
@@ -285,6 +294,12 @@ impl Plan {
         between("--checkpoint-interval-minutes", self.checkpoint_interval_minutes, 0.0, 1e5)?;
         if let Some(share) = self.val_fraction {
             between("--val-fraction", share, 0.001, 0.9)?;
+        }
+        if let (Some(list), true) = (&self.quarantine, self.ignore_quarantine) {
+            return Err(Failure::usage(format!(
+                "--quarantine {}: given together with --ignore-quarantine; leave one away",
+                list.display()
+            )));
         }
         between("--lr", self.lr, 0.0, 100.0)?;
         between("--warmup-lr", self.warmup_lr, 0.0, 100.0)?;

@@ -2,12 +2,15 @@
 
 use clap::Subcommand;
 
+use crate::data_check::{Check, check};
 use crate::data_preview::{Preview, preview};
 use crate::failure::Failure;
 
 /// The words of `kindling data`.
 #[derive(Subcommand)]
 pub enum Data {
+    /// Examine a folder of pictures: classes, broken files, duplicates, leaks between train and val
+    Check(Check),
     /// Draw a contact sheet of what the network is shown in training, augmentation and mixing included
     #[command(args_override_self = true, allow_negative_numbers = true)]
     #[command(mut_arg("output", |arg| arg.value_name("FILE").help("PNG file of the sheet [default: preview.png]")))]
@@ -20,6 +23,7 @@ pub enum Data {
 /// As the subcommand.
 pub fn data(words: &Data) -> Result<u8, Failure> {
     match words {
+        Data::Check(args) => check(args),
         Data::Preview(args) => preview(args),
     }
 }

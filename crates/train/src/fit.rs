@@ -23,6 +23,7 @@ use crate::journal::{Journal, Line};
 use crate::loader::{Loader, LoaderConfig, Mode};
 use crate::loss::{targets, with_auxiliary};
 use crate::optimizer::Optimizer;
+use crate::quarantine;
 use crate::random::Counter;
 use crate::run_folder;
 use crate::signal::Stop;
@@ -153,7 +154,7 @@ pub fn fit(run: Run, journal: &Journal) -> Result<Ended, Failure> {
         None if journal.stop_requested() => Some(STOPPED),
         None => hurry(plan.max_hours).then_some(OUT_OF_TIME),
     };
-    let mut saved = Instant::now();
+    let (mut saved, mut advised) = (Instant::now(), false);
     let (mut steps_here, mut time_here) = (0_u64, Duration::ZERO);
     while position.epoch < plan.epochs {
         let mut prepared = loader.epoch(position.epoch, position.batch);
@@ -168,6 +169,13 @@ pub fn fit(run: Run, journal: &Journal) -> Result<Ended, Failure> {
                 let line = format!("{}: {why}", path.display());
                 journal.say(&format!("skipped: {line}"));
                 run_folder::append(&folder.join("skipped.txt"), &line)?;
+            }
+            if !batch.skipped.is_empty() && !advised {
+                advised = true;
+                journal.say(&format!(
+                    "note: `kindling data check {} --write-quarantine` finds every such picture and leaves it out",
+                    plan.data_dir.display()
+                ));
             }
             tally.skipped += batch.skipped.len() as u64;
             let lr = schedule.at(position.step);
@@ -321,11 +329,15 @@ fn step_record(at: Position, loss: f64, lr: f64, tally: &Tally) -> run_folder::S
 /// # Errors
 /// What is wrong with the folder.
 pub fn open(plan: &Plan) -> Result<(ImageFolder, ImageFolder), Failure> {
-    if let Some(share) = plan.val_fraction {
-        return Ok(ImageFolder::split(&plan.data_dir, share, plan.seed)?);
-    }
-    let train = ImageFolder::open_train(&plan.data_dir, None)?;
-    let val = ImageFolder::open_val(&plan.data_dir, None, &train.classes)?;
+    let (mut train, mut val) = match plan.val_fraction {
+        Some(share) => ImageFolder::split(&plan.data_dir, share, plan.seed)?,
+        None => {
+            let train = ImageFolder::open_train(&plan.data_dir, None)?;
+            let val = ImageFolder::open_val(&plan.data_dir, None, &train.classes)?;
+            (train, val)
+        }
+    };
+    quarantine::leave_out(plan, &mut train, &mut val)?;
     Ok((train, val))
 }
 

@@ -257,7 +257,7 @@ fn refuse_flat(folder: &Path, classes: &[String]) -> Result<(), DataError> {
     }
 }
 
-fn entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
+pub(crate) fn entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
     let list = std::fs::read_dir(folder).map_err(|e| fail(folder, &e.to_string()))?;
     let mut found: Vec<PathBuf> = list
         .filter_map(|entry| Some(entry.ok()?.path()))
@@ -277,7 +277,7 @@ fn subfolders(folder: &Path) -> Result<Vec<String>, DataError> {
         .collect()
 }
 
-fn is_picture(path: &Path) -> bool {
+pub(crate) fn is_picture(path: &Path) -> bool {
     path.is_file()
         && path
             .extension()
@@ -288,7 +288,10 @@ fn is_picture(path: &Path) -> bool {
 const DEPTH: usize = 8;
 
 /// Pictures below `folder`, in natural order; other files go to `ignored`.
-fn pictures(folder: &Path, ignored: &mut Vec<PathBuf>) -> Result<Vec<PathBuf>, DataError> {
+pub(crate) fn pictures(
+    folder: &Path,
+    ignored: &mut Vec<PathBuf>,
+) -> Result<Vec<PathBuf>, DataError> {
     pictures_within(folder, ignored, DEPTH)
 }
 

@@ -4,7 +4,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{IsTerminal, Write};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Tally;
 use crate::dashboard::Dashboard;
+use crate::dry_run::Rehearsal;
 use crate::evaluate::Report;
 use crate::failure::Failure;
 use crate::out;
@@ -26,6 +27,8 @@ pub struct Journal {
     dashboard: Option<Dashboard>,
     /// What was said while the dashboard had the terminal.
     held: Mutex<Vec<String>>,
+    /// Listens instead of the console.
+    rehearsal: Option<Arc<Rehearsal>>,
 }
 
 /// The form of the console lines.
@@ -69,7 +72,12 @@ impl Journal {
             bar
         });
         let (log, held) = (Mutex::new(None), Mutex::default());
-        Self { bar, interval, format, log, dashboard: None, held }
+        Self { bar, interval, format, log, dashboard: None, held, rehearsal: None }
+    }
+
+    /// A journal that writes nothing, tells everything to the rehearsal and ends the loop when it has enough.
+    pub fn rehearsing(rehearsal: Arc<Rehearsal>) -> Self {
+        Self { rehearsal: Some(rehearsal), bar: None, ..Self::new(usize::MAX, LogFormat::Text) }
     }
 
     /// The same with burn-train's dashboard on the terminal, for a run of so many epochs.
@@ -79,6 +87,9 @@ impl Journal {
 
     /// Whether the user asked to stop, on the dashboard.
     pub fn stop_requested(&self) -> bool {
+        if self.rehearsal.as_ref().is_some_and(|rehearsal| rehearsal.is_enough()) {
+            return true;
+        }
         self.dashboard.as_ref().is_some_and(Dashboard::stop_requested)
     }
 
@@ -119,6 +130,9 @@ impl Journal {
     }
 
     fn put(&self, console: &str, plain: &str) {
+        if let Some(rehearsal) = &self.rehearsal {
+            return rehearsal.say(plain);
+        }
         match (&self.bar, &self.dashboard) {
             (_, Some(_)) => {
                 let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
@@ -135,6 +149,9 @@ impl Journal {
 
     /// After every training batch.
     pub fn batch(&self, line: &Line) {
+        if let Some(rehearsal) = &self.rehearsal {
+            return rehearsal.batch(line);
+        }
         if let Some(dashboard) = &self.dashboard {
             dashboard.batch(line);
         }
@@ -222,7 +239,8 @@ pub fn accuracy_line(report: &Report) -> String {
     )
 }
 
-fn clock(time: Duration) -> String {
+/// Hours, minutes, seconds.
+pub fn clock(time: Duration) -> String {
     let s = time.as_secs();
     format!("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60)
 }
