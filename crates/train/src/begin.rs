@@ -79,10 +79,10 @@ pub fn train(args: &Train) -> Result<u8, Failure> {
                 checkpoint.manifest.position.batch,
                 checkpoint.manifest.position.step
             ));
-            if checkpoint.manifest.position.epoch >= plan.epochs {
+            if checkpoint.manifest.position.epoch >= plan.total_epochs() {
                 journal.say(&format!(
                     "the run is finished ({} epochs); --epochs N goes on",
-                    plan.epochs
+                    plan.total_epochs()
                 ));
                 return Ok(0);
             }
@@ -148,7 +148,7 @@ pub fn train(args: &Train) -> Result<u8, Failure> {
             return Err(Failure::usage("--tui: standard output is no terminal; leave it away"));
         }
         journal = journal
-            .with_dashboard(plan.epochs, from.as_ref().map_or(0, |c| c.manifest.position.epoch));
+            .with_dashboard(plan.total_epochs(), from.as_ref().map_or(0, |c| c.manifest.position.epoch));
     }
     let run = Run {
         plan,
