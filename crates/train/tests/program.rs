@@ -62,7 +62,7 @@ fn mistakes_on_the_command_line_are_told() {
     check(&["--width", "0"], &["--width"]);
     check(&["--std", "0", "1", "1"], &["std"]);
     check(&["--model", "mobilenet_v3_larg"], &["did you mean `mobilenet_v3_large`"]);
-    check(&["--opt", "adam"], &["adamw"]);
+    check(&["--opt", "adamx"], &["adamw"]);
     check(&["--backend", "cuda"], &["flex"]);
     assert!(!place.path("out").exists(), "a refused run leaves nothing behind");
 }
