@@ -147,8 +147,10 @@ pub fn train(args: &Train) -> Result<u8, Failure> {
         if !std::io::stdout().is_terminal() {
             return Err(Failure::usage("--tui: standard output is no terminal; leave it away"));
         }
-        journal = journal
-            .with_dashboard(plan.total_epochs(), from.as_ref().map_or(0, |c| c.manifest.position.epoch));
+        journal = journal.with_dashboard(
+            plan.total_epochs(),
+            from.as_ref().map_or(0, |c| c.manifest.position.epoch),
+        );
     }
     let run = Run {
         plan,

@@ -33,6 +33,8 @@ use crate::folder::ImageFolder;
 use crate::forward::{Forward, forward};
 use crate::journal::{Journal, LogFormat, accuracy_line};
 use crate::loader::{Loader, LoaderConfig, Mode};
+use crate::lr_find::{LrFind, lr_find};
+use crate::merge::{Merge, Reestimate, average, reestimate};
 use crate::out;
 use crate::predict::{gather, predict};
 use crate::preprocess::{Interpolation, Preprocess};
@@ -76,6 +78,14 @@ enum Command {
     Bench(Box<Bench>),
     /// Measure each layer of a network against what this machine could do at best
     Profile(Box<Profile>),
+    /// Look for a learning rate: the loss along a rising one, as CSV and SVG
+    #[command(name = "lr-find", args_override_self = true)]
+    LrFind(Box<LrFind>),
+    /// Write a checkpoint whose weights are the mean of several
+    Average(Merge),
+    /// Estimate the statistics of batch norm anew
+    #[command(name = "bn-reestimate")]
+    Reestimate(Reestimate),
     /// Run a batch again whose loss or gradient was not finite
     Replay(Replay),
     /// Say what a checkpoint is
@@ -235,6 +245,9 @@ fn run(command: Command) -> Result<u8, Failure> {
         Command::Forward(args) => forward(&args).map(|()| 0),
         Command::Bench(args) => bench(&args).map(|()| 0),
         Command::Profile(args) => profile(&args).map(|()| 0),
+        Command::LrFind(args) => lr_find(&args).map(|()| 0),
+        Command::Average(args) => average(&args).map(|()| 0),
+        Command::Reestimate(args) => reestimate(&args).map(|()| 0),
         Command::Replay(args) => replay(&args).map(|()| 0),
         Command::Inspect { checkpoint, json } => inspect(&checkpoint, json),
     }

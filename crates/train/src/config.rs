@@ -18,9 +18,7 @@ use crate::journal::LogFormat;
 use crate::optimizer::{LrScale, OptimizerConfig, Rule};
 use crate::options::Options;
 use crate::preprocess::{Augment, Interpolation, Preprocess};
-use crate::schedule::{
-    Decay, Noise, ONE_CYCLE_FIRST, ONE_CYCLE_LAST, ONE_CYCLE_RISE, Schedule,
-};
+use crate::schedule::{Decay, Noise, ONE_CYCLE_FIRST, ONE_CYCLE_LAST, ONE_CYCLE_RISE, Schedule};
 
 /// A run, resolved and checked. Written to `args.toml`, which `--config` reads back.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -129,6 +129,7 @@ pub fn fit(run: Run, journal: &Journal) -> Result<Ended, Failure> {
         let mut accumulator = GradientsAccumulator::new();
         // Batches in the accumulator; whether one of the group had a loss that is not finite.
         let (mut held, mut poisoned) = (0, None);
+        let mut statistics = statistics::kept(&state.network);
         while state.position.batch < batches {
             let began = Instant::now();
             let waited_before = prepared.waited();
@@ -140,8 +141,7 @@ pub fn fit(run: Run, journal: &Journal) -> Result<Ended, Failure> {
                 run_folder::append(&folder.join("skipped.txt"), &line)?;
             }
             state.tally.skipped += batch.skipped.len() as u64;
-            let lr =
-                schedule.at(state.position.step) * state.plateau.factor * state.strain.factor;
+            let lr = schedule.at(state.position.step) * state.plateau.factor * state.strain.factor;
             let count = batch.labels.len();
             state.position.batch += 1;
             // The accumulation group this batch closes is fixed by its number in the epoch.
@@ -160,8 +160,6 @@ pub fn fit(run: Run, journal: &Journal) -> Result<Ended, Failure> {
                     state.tally.loss += loss * count as f64;
                     state.tally.seen += count as u64;
                 } else {
-                    drop(lesson);
-                    state.network = statistics::undone(state.network);
                     poisoned = Some((at.batch, batch.indices.clone()));
                 }
             }
@@ -173,6 +171,7 @@ pub fn fit(run: Run, journal: &Journal) -> Result<Ended, Failure> {
                 if poisoned.is_some() || !norm.is_finite() {
                     let (number, indices) = poisoned.unwrap_or((at.batch, batch.indices));
                     let position = Position { batch: number, ..at };
+                    state.network = statistics::restored(state.network, statistics);
                     let incident = Incident::new(position, lr, loss, norm, &train, &indices);
                     let file = replay::record(&folder, &setup, &state, &incident)?;
                     let verdict = state.strain.bad(plan.nan_action, plan.nan_patience);
@@ -198,12 +197,12 @@ pub fn fit(run: Run, journal: &Journal) -> Result<Ended, Failure> {
                     }
                     state.network = state.optimizer.apply(lr, state.network, gradients);
                     if let Some(ema) = &mut state.ema {
-                        let decay =
-                            warmed(plan.model_ema_decay, ema.count, plan.model_ema_warmup);
+                        let decay = warmed(plan.model_ema_decay, ema.count, plan.model_ema_warmup);
                         state.network = ema.blend(state.network, 1.0 - decay);
                     }
                 }
                 (held, poisoned) = (0, None);
+                statistics = statistics::kept(&state.network);
                 state.position.step += 1;
             }
             let spent = began.elapsed();
@@ -266,8 +265,7 @@ pub fn fit(run: Run, journal: &Journal) -> Result<Ended, Failure> {
             evaluate(&network.valid(), &val_loader, &train.classes, &device, &stop, each)
         };
         let report = judge(state.network.valid())?;
-        let ema_report =
-            state.ema.as_ref().map(|ema| judge(setup.network_of(ema))).transpose()?;
+        let ema_report = state.ema.as_ref().map(|ema| judge(setup.network_of(ema))).transpose()?;
         let interrupted = report.interrupted || ema_report.as_ref().is_some_and(|r| r.interrupted);
         if let (true, Some(signal)) = (interrupted, stop.requested()) {
             return ended(None, &state, Some(signal));
@@ -435,7 +433,10 @@ fn diverged(last: &Path, incident: &Incident, rollbacks: u64) -> Failure {
         0 => String::new(),
         count => format!(" and {count} times at a lower rate from the last checkpoint"),
     };
-    Failure::diverged(format!("{}{tried}{kept}; lower --lr or lengthen --warmup-epochs", incident.what()))
+    Failure::diverged(format!(
+        "{}{tried}{kept}; lower --lr or lengthen --warmup-epochs",
+        incident.what()
+    ))
 }
 
 /// Gives the checkpoint `from` a second name, replacing what had it. A hard link where the file system

@@ -99,8 +99,7 @@ impl Gradients {
                 }
             }
             ClipMode::Agc => {
-                let mut adapt =
-                    Adapt { gradients: self, limit: limit as f32, settings, number: 0 };
+                let mut adapt = Adapt { gradients: self, limit: limit as f32, settings, number: 0 };
                 module.visit(&mut adapt);
             }
         }
@@ -195,11 +194,13 @@ mod tests {
             };
             Gradients((0..4).map(one).collect())
         };
-        let settings: Vec<Setting> = (0..4)
-            .map(|i| Setting { decay: 0.0, lr_scale: 1.0, classifier: i == 3 })
-            .collect();
-        let modes =
-            [("norm", ClipMode::Norm, 0.5), ("value", ClipMode::Value, 0.2), ("agc", ClipMode::Agc, 0.1)];
+        let settings: Vec<Setting> =
+            (0..4).map(|i| Setting { decay: 0.0, lr_scale: 1.0, classifier: i == 3 }).collect();
+        let modes = [
+            ("norm", ClipMode::Norm, 0.5),
+            ("value", ClipMode::Value, 0.2),
+            ("agc", ClipMode::Agc, 0.1),
+        ];
         for (name, mode, limit) in modes {
             let mut gradients = given();
             let norm = gradients.norm();

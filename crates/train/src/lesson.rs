@@ -68,7 +68,10 @@ impl Lesson {
 }
 
 /// The work, its panic for want of memory made a sentence.
-fn caught<R>([count, _, height, width]: [usize; 4], work: impl FnOnce() -> R) -> Result<R, Failure> {
+fn caught<R>(
+    [count, _, height, width]: [usize; 4],
+    work: impl FnOnce() -> R,
+) -> Result<R, Failure> {
     // Nothing that is changed inside is used again after a panic.
     catch_unwind(AssertUnwindSafe(work)).map_err(|panic| match exhausted(&*panic) {
         Some(why) => Failure::backend(format!(
@@ -87,7 +90,8 @@ fn exhausted(panic: &(dyn std::any::Any + Send)) -> Option<String> {
         .map(String::as_str)
         .or_else(|| panic.downcast_ref::<&str>().copied())?;
     let small = text.to_lowercase();
-    let words = ["out of memory", "outofmemory", "out_of_memory", "memory allocation", "max_buffer_size"];
+    let words =
+        ["out of memory", "outofmemory", "out_of_memory", "memory allocation", "max_buffer_size"];
     words
         .iter()
         .any(|word| small.contains(word))
@@ -104,7 +108,10 @@ mod tests {
             let panic = std::panic::catch_unwind(|| panic!("{text}")).unwrap_err();
             exhausted(&*panic)
         };
-        assert_eq!(of("wgpu error: Out of Memory\nmore").as_deref(), Some("wgpu error: Out of Memory"));
+        assert_eq!(
+            of("wgpu error: Out of Memory\nmore").as_deref(),
+            Some("wgpu error: Out of Memory")
+        );
         assert!(of("index out of bounds").is_none());
     }
 }

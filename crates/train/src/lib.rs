@@ -26,6 +26,8 @@ pub mod journal;
 pub mod lesson;
 pub mod loader;
 pub mod loss;
+pub mod lr_find;
+pub mod merge;
 pub mod objective;
 pub mod optimizer;
 pub mod options;

@@ -37,9 +37,9 @@ impl Objective {
             "balanced" => Ok(balanced(train)),
             file => from_file(Path::new(file), &train.classes),
         });
-        let weights = weights.transpose()?.map(|values| {
-            Tensor::<2>::from_data(TensorData::new(values, [1, classes]), &tape)
-        });
+        let weights = weights
+            .transpose()?
+            .map(|values| Tensor::<2>::from_data(TensorData::new(values, [1, classes]), &tape));
         let loss = Loss {
             binary: plan.bce_loss,
             threshold: plan.bce_target_thresh,
@@ -110,9 +110,8 @@ fn from_file(path: &Path, classes: &[String]) -> Result<Vec<f32>, Failure> {
         let wrong = |what: String| {
             Failure::usage(format!("--class-weights: {place}: line {}: {what}", number + 1))
         };
-        let (class, weight) = line
-            .rsplit_once(',')
-            .ok_or_else(|| wrong("expected `class,weight`".into()))?;
+        let (class, weight) =
+            line.rsplit_once(',').ok_or_else(|| wrong("expected `class,weight`".into()))?;
         let class = class.trim();
         let weight = weight.trim().parse::<f32>().ok().filter(|w| w.is_finite() && *w >= 0.0);
         let weight = weight.ok_or_else(|| wrong("the weight is no number of at least 0".into()))?;
@@ -153,7 +152,8 @@ impl Teacher {
         let manifest = checkpoint.manifest;
         if manifest.classes != classes {
             let odd = manifest.classes.iter().zip(classes).find(|(a, b)| a != b);
-            let first = odd.map_or_else(String::new, |(a, b)| format!(", `{a}` where it has `{b}`"));
+            let first =
+                odd.map_or_else(String::new, |(a, b)| format!(", `{a}` where it has `{b}`"));
             return Err(Failure::usage(format!(
                 "--teacher: {place}: {} classes where the data has {}{first}; give a teacher that \
                  was trained on the same classes",

@@ -103,8 +103,7 @@ pub fn rewind_steps(folder: &Path, to: Position) -> Result<(), Failure> {
     write_atomically(&path, kept.as_bytes())
 }
 
-const HEADER: &str =
-    "epoch,train_loss,eval_loss,eval_top1,eval_top5,lr,img_per_s,data_wait_pct,epoch_s,skipped,\
+const HEADER: &str = "epoch,train_loss,eval_loss,eval_top1,eval_top5,lr,img_per_s,data_wait_pct,epoch_s,skipped,\
      eval_top1_ema\n";
 
 /// Appends an epoch to `summary.csv`; a row of the same or a later epoch (from before a resume) is

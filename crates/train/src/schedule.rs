@@ -155,9 +155,7 @@ impl Schedule {
                 let drops = if self.staircase { drops.floor() } else { drops };
                 floor(self.lr * self.decay_rate.powf(drops))
             }
-            Decay::Poly => {
-                self.min_lr + (self.lr - self.min_lr) * (1.0 - share).powf(self.power)
-            }
+            Decay::Poly => self.min_lr + (self.lr - self.min_lr) * (1.0 - share).powf(self.power),
             Decay::Cosine => {
                 let wave = 0.5 * (1.0 + (std::f64::consts::PI * share).cos());
                 self.min_lr + (self.lr - self.min_lr) * wave

@@ -7,9 +7,7 @@ use nn::network::{Network, NetworkConfig};
 use nn::pretrained::{HeadPolicy, WeightsError, load_state_dict, read_weights, state_dict};
 
 use crate::average::Average;
-use crate::checkpoint::{
-    Best, Checkpoint, DataMark, EMA, Manifest, Position, SWA, Tally, Which,
-};
+use crate::checkpoint::{Best, Checkpoint, DataMark, EMA, Manifest, Position, SWA, Tally, Which};
 use crate::config::Plan;
 use crate::failure::Failure;
 use crate::folder::ImageFolder;

@@ -15,7 +15,8 @@ use train::checkpoint::Checkpoint;
 fn a_killed_run_resumes_to_the_same_bits() {
     let place = Place::new("resume");
     let ema = ["--model-ema", "--model-ema-decay", "0.9"];
-    let plateau = ["--sched", "plateau", "--patience-epochs", "0", "--decay-rate", "0.5", "--epochs", "4"];
+    let plateau =
+        ["--sched", "plateau", "--patience-epochs", "0", "--decay-rate", "0.5", "--epochs", "4"];
     let swa = ["--swa-start", "1", "--swa-lr", "0.001", "--epochs", "3"];
     let noisy = ["--lr-noise", "0", "1", "--clip-grad", "0.5", "--balanced-sampling"];
     let cases: [(&str, &str, &[&str]); 8] = [

@@ -15,7 +15,12 @@ fn host(values: &mut Values) -> &mut [f32] {
 }
 
 /// `each(value, gradient, state)`.
-fn one(values: &mut [f32], grad: &[f32], a: &mut [f32], each: impl Fn(f32, f32, &mut f32) -> f32 + Sync) {
+fn one(
+    values: &mut [f32],
+    grad: &[f32],
+    a: &mut [f32],
+    each: impl Fn(f32, f32, &mut f32) -> f32 + Sync,
+) {
     let part = |values: &mut [f32], grad: &[f32], a: &mut [f32]| {
         for ((value, grad), a) in values.iter_mut().zip(grad).zip(a) {
             *value = each(*value, *grad, a);
@@ -87,11 +92,13 @@ pub(super) fn update(u: &Update, values: &mut [f32], grad: &[f32], slot: &mut [V
                 value - *buffer * lr
             });
         }
-        (Rule::RmspropTf, Some(square), None) => one(values, grad, square, |value, grad, square| {
-            let grad = l2(value, grad);
-            *square = *square * alpha + grad * grad * new_alpha;
-            value - grad / (*square + epsilon).sqrt() * lr
-        }),
+        (Rule::RmspropTf, Some(square), None) => {
+            one(values, grad, square, |value, grad, square| {
+                let grad = l2(value, grad);
+                *square = *square * alpha + grad * grad * new_alpha;
+                value - grad / (*square + epsilon).sqrt() * lr
+            })
+        }
         (Rule::RmspropTf, Some(square), Some(buffer)) => {
             two(values, grad, [square, buffer], |value, grad, square, buffer| {
                 let grad = l2(value, grad);
