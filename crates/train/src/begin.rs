@@ -11,8 +11,10 @@ use crate::checkpoint::{Checkpoint, Manifest, write_atomically};
 use crate::failure::Failure;
 use crate::fit::{self, Run};
 use crate::journal::{Journal, LogFormat};
+use crate::objective::Objective;
 use crate::options::Options;
 use crate::out;
+use crate::parameters;
 use crate::selection;
 use crate::signal::Stop;
 
@@ -118,6 +120,8 @@ pub fn train(args: &Train) -> Result<u8, Failure> {
     if fresh {
         // Data faults too are told before the folder is made.
         let (data, _) = fit::open(&plan)?;
+        parameters::frozen(&plan.network(data.classes.len()), &plan.freeze)?;
+        Objective::new(&plan, &data, &chosen.device)?;
         std::fs::create_dir_all(&folder).map_err(|e| {
             Failure::file(format!("{}: cannot make the folder: {e}", folder.display()))
         })?;
