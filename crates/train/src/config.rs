@@ -320,6 +320,9 @@ impl Options {
     }
 }
 
+/// Refuses a flag's value outside of a range.
+type Between = dyn Fn(&str, f64, f64, f64) -> Result<(), Failure>;
+
 impl Plan {
     fn check(&self) -> Result<(), Failure> {
         let between = |flag: &str, value: f64, low: f64, high: f64| {
@@ -383,10 +386,7 @@ impl Plan {
     }
 
     /// What belongs to losses, optimizers, schedules and averages.
-    fn check_training(
-        &self,
-        between: &dyn Fn(&str, f64, f64, f64) -> Result<(), Failure>,
-    ) -> Result<(), Failure> {
+    fn check_training(&self, between: &Between) -> Result<(), Failure> {
         let without = |flag: &str, other: &str| {
             Err(Failure::usage(format!("{flag}: has no effect without {other}; add it")))
         };

@@ -14,6 +14,7 @@ pub(crate) const PART: usize = 1 << 14;
 
 /// A flat list of f32.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a few hundred of them hold millions of values")]
 pub enum Values {
     /// In this process's memory.
     Host(Vec<f32>),

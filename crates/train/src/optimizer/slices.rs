@@ -97,7 +97,7 @@ pub(super) fn update(u: &Update, values: &mut [f32], grad: &[f32], slot: &mut [V
                 let grad = l2(value, grad);
                 *square = *square * alpha + grad * grad * new_alpha;
                 value - grad / (*square + epsilon).sqrt() * lr
-            })
+            });
         }
         (Rule::RmspropTf, Some(square), Some(buffer)) => {
             two(values, grad, [square, buffer], |value, grad, square, buffer| {
