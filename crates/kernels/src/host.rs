@@ -11,7 +11,7 @@ use burn::tensor::{DType, Device, Shape, Tensor, TensorData};
 
 /// Whether the kernels serve this tensor: f32 on ndarray or flex, unless `KINDLING_KERNELS=stock` asks for Burn's
 /// own operations, to compare with. Elsewhere the composed operations do.
-pub(crate) fn serves<const D: usize>(x: &Tensor<D>) -> bool {
+pub fn serves<const D: usize>(x: &Tensor<D>) -> bool {
     static STOCK: LazyLock<bool> =
         LazyLock::new(|| std::env::var("KINDLING_KERNELS").is_ok_and(|value| value == "stock"));
     let device = x.device();

@@ -264,7 +264,9 @@ pub fn read_weights(path: &Path) -> Result<Vec<NamedTensor>, WeightsError> {
     if let Ok(file) = SafeTensors::deserialize(&bytes) {
         let mut tensors = Vec::new();
         for (name, view) in file.tensors() {
-            if name.ends_with("num_batches_tracked") || name.starts_with("optimizer.") {
+            // Beside its weights a checkpoint of Kindling holds the optimizer's state and averages.
+            let beside = ["optimizer.", "ema.", "swa."];
+            if name.ends_with("num_batches_tracked") || beside.iter().any(|b| name.starts_with(b)) {
                 continue;
             }
             let data = view.data();

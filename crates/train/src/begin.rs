@@ -12,8 +12,10 @@ use crate::dry_run::dry_run;
 use crate::failure::Failure;
 use crate::fit::{self, Run};
 use crate::journal::{Journal, LogFormat};
+use crate::objective::Objective;
 use crate::options::Options;
 use crate::out;
+use crate::parameters;
 use crate::recipe;
 use crate::selection;
 use crate::signal::Stop;
@@ -91,10 +93,10 @@ pub fn train(args: &Train) -> Result<u8, Failure> {
                 checkpoint.manifest.position.batch,
                 checkpoint.manifest.position.step
             ));
-            if checkpoint.manifest.position.epoch >= plan.epochs {
+            if checkpoint.manifest.position.epoch >= plan.total_epochs() {
                 journal.say(&format!(
                     "the run is finished ({} epochs); --epochs N goes on",
-                    plan.epochs
+                    plan.total_epochs()
                 ));
                 return Ok(0);
             }
@@ -134,6 +136,8 @@ pub fn train(args: &Train) -> Result<u8, Failure> {
     if fresh {
         // Data faults too are told before the folder is made.
         let (data, _) = fit::open(&plan)?;
+        parameters::frozen(&plan.network(data.classes.len()), &plan.freeze)?;
+        Objective::new(&plan, &data, &chosen.device)?;
         std::fs::create_dir_all(&folder).map_err(|e| {
             Failure::file(format!("{}: cannot make the folder: {e}", folder.display()))
         })?;
@@ -164,8 +168,10 @@ pub fn train(args: &Train) -> Result<u8, Failure> {
         if !std::io::stdout().is_terminal() {
             return Err(Failure::usage("--tui: standard output is no terminal; leave it away"));
         }
-        journal = journal
-            .with_dashboard(plan.epochs, from.as_ref().map_or(0, |c| c.manifest.position.epoch));
+        journal = journal.with_dashboard(
+            plan.total_epochs(),
+            from.as_ref().map_or(0, |c| c.manifest.position.epoch),
+        );
     }
     let run = Run {
         plan,

@@ -182,14 +182,8 @@ fn train(
     tape: &Device,
     args: &Bench,
 ) -> Vec<Duration> {
-    let mut optimizer = Optimizer::new(OptimizerConfig {
-        rule: Rule::Sgd,
-        momentum: 0.9,
-        alpha: 0.9,
-        betas: [0.9, 0.999],
-        epsilon: 1e-8,
-        weight_decay: 4e-5,
-    });
+    let config = OptimizerConfig { weight_decay: 4e-5, ..Rule::Sgd.config() };
+    let mut optimizer = Optimizer::new(config);
     let classes = network.config().num_classes;
     let labels: Vec<i64> = (0..batch).map(|i| (i % classes) as i64).collect();
     let pictures = pictures(batch, size);

@@ -1,7 +1,8 @@
 //! One self-describing file: a safetensors container whose metadata holds the [`Manifest`].
 //!
 //! Weights and running statistics stand under torchvision's names, so any safetensors reader opens
-//! them; the optimizer's state stands under `optimizer.*`. safetensors has no checksum: the
+//! them; the optimizer's state stands under `optimizer.*`, averages of the weights under `ema.*` and
+//! `swa.*`. safetensors has no checksum: the
 //! metadata carries a CRC-32 over the names, shapes and bytes of all tensors and one over the
 //! manifest. A file is written beside its place, flushed to disk, and renamed.
 
@@ -17,8 +18,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Plan;
 use crate::failure::Failure;
+use crate::guard::Strain;
 use crate::optimizer::SavedBuffer;
 use crate::preprocess::Preprocess;
+use crate::schedule::Plateau;
 
 const MANIFEST: &str = "kindling.manifest";
 const MANIFEST_CRC: &str = "kindling.manifest_crc32";
@@ -51,6 +54,9 @@ pub struct Tally {
     pub seconds: f64,
     /// Of these, seconds spent waiting for data.
     pub waited: f64,
+    /// Optimizer steps left out because a loss or gradient was not finite.
+    #[serde(default)]
+    pub skipped_steps: u64,
 }
 
 impl Tally {
@@ -78,6 +84,19 @@ pub struct Best {
     pub epoch: u64,
     /// Top-1 accuracy, 0 to 1.
     pub top1: f64,
+    /// The number that the epochs are compared by, larger is better; that of `top1` where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<f64>,
+    /// Whether it is that of the exponential average.
+    #[serde(default)]
+    pub ema: bool,
+}
+
+impl Best {
+    /// The number that the epochs are compared by.
+    pub fn score(&self) -> f64 {
+        self.score.unwrap_or(self.top1)
+    }
 }
 
 /// The training set a run was begun on; another one cannot be resumed on bit for bit.
@@ -112,6 +131,24 @@ pub struct Manifest {
     pub tally: Tally,
     /// Best evaluation.
     pub best: Option<Best>,
+    /// Updates that the optimizer made; the steps of the position where there is none.
+    #[serde(default)]
+    pub optimizer_steps: Option<u64>,
+    /// Updates of the exponential average under `ema.*`.
+    #[serde(default)]
+    pub ema_updates: Option<u64>,
+    /// Epochs in the equal average under `swa.*`.
+    #[serde(default)]
+    pub swa_epochs: Option<u64>,
+    /// Whether the exponential average was the better one at the newest evaluation.
+    #[serde(default)]
+    pub prefer_ema: bool,
+    /// What `--sched plateau` remembers.
+    #[serde(default)]
+    pub plateau: Plateau,
+    /// What the guard against losses that are not finite remembers.
+    #[serde(default)]
+    pub strain: Strain,
     /// Training set.
     pub data: DataMark,
 }
@@ -124,6 +161,24 @@ pub struct Checkpoint {
     pub weights: Vec<NamedTensor>,
     /// State of the optimizer.
     pub optimizer: Vec<SavedBuffer>,
+    /// Averages of the weights: the same names after `ema.` and `swa.`.
+    pub averages: Vec<NamedTensor>,
+}
+
+/// Prefix of the exponential average's tensors.
+pub const EMA: &str = "ema.";
+/// Prefix of the equal average's tensors.
+pub const SWA: &str = "swa.";
+
+/// Which weights of a checkpoint are meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// Those that were better when both were evaluated.
+    Best,
+    /// The trained ones.
+    Raw,
+    /// Their exponential average.
+    Ema,
 }
 
 impl Manifest {
@@ -159,7 +214,8 @@ impl Checkpoint {
     /// [`crate::failure::Kind::File`] on any failure; an older file at `path` is untouched then.
     pub fn write(&self, path: &Path) -> Result<(), Failure> {
         let manifest = serde_json::to_string(&self.manifest).expect("the manifest is plain data");
-        let weights = self.weights.iter().map(|t| (t.name.as_str(), t.shape.clone(), &t.values));
+        let weights = self.weights.iter().chain(&self.averages);
+        let weights = weights.map(|t| (t.name.as_str(), t.shape.clone(), &t.values));
         let states =
             self.optimizer.iter().map(|s| (s.name.as_str(), vec![s.values.len()], &s.values));
         let raw: Vec<(&str, Vec<usize>, Vec<u8>)> =
@@ -176,6 +232,39 @@ impl Checkpoint {
         });
         let file = safetensors::serialize(views, Some(metadata)).expect("views are consistent");
         write_atomically(path, &file)
+    }
+
+    /// Takes weights out of it.
+    ///
+    /// # Errors
+    /// [`crate::failure::Kind::Usage`] when an average is asked for and there is none.
+    pub fn take(&mut self, which: Which) -> Result<Vec<NamedTensor>, Failure> {
+        let ema = match which {
+            Which::Raw => false,
+            Which::Best => self.manifest.prefer_ema && self.manifest.ema_updates.is_some(),
+            Which::Ema if self.manifest.ema_updates.is_none() => {
+                return Err(Failure::usage(
+                    "--use-ema: the checkpoint has no average; it is kept with --model-ema",
+                ));
+            }
+            Which::Ema => true,
+        };
+        match ema {
+            true => Ok(self.take_average(EMA)),
+            false => Ok(std::mem::take(&mut self.weights)),
+        }
+    }
+
+    /// Takes the tensors of an average out, their prefix removed; none where there is none.
+    pub fn take_average(&mut self, prefix: &str) -> Vec<NamedTensor> {
+        let all = std::mem::take(&mut self.averages);
+        let (found, left) = all.into_iter().partition(|t| t.name.starts_with(prefix));
+        self.averages = left;
+        let bare = |mut tensor: NamedTensor| {
+            tensor.name = tensor.name.split_off(prefix.len());
+            tensor
+        };
+        Vec::into_iter(found).map(bare).collect()
     }
 
     /// Reads and verifies a file.
@@ -228,15 +317,18 @@ impl Checkpoint {
             return Err(fail("the tensors were altered (checksum); copy it again".into()));
         }
         all.sort_by(|a, b| a.0.cmp(&b.0));
-        let (mut weights, mut optimizer) = (Vec::new(), Vec::new());
+        let (mut weights, mut optimizer, mut averages) = (Vec::new(), Vec::new(), Vec::new());
         for (name, view) in all {
             let values = floats_of(view.data());
-            match name.starts_with("optimizer.") {
-                true => optimizer.push(SavedBuffer { name, values }),
-                false => weights.push(NamedTensor { name, shape: view.shape().to_vec(), values }),
+            if name.starts_with("optimizer.") {
+                optimizer.push(SavedBuffer { name, values });
+                continue;
             }
+            let averaged = name.starts_with(EMA) || name.starts_with(SWA);
+            let tensor = NamedTensor { name, shape: view.shape().to_vec(), values };
+            if averaged { averages.push(tensor) } else { weights.push(tensor) }
         }
-        Ok(Self { manifest, weights, optimizer })
+        Ok(Self { manifest, weights, optimizer, averages })
     }
 }
 

@@ -23,7 +23,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use crate::backend::{self, Backend};
 use crate::begin::{Train, train};
 use crate::bench::{Bench, bench};
-use crate::checkpoint::{Checkpoint, Manifest, write_atomically};
+use crate::checkpoint::{Checkpoint, Manifest, Which, write_atomically};
 use crate::convert::{Convert, convert};
 use crate::data::{Data, data};
 use crate::decode::decode;
@@ -35,12 +35,15 @@ use crate::folder::ImageFolder;
 use crate::forward::{Forward, forward};
 use crate::journal::{Journal, LogFormat, accuracy_line};
 use crate::loader::{Loader, LoaderConfig, Mode};
+use crate::lr_find::{LrFind, lr_find};
+use crate::merge::{Merge, Reestimate, average, reestimate};
 use crate::out;
 use crate::predict::{gather, predict};
 use crate::preprocess::{Interpolation, Preprocess};
 use crate::profile::{Profile, profile};
 use crate::quarantine;
 use crate::recipe::{Recipes, recipes};
+use crate::replay::{Replay, replay};
 use crate::run_folder::{self, quoted};
 use crate::signal::Stop;
 use crate::summary::{Summary, summary};
@@ -102,6 +105,16 @@ enum Command {
     /// Look after a folder of pictures
     #[command(subcommand)]
     Data(Data),
+    /// Look for a learning rate: the loss along a rising one, as CSV and SVG
+    #[command(name = "lr-find", args_override_self = true)]
+    LrFind(Box<LrFind>),
+    /// Write a checkpoint whose weights are the mean of several
+    Average(Merge),
+    /// Estimate the statistics of batch norm anew
+    #[command(name = "bn-reestimate")]
+    Reestimate(Reestimate),
+    /// Run a batch again whose loss or gradient was not finite
+    Replay(Replay),
     /// Say what a checkpoint is
     Inspect {
         /// The checkpoint
@@ -118,6 +131,8 @@ struct Eval {
     /// The checkpoint
     #[arg(long, value_name = "CKPT")]
     checkpoint: PathBuf,
+    #[command(flatten)]
+    weights: Weights,
     /// Folder with val/<class>/* or <class>/* [default: that of the training]
     #[arg(value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -165,6 +180,8 @@ struct Predict {
     /// The checkpoint
     #[arg(long, value_name = "CKPT")]
     checkpoint: PathBuf,
+    #[command(flatten)]
+    weights: Weights,
     /// Pictures and folders
     #[arg(required = true, value_name = "SOURCE")]
     sources: Vec<PathBuf>,
@@ -260,22 +277,52 @@ fn run(command: Command) -> Result<u8, Failure> {
         Command::Bench(args) => bench(&args).map(|()| 0),
         Command::Profile(args) => profile(&args).map(|()| 0),
         Command::Data(words) => data(&words),
+        Command::LrFind(args) => lr_find(&args).map(|()| 0),
+        Command::Average(args) => average(&args).map(|()| 0),
+        Command::Reestimate(args) => reestimate(&args).map(|()| 0),
+        Command::Replay(args) => replay(&args).map(|()| 0),
         Command::Inspect { checkpoint, json } => inspect(&checkpoint, json),
     }
 }
 
-fn load(path: &Path, backend: Backend) -> Result<(Network, Manifest, Device), Failure> {
-    let checkpoint = Checkpoint::read(path)?;
+/// Which weights of a checkpoint to take; the better ones where neither is given.
+#[derive(Args)]
+struct Weights {
+    /// Take the trained weights even where their average was better
+    #[arg(long, conflicts_with = "use_ema")]
+    raw: bool,
+    /// Take the exponential average even where the trained weights were better
+    #[arg(long)]
+    use_ema: bool,
+}
+
+impl Weights {
+    fn which(&self) -> Which {
+        match (self.raw, self.use_ema) {
+            (true, _) => Which::Raw,
+            (_, true) => Which::Ema,
+            _ => Which::Best,
+        }
+    }
+}
+
+fn load(
+    path: &Path,
+    which: Which,
+    backend: Backend,
+) -> Result<(Network, Manifest, Device), Failure> {
+    let mut checkpoint = Checkpoint::read(path)?;
+    let weights = checkpoint.take(which)?;
     let chosen = backend.open()?;
     // Built on the autodiff device and then made an inference copy: its running statistics are used.
     let network = checkpoint.manifest.network.init(&chosen.device.clone().autodiff());
-    let (network, _) = load_state_dict(network, checkpoint.weights, HeadPolicy::Exact)
+    let (network, _) = load_state_dict(network, weights, HeadPolicy::Exact)
         .map_err(|e| Failure::checkpoint(format!("{}: {e}", path.display())))?;
     Ok((network.valid(), checkpoint.manifest, chosen.device))
 }
 
 fn eval(args: &Eval) -> Result<u8, Failure> {
-    let (network, manifest, device) = load(&args.checkpoint, args.backend)?;
+    let (network, manifest, device) = load(&args.checkpoint, args.weights.which(), args.backend)?;
     let root = args.data_dir.as_ref().unwrap_or(&manifest.plan.data_dir);
     let plan = &manifest.plan;
     let mut folder = match (plan.val_fraction, &args.data_dir, &args.val_split) {
@@ -341,7 +388,7 @@ fn print_classes(report: &Report) {
 
 fn guess(args: &Predict) -> Result<u8, Failure> {
     let files = gather(&args.sources)?;
-    let (network, manifest, device) = load(&args.checkpoint, args.backend)?;
+    let (network, manifest, device) = load(&args.checkpoint, args.weights.which(), args.backend)?;
     let top = (args.topk as usize).min(manifest.classes.len());
     let mut all = Vec::new();
     for chunk in files.chunks(args.batch_size as usize) {
@@ -474,6 +521,13 @@ fn inspect(path: &Path, json: bool) -> Result<u8, Failure> {
         manifest.plan.opt,
         values(&mut checkpoint.optimizer.iter().map(|t| t.values.len()))
     );
+    let better = if manifest.prefer_ema { "the better one" } else { "the weights are better" };
+    if let Some(updates) = manifest.ema_updates {
+        out!("ema         average of {updates} updates, {better}");
+    }
+    if let Some(epochs) = manifest.swa_epochs {
+        out!("swa         average of {epochs} epochs");
+    }
     out!("written by  kindling {}", manifest.kindling);
     Ok(0)
 }

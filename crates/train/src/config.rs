@@ -13,12 +13,15 @@ use crate::augment::TrainFilter;
 use crate::augment::erase::Fill;
 use crate::augment::policy::Policy;
 use crate::backend::Backend;
+use crate::evaluate::EvalMetric;
 use crate::failure::Failure;
+use crate::gradients::ClipMode;
+use crate::guard::NanAction;
 use crate::journal::LogFormat;
-use crate::optimizer::{OptimizerConfig, Rule};
+use crate::optimizer::{LrScale, OptimizerConfig, Rule};
 use crate::options::Options;
 use crate::preprocess::{Interpolation, Preprocess};
-use crate::schedule::{Decay, Schedule};
+use crate::schedule::{Decay, Noise, ONE_CYCLE_FIRST, ONE_CYCLE_LAST, ONE_CYCLE_RISE, Schedule};
 
 /// A run, resolved and checked. Written to `args.toml`, which `--config` reads back.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -84,19 +87,79 @@ pub struct Plan {
     pub val_batch_size: usize,
     pub grad_accum_steps: usize,
     pub epochs: u64,
+    #[serde(default)]
+    pub model_ema: bool,
+    #[serde(default = "ema_decay")]
+    pub model_ema_decay: f64,
+    #[serde(default = "yes")]
+    pub model_ema_warmup: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swa_start: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swa_lr: Option<f64>,
+    #[serde(default)]
+    pub bn_reestimate: usize,
     pub workers: usize,
     pub opt: Rule,
     pub lr: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer_decay: Option<f64>,
+    #[serde(default)]
+    pub freeze: Vec<String>,
+    #[serde(default)]
+    pub clip_grad: f64,
+    #[serde(default = "norm")]
+    pub clip_mode: ClipMode,
     pub momentum: f64,
     pub opt_eps: f64,
+    #[serde(default = "betas")]
+    pub opt_betas: [f64; 2],
+    #[serde(default = "alpha")]
+    pub alpha_smoothing: f64,
     pub weight_decay: f64,
+    #[serde(default)]
+    pub norm_weight_decay: f64,
     pub sched: Decay,
     pub warmup_epochs: f64,
     pub warmup_lr: f64,
     pub min_lr: f64,
     pub decay_epochs: f64,
     pub decay_rate: f64,
+    #[serde(default)]
+    pub decay_milestones: Vec<f64>,
+    #[serde(default)]
+    pub decay_staircase: bool,
+    #[serde(default = "power")]
+    pub poly_power: f64,
+    #[serde(default)]
+    pub cooldown_epochs: u64,
+    #[serde(default = "ten")]
+    pub patience_epochs: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lr_noise: Option<[f64; 2]>,
+    #[serde(default = "noise_limit")]
+    pub lr_noise_pct: f64,
+    #[serde(default = "power")]
+    pub lr_noise_std: f64,
     pub smoothing: f64,
+    #[serde(default)]
+    pub bce_loss: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bce_target_thresh: Option<f64>,
+    #[serde(default)]
+    pub bce_sum: bool,
+    #[serde(default)]
+    pub focal_gamma: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class_weights: Option<String>,
+    #[serde(default)]
+    pub balanced_sampling: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub teacher: Option<PathBuf>,
+    #[serde(default = "half")]
+    pub distill_alpha: f64,
+    #[serde(default = "temperature")]
+    pub distill_temperature: f64,
     pub drop: f64,
     pub bn_momentum: f64,
     pub bn_eps: f64,
@@ -122,6 +185,12 @@ pub struct Plan {
     pub val_fraction: Option<f64>,
     #[serde(default)]
     pub patience: u64,
+    #[serde(default = "top1")]
+    pub eval_metric: EvalMetric,
+    #[serde(default = "ten")]
+    pub nan_patience: u64,
+    #[serde(default = "skip")]
+    pub nan_action: NanAction,
     #[serde(default)]
     pub max_hours: f64,
     #[serde(default)]
@@ -155,8 +224,11 @@ impl Options {
             }),
         };
         let on_default = self.data_dir.is_none();
-        let epochs = self.epochs.unwrap_or(if on_default { 12 } else { 100 });
         let opt = self.opt.unwrap_or(Rule::Adamw);
+        let usual = opt.config();
+        let sched = self.sched.unwrap_or(Decay::Cosine);
+        let epochs = self.epochs.unwrap_or(if on_default { 12 } else { 100 });
+        let lr = self.peak(opt);
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let plan = Plan {
             data_dir: self.data_dir.clone().unwrap_or_else(|| DEFAULT_DATA.into()),
@@ -209,28 +281,69 @@ impl Options {
             val_batch_size: self.val_batch_size.or(self.batch_size).unwrap_or(64),
             grad_accum_steps: self.grad_accum_steps.unwrap_or(1),
             epochs,
+            model_ema: self.model_ema.unwrap_or(false),
+            model_ema_decay: self.model_ema_decay.unwrap_or(0.9998),
+            model_ema_warmup: self.model_ema_warmup.unwrap_or(true),
+            swa_start: self.swa_start,
+            swa_lr: self.swa_lr,
+            bn_reestimate: self.bn_reestimate.unwrap_or(0),
             workers: self.workers.unwrap_or(cores.min(8)),
             opt,
-            lr: self.lr.unwrap_or(match opt {
-                Rule::Sgd => 0.05,
-                Rule::Rmsprop | Rule::Adamw => 0.002,
+            lr,
+            layer_decay: self.layer_decay,
+            freeze: self.freeze.clone().unwrap_or_default(),
+            // timm's Lamb clips by itself.
+            clip_grad: self.clip_grad.unwrap_or(if opt == Rule::Lamb { 1.0 } else { 0.0 }),
+            clip_mode: self.clip_mode.unwrap_or(ClipMode::Norm),
+            momentum: self.momentum.unwrap_or(usual.momentum),
+            opt_eps: self.opt_eps.unwrap_or(usual.epsilon),
+            opt_betas: two("--opt-betas", &self.opt_betas, usual.betas)?,
+            alpha_smoothing: self.alpha_smoothing.unwrap_or(usual.alpha),
+            weight_decay: self.weight_decay.unwrap_or(usual.weight_decay),
+            norm_weight_decay: self.norm_weight_decay.unwrap_or(0.0),
+            sched,
+            warmup_epochs: self.warmup_epochs.unwrap_or(match sched {
+                Decay::OneCycle => ONE_CYCLE_RISE * epochs as f64,
+                _ => 1.0,
             }),
-            momentum: self.momentum.unwrap_or(0.9),
-            opt_eps: self.opt_eps.unwrap_or(match opt {
-                Rule::Rmsprop => 0.0316,
-                Rule::Sgd | Rule::Adamw => 1e-8,
+            warmup_lr: self.warmup_lr.unwrap_or(match sched {
+                Decay::OneCycle => lr * ONE_CYCLE_FIRST,
+                _ => 1e-5,
             }),
-            weight_decay: self.weight_decay.unwrap_or(match opt {
-                Rule::Adamw => 0.01,
-                Rule::Sgd | Rule::Rmsprop => 1e-5,
+            min_lr: self.min_lr.unwrap_or(match sched {
+                Decay::OneCycle => lr * ONE_CYCLE_FIRST * ONE_CYCLE_LAST,
+                _ => 0.0,
             }),
-            sched: self.sched.unwrap_or(Decay::Cosine),
-            warmup_epochs: self.warmup_epochs.unwrap_or(1.0),
-            warmup_lr: self.warmup_lr.unwrap_or(1e-5),
-            min_lr: self.min_lr.unwrap_or(0.0),
-            decay_epochs: self.decay_epochs.unwrap_or(2.0),
-            decay_rate: self.decay_rate.unwrap_or(0.973),
+            decay_epochs: self.decay_epochs.unwrap_or(match sched {
+                Decay::Exponential => 2.5,
+                _ => 2.0,
+            }),
+            decay_rate: self.decay_rate.unwrap_or(match sched {
+                Decay::Exponential => 0.98,
+                Decay::Multistep | Decay::Plateau => 0.1,
+                _ => 0.973,
+            }),
+            decay_milestones: self.decay_milestones.clone().unwrap_or_default(),
+            decay_staircase: self.decay_staircase.unwrap_or(false),
+            poly_power: self.poly_power.unwrap_or(1.0),
+            cooldown_epochs: self.cooldown_epochs.unwrap_or(0),
+            patience_epochs: self.patience_epochs.unwrap_or(10),
+            lr_noise: match &self.lr_noise {
+                None => None,
+                given => Some(two("--lr-noise", given, [0.0, 1.0])?),
+            },
+            lr_noise_pct: self.lr_noise_pct.unwrap_or(0.67),
+            lr_noise_std: self.lr_noise_std.unwrap_or(1.0),
             smoothing: self.smoothing.unwrap_or(0.0),
+            bce_loss: self.bce_loss.unwrap_or(false),
+            bce_target_thresh: self.bce_target_thresh,
+            bce_sum: self.bce_sum.unwrap_or(false),
+            focal_gamma: self.focal_gamma.unwrap_or(0.0),
+            class_weights: self.class_weights.clone().filter(|given| given != "none"),
+            balanced_sampling: self.balanced_sampling.unwrap_or(false),
+            teacher: self.teacher.clone(),
+            distill_alpha: self.distill_alpha.unwrap_or(0.5),
+            distill_temperature: self.distill_temperature.unwrap_or(4.0),
             drop: self.drop.unwrap_or(standard.dropout),
             // 0.01 needs thousands of steps before the running statistics mean anything.
             bn_momentum: self.bn_momentum.unwrap_or(if on_default {
@@ -253,6 +366,9 @@ impl Options {
             val_interval: self.val_interval.unwrap_or(1),
             val_fraction: self.val_fraction,
             patience: self.patience.unwrap_or(0),
+            eval_metric: self.eval_metric.unwrap_or(EvalMetric::Top1),
+            nan_patience: self.nan_patience.unwrap_or(10),
+            nan_action: self.nan_action.unwrap_or(NanAction::Skip),
             max_hours: self.max_hours.unwrap_or(0.0),
             checkpoint_interval_minutes: self.checkpoint_interval_minutes.unwrap_or(0.0),
             log_format: self.log_format.unwrap_or(LogFormat::Text),
@@ -260,7 +376,25 @@ impl Options {
         plan.check()?;
         Ok(plan)
     }
+
+    /// The peak learning rate: `--lr`, or timm's rule for a base rate and the batch.
+    fn peak(&self, opt: Rule) -> f64 {
+        let Some(base) = self.lr_base else { return self.lr.unwrap_or(opt.lr()) };
+        let batch = self.batch_size.unwrap_or(32) * self.grad_accum_steps.unwrap_or(1);
+        let ratio = batch as f64 / self.lr_base_size.unwrap_or(256).max(1) as f64;
+        let scale = self.lr_base_scale.unwrap_or(match opt {
+            Rule::Adam | Rule::Adamw | Rule::Lamb => LrScale::Sqrt,
+            _ => LrScale::Linear,
+        });
+        self.lr.unwrap_or(match scale {
+            LrScale::Linear => base * ratio,
+            LrScale::Sqrt => base * ratio.sqrt(),
+        })
+    }
 }
+
+/// Refuses a flag's value outside of a range.
+type Between = dyn Fn(&str, f64, f64, f64) -> Result<(), Failure>;
 
 impl Plan {
     fn check(&self) -> Result<(), Failure> {
@@ -307,6 +441,7 @@ impl Plan {
         between("--warmup-epochs", self.warmup_epochs, 0.0, 1e6)?;
         between("--decay-epochs", self.decay_epochs, 1e-3, 1e6)?;
         between("--decay-rate", self.decay_rate, 0.0, 1.0)?;
+        self.check_training(&between)?;
         between("--momentum", self.momentum, 0.0, 0.9999)?;
         between("--opt-eps", self.opt_eps, 0.0, 1.0)?;
         between("--weight-decay", self.weight_decay, 0.0, 10.0)?;
@@ -331,6 +466,64 @@ impl Plan {
             between("--img-size-start", start as f64, least as f64, self.img_size as f64)?;
         }
         self.preprocess().validate().map_err(Failure::usage)
+    }
+
+    /// What belongs to losses, optimizers, schedules and averages.
+    fn check_training(&self, between: &Between) -> Result<(), Failure> {
+        let without = |flag: &str, other: &str| {
+            Err(Failure::usage(format!("{flag}: has no effect without {other}; add it")))
+        };
+        between("--model-ema-decay", self.model_ema_decay, 0.0, 0.999_999_9)?;
+        between("--clip-grad", self.clip_grad, 0.0, 1e9)?;
+        between("--layer-decay", self.layer_decay.unwrap_or(1.0), 0.01, 1.0)?;
+        between("--opt-betas BETA1", self.opt_betas[0], 0.0, 0.999_999)?;
+        between("--opt-betas BETA2", self.opt_betas[1], 0.0, 0.999_999)?;
+        between("--alpha-smoothing", self.alpha_smoothing, 0.0, 0.999_999)?;
+        between("--norm-weight-decay", self.norm_weight_decay, 0.0, 10.0)?;
+        between("--poly-power", self.poly_power, 0.01, 100.0)?;
+        between("--lr-noise-pct", self.lr_noise_pct, 1e-3, 1.0)?;
+        between("--lr-noise-std", self.lr_noise_std, 0.0, 10.0)?;
+        if let Some([from, to]) = self.lr_noise {
+            between("--lr-noise FROM", from, 0.0, to)?;
+            between("--lr-noise TO", to, from, 1.0)?;
+        }
+        if self.sched == Decay::Multistep && self.decay_milestones.is_empty() {
+            return without("--sched multistep", "--decay-milestones");
+        }
+        for at in &self.decay_milestones {
+            between("--decay-milestones", *at, 0.0, 1e6)?;
+        }
+        between("--focal-gamma", self.focal_gamma, 0.0, 10.0)?;
+        between("--bce-target-thresh", self.bce_target_thresh.unwrap_or(0.5), 0.0, 1.0)?;
+        if !self.bce_loss && (self.bce_sum || self.bce_target_thresh.is_some()) {
+            return without("--bce-sum and --bce-target-thresh", "--bce-loss");
+        }
+        between("--distill-alpha", self.distill_alpha, 0.0, 1.0)?;
+        between("--distill-temperature", self.distill_temperature, 0.1, 100.0)?;
+        if let Some(lr) = self.swa_lr {
+            between("--swa-lr", lr, 0.0, 100.0)?;
+        }
+        match self.swa_start {
+            Some(start) => between("--swa-start", start as f64, 0.0, self.last_epoch() as f64)?,
+            None if self.swa_lr.is_some() => return without("--swa-lr", "--swa-start"),
+            None => {}
+        }
+        match self.nan_patience {
+            0 => Err(Failure::usage("--nan-patience: `0`: expected at least 1")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Epochs of the run, its cool-down included (which plateau counts for itself).
+    pub fn total_epochs(&self) -> u64 {
+        match self.sched {
+            Decay::Plateau => self.epochs,
+            _ => self.epochs + self.cooldown_epochs,
+        }
+    }
+
+    fn last_epoch(&self) -> u64 {
+        self.total_epochs().saturating_sub(1)
     }
 
     /// The one rule by which pictures become tensors.
@@ -369,8 +562,8 @@ impl Plan {
         OptimizerConfig {
             rule: self.opt,
             momentum: self.momentum,
-            alpha: 0.9,
-            betas: [0.9, 0.999],
+            alpha: self.alpha_smoothing,
+            betas: self.opt_betas,
             epsilon: self.opt_eps,
             weight_decay: self.weight_decay,
         }
@@ -379,15 +572,31 @@ impl Plan {
     /// The learning rate for epochs of so many optimizer steps.
     pub fn schedule(&self, steps_per_epoch: u64) -> Schedule {
         let steps = |epochs: f64| (epochs * steps_per_epoch as f64).round() as u64;
+        let total_steps = self.epochs * steps_per_epoch;
+        let noise = self.lr_noise.map(|[from, to]| {
+            let at = |share: f64| steps((share * self.epochs as f64).round());
+            Noise {
+                steps: (at(from), at(to)),
+                epoch_steps: steps_per_epoch,
+                limit: self.lr_noise_pct,
+                deviation: self.lr_noise_std,
+                seed: self.seed,
+            }
+        });
         Schedule {
             lr: self.lr,
             warmup_lr: self.warmup_lr.min(self.lr),
             warmup_steps: steps(self.warmup_epochs),
             min_lr: self.min_lr,
             decay: self.sched,
-            decay_steps: steps(self.decay_epochs).max(1),
+            decay_steps: (self.decay_epochs * steps_per_epoch as f64).max(1.0),
             decay_rate: self.decay_rate,
-            total_steps: self.epochs * steps_per_epoch,
+            milestones: self.decay_milestones.iter().map(|at| steps(*at)).collect(),
+            power: self.poly_power,
+            staircase: self.decay_staircase,
+            total_steps,
+            noise,
+            swa: self.swa_start.zip(self.swa_lr).map(|(at, lr)| (at * steps_per_epoch, lr)),
         }
     }
 }
@@ -418,6 +627,50 @@ fn text() -> LogFormat {
 
 fn symmetric() -> Padding {
     Padding::Symmetric
+}
+
+fn ema_decay() -> f64 {
+    0.9998
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn norm() -> ClipMode {
+    ClipMode::Norm
+}
+
+fn betas() -> [f64; 2] {
+    [0.9, 0.999]
+}
+
+fn alpha() -> f64 {
+    0.9
+}
+
+fn power() -> f64 {
+    1.0
+}
+
+fn ten() -> u64 {
+    10
+}
+
+fn noise_limit() -> f64 {
+    0.67
+}
+
+fn temperature() -> f64 {
+    4.0
+}
+
+fn top1() -> EvalMetric {
+    EvalMetric::Top1
+}
+
+fn skip() -> NanAction {
+    NanAction::Skip
 }
 
 #[cfg(test)]

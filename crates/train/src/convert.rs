@@ -12,8 +12,10 @@ use safetensors::tensor::{Dtype, TensorView};
 
 use crate::checkpoint::{Checkpoint, DataMark, Manifest, Position, Tally, write_atomically};
 use crate::failure::Failure;
+use crate::guard::Strain;
 use crate::options::Options;
 use crate::preprocess::{Interpolation, Preprocess};
+use crate::schedule::Plateau;
 use crate::selection::{self, Selection};
 
 /// Whose names to write.
@@ -213,7 +215,13 @@ fn checkpoint(
         position: Position::default(),
         tally: Tally::default(),
         best: None,
+        optimizer_steps: None,
+        ema_updates: None,
+        swa_epochs: None,
+        prefer_ema: false,
+        plateau: Plateau::default(),
+        strain: Strain::default(),
         data: DataMark { pictures: 0, crc32: 0 },
     };
-    Ok(Checkpoint { manifest, weights, optimizer: Vec::new() })
+    Ok(Checkpoint { manifest, weights, optimizer: Vec::new(), averages: Vec::new() })
 }

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use nn::network::Network;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 use crate::loader::Loader;
@@ -45,6 +45,31 @@ pub struct Report {
     /// Whether a signal ended it early.
     #[serde(skip)]
     pub interrupted: bool,
+}
+
+/// What tells which epoch is best.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum EvalMetric {
+    /// Top-1 accuracy.
+    Top1,
+    /// Top-5 accuracy.
+    Top5,
+    /// Cross-entropy, less is better.
+    Loss,
+}
+
+impl EvalMetric {
+    /// A number of the report that is larger the better it is; one that is not a number is the worst.
+    pub fn score(self, report: &Report) -> f64 {
+        let score = match self {
+            EvalMetric::Top1 => report.top1,
+            EvalMetric::Top5 => report.top5,
+            EvalMetric::Loss => -report.loss,
+        };
+        // Stands in JSON, which has no infinity.
+        if score.is_finite() { score } else { f64::MIN }
+    }
 }
 
 /// Evaluates `network` (an inference copy on `device`) over the loader's one epoch.

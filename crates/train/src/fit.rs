@@ -1,35 +1,37 @@
 //! The training loop, one visible function: [`fit`].
 //!
 //! Everything random is a function of (seed, epoch, index) or (seed, step); the learning rate is a
-//! function of the step. So a checkpoint needs no generator state, and a resumed run computes the
-//! same bits as an uninterrupted one on a CPU backend with the same number of threads.
+//! function of the step, and of the few numbers of plateau and guard that checkpoints hold. So a checkpoint
+//! needs no generator state, and a resumed run computes the same bits as an uninterrupted one on a CPU backend
+//! with the same number of threads.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use burn::module::Module as _;
-use burn::optim::{GradientsAccumulator, GradientsParams};
-use burn::tensor::{Device, Tensor, TensorData};
-use nn::network::Network;
-use nn::pretrained::{HeadPolicy, load_state_dict, read_weights, state_dict};
+use burn::optim::GradientsAccumulator;
+use burn::tensor::Device;
 
-use crate::checkpoint::{Best, Checkpoint, DataMark, Manifest, Position, Tally};
+use crate::average::{Average, warmed};
+use crate::checkpoint::{Best, Checkpoint, Position, Tally};
 use crate::config::Plan;
 use crate::evaluate::{Report, evaluate};
 use crate::failure::Failure;
 use crate::folder::ImageFolder;
+use crate::gradients::Gradients;
+use crate::guard::Verdict;
 use crate::journal::{Journal, Line};
+use crate::lesson::{dropout_seed, lesson};
 use crate::loader::{Loader, LoaderConfig, Mode};
-use crate::loss::{targets, with_auxiliary};
-use crate::optimizer::Optimizer;
+use crate::objective::Objective;
 use crate::quarantine;
-use crate::random::Counter;
+use crate::replay::{self, Incident};
 use crate::run_folder;
+use crate::schedule::Decay;
 use crate::signal::Stop;
-
-/// Where the counter-based generator is used for dropout (the loader has its own purposes).
-const DROPOUT: u64 = 0xD0;
+use crate::state::{Setup, State};
+use crate::statistics;
 
 /// Bytes of prepared pictures that may wait.
 pub const PREFETCH_BYTES: usize = 256 << 20;
@@ -73,8 +75,8 @@ pub struct Ended {
 /// Trains from the run's position to its last epoch.
 ///
 /// # Errors
-/// Data, file and checkpoint failures; [`crate::failure::Kind::Diverged`] on a loss that is not
-/// finite, before it reaches the weights: the last checkpoint stays good.
+/// Data, file and checkpoint failures; [`crate::failure::Kind::Diverged`] when losses or gradients stay not
+/// finite. None of them reaches the weights: the last checkpoint stays good.
 pub fn fit(run: Run, journal: &Journal) -> Result<Ended, Failure> {
     let Run { plan, folder, from, fresh_optimizer, device, backend, stop } = run;
     let began_run = Instant::now();
@@ -83,7 +85,6 @@ pub fn fit(run: Run, journal: &Journal) -> Result<Ended, Failure> {
     let (train, val) = open(&plan)?;
     let (train, val) = (Arc::new(train), Arc::new(val));
     train.notes.iter().chain(&val.notes).for_each(|note| journal.say(&format!("note: {note}")));
-    let mark = mark_of(&train);
     let loader = loader(&plan, &train, Mode::Train(plan.augment()), plan.batch_size);
     let val_loader = self::loader(&plan, &val, Mode::Eval, plan.val_batch_size);
     let batches = loader.batches();
@@ -96,56 +97,21 @@ pub fn fit(run: Run, journal: &Journal) -> Result<Ended, Failure> {
     }
     let steps_per_epoch = batches.div_ceil(plan.grad_accum_steps) as u64;
     let schedule = plan.schedule(steps_per_epoch);
+    let epochs = plan.total_epochs();
 
-    // Network, optimizer, position: fresh or from the checkpoint.
+    // Loss, network, optimizer, averages, position: fresh or from the checkpoint.
+    let objective = Objective::new(&plan, &train, &device)?;
+    objective.notes().iter().for_each(|note| journal.say(note));
     let tape = device.clone().autodiff();
-    let network_config = plan.network(train.classes.len());
-    let mut network = network_config.init_seeded(&tape, plan.seed);
-    let mut optimizer = Optimizer::new(plan.optimizer());
-    let (mut position, mut tally, mut best) = (Position::default(), Tally::default(), None);
-    let mut last_good = None;
-    match from {
-        Some(checkpoint) => {
-            let Checkpoint { manifest, weights, optimizer: state } = checkpoint;
-            same_data(&manifest, mark, &train.classes)?;
-            (network, _) = load_state_dict(network, weights, HeadPolicy::Exact)
-                .map_err(|e| Failure::checkpoint(e.to_string()))?;
-            if !fresh_optimizer {
-                let steps = manifest.position.step;
-                optimizer = Optimizer::load(plan.optimizer(), steps, state, &device)
-                    .map_err(Failure::checkpoint)?;
-            }
-            (position, tally, best) = (manifest.position, manifest.tally, manifest.best);
-        }
-        None => {
-            if let Some(path) = &plan.pretrained_path {
-                network = start_from(network, path, journal)?;
-            }
-        }
-    }
-    run_folder::write_facts(
-        &folder,
-        &backend,
-        mark,
-        (position != Position::default()).then_some(position),
-    )?;
-    run_folder::rewind_steps(&folder, position)?;
-    let manifest = |position, tally, best| Manifest {
-        format: Manifest::format(),
-        kindling: env!("CARGO_PKG_VERSION").to_owned(),
-        network: network_config.clone(),
-        classes: train.classes.clone(),
-        preprocess: plan.preprocess(),
-        plan: plan.clone(),
-        position,
-        tally,
-        best,
-        data: mark,
+    let setup = Setup::new(&plan, &train, &tape)?;
+    let mut state = match from {
+        Some(checkpoint) => setup.resume(checkpoint, fresh_optimizer)?,
+        None => setup.begin(journal)?,
     };
-    let save = |name: &str, network: &Network, optimizer: &Optimizer, manifest: Manifest| {
-        let weights = state_dict(network);
-        Checkpoint { manifest, weights, optimizer: optimizer.save() }.write(&folder.join(name))
-    };
+    let resumed = (state.position != Position::default()).then_some(state.position);
+    run_folder::write_facts(&folder, &backend, setup.data, resumed)?;
+    run_folder::rewind_steps(&folder, state.position)?;
+    let save = |state: &State, name: &str| setup.save(state, &folder.join(name));
 
     // Seconds, in the words of the options.
     let hurry = |hours: f64| hours > 0.0 && began_run.elapsed().as_secs_f64() > hours * 3600.0;
@@ -154,17 +120,23 @@ pub fn fit(run: Run, journal: &Journal) -> Result<Ended, Failure> {
         None if journal.stop_requested() => Some(STOPPED),
         None => hurry(plan.max_hours).then_some(OUT_OF_TIME),
     };
-    let (mut saved, mut advised) = (Instant::now(), false);
+    let ended = |report, state: &State, code| -> Result<Ended, Failure> {
+        Ok(Ended { report, best: state.best, steps: state.position.step, code })
+    };
+    let mut saved = Instant::now();
+    let mut advised = false;
     let (mut steps_here, mut time_here) = (0_u64, Duration::ZERO);
-    while position.epoch < plan.epochs {
-        let mut prepared = loader.epoch(position.epoch, position.batch);
+    'epochs: while state.position.epoch < epochs {
+        let mut prepared = loader.epoch(state.position.epoch, state.position.batch);
         let mut accumulator = GradientsAccumulator::new();
-        let mut held = 0;
-        while position.batch < batches {
+        // Batches in the accumulator; whether one of the group had a loss that is not finite.
+        let (mut held, mut poisoned) = (0, None);
+        let mut statistics = statistics::kept(&state.network);
+        while state.position.batch < batches {
             let began = Instant::now();
             let waited_before = prepared.waited();
             let Some(batch) = prepared.next() else { break };
-            let batch = batch?;
+            let mut batch = batch?;
             for (path, why) in &batch.skipped {
                 let line = format!("{}: {why}", path.display());
                 journal.say(&format!("skipped: {line}"));
@@ -177,69 +149,100 @@ pub fn fit(run: Run, journal: &Journal) -> Result<Ended, Failure> {
                     plan.data_dir.display()
                 ));
             }
-            tally.skipped += batch.skipped.len() as u64;
-            let lr = schedule.at(position.step);
+            state.tally.skipped += batch.skipped.len() as u64;
+            let lr = schedule.at(state.position.step) * state.plateau.factor * state.strain.factor;
             let count = batch.labels.len();
-            position.batch += 1;
+            state.position.batch += 1;
             // The accumulation group this batch closes is fixed by its number in the epoch.
-            let closes = position.batch % plan.grad_accum_steps == 0 || position.batch == batches;
+            let at = state.position;
+            let closes = at.batch % plan.grad_accum_steps == 0 || at.batch == batches;
             let mut loss = f64::NAN;
             if count > 0 {
-                let targets = targets(&batch, train.classes.len(), plan.smoothing, &tape);
-                let images =
-                    Tensor::<4>::from_data(TensorData::new(batch.images, batch.shape), &tape);
-                let dropout =
-                    Counter::new(plan.seed, position.epoch, position.batch as u64, DROPOUT).u64();
-                let outputs = network.forward_train(images, dropout);
-                let objective = with_auxiliary(&outputs, targets);
-                loss = f64::from(objective.clone().inner().into_scalar::<f32>());
-                if !loss.is_finite() {
-                    return Err(diverged(&folder, position, lr, last_good));
+                let share = group_size(at.batch, batches, plan.grad_accum_steps);
+                let dropout = dropout_seed(plan.seed, at.epoch, at.batch);
+                let network = &state.network;
+                let lesson = lesson(network, &objective, &mut batch, share, dropout, &tape)?;
+                loss = lesson.loss;
+                if loss.is_finite() {
+                    accumulator.accumulate(network, lesson.gradients(network)?);
+                    held += 1;
+                    state.tally.loss += loss * count as f64;
+                    state.tally.seen += count as u64;
+                } else {
+                    poisoned = Some((at.batch, batch.indices.clone()));
                 }
-                let share = group_size(position.batch, batches, plan.grad_accum_steps);
-                let gradients = objective.div_scalar(share as f32).backward();
-                accumulator.accumulate(&network, GradientsParams::from_grads(gradients, &network));
-                held += 1;
-                tally.loss += loss * count as f64;
-                tally.seen += count as u64;
             }
+            let mut grad_norm = None;
             if closes {
-                if held > 0 {
-                    network = optimizer.step(lr, network, accumulator.grads());
-                    held = 0;
+                let mut gradients = Gradients::take(&state.network, accumulator.grads());
+                let norm = if held > 0 { gradients.norm() } else { 0.0 };
+                grad_norm = (held > 0).then_some(norm);
+                if poisoned.is_some() || !norm.is_finite() {
+                    let (number, indices) = poisoned.unwrap_or((at.batch, batch.indices));
+                    let position = Position { batch: number, ..at };
+                    state.network = statistics::restored(state.network, statistics);
+                    let incident = Incident::new(position, lr, loss, norm, &train, &indices);
+                    let file = replay::record(&folder, &setup, &state, &incident)?;
+                    let verdict = state.strain.bad(plan.nan_action, plan.nan_patience);
+                    let last = folder.join("last.ckpt");
+                    if verdict == Verdict::Stop || !last.exists() && verdict != Verdict::Skip {
+                        return Err(diverged(&last, &incident, state.strain.rollbacks));
+                    }
+                    journal.say(&incident.sentence(verdict, &state.strain, file.as_deref()));
+                    if verdict == Verdict::RollBack {
+                        let strain = state.strain;
+                        state = setup.resume(Checkpoint::read(&last)?, false)?;
+                        state.strain = strain;
+                        run_folder::rewind_steps(&folder, state.position)?;
+                        continue 'epochs;
+                    }
+                    state.tally.skipped_steps += 1;
+                } else if held > 0 {
+                    state.strain.good();
+                    if plan.clip_grad > 0.0 {
+                        let settings = state.optimizer.settings();
+                        let (mode, limit) = (plan.clip_mode, plan.clip_grad);
+                        gradients.clip(mode, limit, norm, &state.network, settings);
+                    }
+                    state.network = state.optimizer.apply(lr, state.network, gradients);
+                    if let Some(ema) = &mut state.ema {
+                        let decay = warmed(plan.model_ema_decay, ema.count, plan.model_ema_warmup);
+                        state.network = ema.blend(state.network, 1.0 - decay);
+                    }
                 }
-                position.step += 1;
+                (held, poisoned) = (0, None);
+                statistics = statistics::kept(&state.network);
+                state.position.step += 1;
             }
             let spent = began.elapsed();
-            tally.seconds += spent.as_secs_f64();
-            tally.waited += prepared.waited().saturating_sub(waited_before).as_secs_f64();
+            state.tally.seconds += spent.as_secs_f64();
+            state.tally.waited += prepared.waited().saturating_sub(waited_before).as_secs_f64();
             (steps_here, time_here) = (steps_here + 1, time_here + spent);
-            let left = (plan.epochs - position.epoch) * batches as u64 - position.batch as u64;
+            let left = (epochs - at.epoch) * batches as u64 - at.batch as u64;
             journal.batch(&Line {
-                epoch: position.epoch,
-                epochs: plan.epochs,
-                batch: position.batch,
+                epoch: at.epoch,
+                epochs,
+                batch: at.batch,
                 batches,
                 loss,
                 lr,
-                tally,
+                tally: state.tally,
                 remaining: time_here.mul_f64(left as f64 / steps_here as f64),
             });
-            if journal.due(position.batch, batches) {
-                run_folder::record_step(&folder, &step_record(position, loss, lr, &tally))?;
+            if journal.due(at.batch, batches) {
+                let record = step_record(state.position, loss, lr, grad_norm, &state.tally);
+                run_folder::record_step(&folder, &record)?;
             }
-            if closes && position.batch < batches {
+            if closes && at.batch < batches {
                 if let Some(code) = ended_early() {
-                    save("last.ckpt", &network, &optimizer, manifest(position, tally, best))?;
-                    let steps = position.step;
-                    return Ok(Ended { report: None, best, steps, code: Some(code) });
+                    save(&state, "last.ckpt")?;
+                    return ended(None, &state, Some(code));
                 }
                 let (every, minutes) =
                     (plan.checkpoint_interval_steps, plan.checkpoint_interval_minutes);
                 let due = minutes > 0.0 && saved.elapsed().as_secs_f64() > 60.0 * minutes;
-                if due || (every > 0 && position.step.is_multiple_of(every)) {
-                    save("last.ckpt", &network, &optimizer, manifest(position, tally, best))?;
-                    last_good = Some(position.step);
+                if due || (every > 0 && state.position.step.is_multiple_of(every)) {
+                    save(&state, "last.ckpt")?;
                     saved = Instant::now();
                 }
             }
@@ -247,39 +250,64 @@ pub fn fit(run: Run, journal: &Journal) -> Result<Ended, Failure> {
         drop(prepared);
 
         // The epoch is trained: keep it before evaluating it, so that nothing is lost meanwhile.
-        save("last.ckpt", &network, &optimizer, manifest(position, tally, best))?;
-        last_good = Some(position.step);
+        save(&state, "last.ckpt")?;
         saved = Instant::now();
-        let epoch = position.epoch;
-        let last = epoch + 1 == plan.epochs;
+        let epoch = state.position.epoch;
+        let last = epoch + 1 == epochs;
+        let next = Position { epoch: epoch + 1, batch: 0, step: state.position.step };
+        let trained = epoch_line(epoch, &state.tally);
+        if last && plan.bn_reestimate > 0 {
+            state.network = reestimated(state.network, &loader, plan.bn_reestimate, &tape)?;
+        }
         if !last && !(epoch + 1).is_multiple_of(plan.val_interval) {
-            journal.say(&epoch_line(epoch, &tally));
-            position = Position { epoch: epoch + 1, batch: 0, step: position.step };
-            tally = Tally::default();
-            save("last.ckpt", &network, &optimizer, manifest(position, tally, best))?;
+            journal.say(&trained);
+            state = averaged(state, &plan, epoch);
+            (state.position, state.tally) = (next, Tally::default());
+            save(&state, "last.ckpt")?;
             if let Some(code) = ended_early() {
-                return Ok(Ended { report: None, best, steps: position.step, code: Some(code) });
+                return ended(None, &state, Some(code));
             }
             continue;
         }
-        let eval_network = network.valid();
         let each = |done| journal.evaluated(done, val.items.len());
-        let report = evaluate(&eval_network, &val_loader, &train.classes, &device, &stop, each)?;
-        if let (true, Some(signal)) = (report.interrupted, stop.requested()) {
-            return Ok(Ended { report: None, best, steps: position.step, code: Some(signal) });
+        let judge = |network: nn::network::Network| {
+            evaluate(&network.valid(), &val_loader, &train.classes, &device, &stop, each)
+        };
+        let report = judge(state.network.valid())?;
+        let ema_report = state.ema.as_ref().map(|ema| judge(setup.network_of(ema))).transpose()?;
+        let interrupted = report.interrupted || ema_report.as_ref().is_some_and(|r| r.interrupted);
+        if let (true, Some(signal)) = (interrupted, stop.requested()) {
+            return ended(None, &state, Some(signal));
         }
-        let lr = schedule.at(position.step.saturating_sub(1));
-        journal.say(&epoch_line(epoch, &tally));
+        let lr = schedule.at(state.position.step.saturating_sub(1)) * state.plateau.factor;
+        journal.say(&trained);
         journal.epoch(epoch, &report);
-        run_folder::summarise(&folder, epoch, lr, &tally, &report)?;
-        run_folder::write_evaluation(&folder.join("eval"), &report)?;
-        let better = best.is_none_or(|b: Best| report.top1 > b.top1);
-        if better {
-            best = Some(Best { epoch: position.epoch, top1: report.top1 });
+        if let Some(report) = &ema_report {
+            journal.averaged("EMA", report);
         }
-        position = Position { epoch: epoch + 1, batch: 0, step: position.step };
-        tally = Tally::default();
-        save("last.ckpt", &network, &optimizer, manifest(position, tally, best))?;
+        run_folder::summarise(&folder, epoch, lr, &state.tally, &report, ema_report.as_ref())?;
+        let score = |report: &Report| plan.eval_metric.score(report);
+        state.prefer_ema = ema_report.as_ref().is_some_and(|ema| score(ema) > score(&report));
+        let report = ema_report.filter(|_| state.prefer_ema).unwrap_or(report);
+        run_folder::write_evaluation(&folder.join("eval"), &report)?;
+        let score = score(&report);
+        let better = state.best.is_none_or(|best| score > best.score());
+        if better {
+            let (top1, ema) = (report.top1, state.prefer_ema);
+            state.best = Some(Best { epoch, top1, score: Some(score), ema });
+        }
+        if plan.sched == Decay::Plateau {
+            let (patience, rate, rest) =
+                (plan.patience_epochs, plan.decay_rate, plan.cooldown_epochs);
+            let least = plan.min_lr / plan.lr.max(f64::MIN_POSITIVE);
+            if state.plateau.evaluated(score, patience, rate, rest, least) {
+                let factor = state.plateau.factor;
+                journal.say(&format!("no better for {patience} evaluations: rate times {factor}"));
+            }
+        }
+        state = averaged(state, &plan, epoch);
+        (state.position, state.tally) = (next, Tally::default());
+        save(&state, "last.ckpt")?;
         if better {
             copy(&folder, "last.ckpt", "model_best.ckpt")?;
         }
@@ -287,38 +315,85 @@ pub fn fit(run: Run, journal: &Journal) -> Result<Ended, Failure> {
             copy(&folder, "last.ckpt", &format!("checkpoint-{epoch}.ckpt"))?;
             prune(&folder, epoch, plan.checkpoint_hist);
         }
-        if last {
-            return Ok(Ended { report: Some(report), best, steps: position.step, code: None });
-        }
-        let waited = best.map_or(0, |b| epoch - b.epoch);
-        if plan.patience > 0 && waited >= plan.patience {
-            journal.say(&format!("no better accuracy for {waited} epochs: ended early"));
-            return Ok(Ended { report: Some(report), best, steps: position.step, code: None });
+        let waited = state.best.map_or(0, |b| epoch - b.epoch);
+        let patient = plan.patience == 0 || waited < plan.patience;
+        if last || !patient {
+            if !patient && !last {
+                journal.say(&format!("no better accuracy for {waited} epochs: ended early"));
+            }
+            if let Some(swa) = state.swa.take() {
+                // No forward pass has seen these weights: their statistics are made now.
+                let count = if plan.bn_reestimate > 0 { plan.bn_reestimate } else { batches };
+                let network = reestimated(setup.network_of(&swa), &loader, count, &tape)?;
+                let swa_report = judge(network.valid())?;
+                journal.averaged("SWA", &swa_report);
+                (state.network, state.prefer_ema) = (network, false);
+                save(&state, "model_swa.ckpt")?;
+                let score = plan.eval_metric.score(&swa_report);
+                if state.best.is_none_or(|best| score > best.score()) {
+                    let (top1, ema) = (swa_report.top1, false);
+                    state.best = Some(Best { epoch, top1, score: Some(score), ema });
+                    save(&state, "model_swa.ckpt")?;
+                    copy(&folder, "model_swa.ckpt", "model_best.ckpt")?;
+                }
+            }
+            return ended(Some(report), &state, None);
         }
         if let Some(code) = ended_early() {
-            let (report, steps) = (Some(report), position.step);
-            return Ok(Ended { report, best, steps, code: Some(code) });
+            return ended(Some(report), &state, Some(code));
         }
     }
-    Ok(Ended { report: None, best, steps: position.step, code: None })
+    ended(None, &state, None)
+}
+
+/// The state at the end of an epoch: taken into the average of SWA where its time has come.
+fn averaged(mut state: State, plan: &Plan, epoch: u64) -> State {
+    if plan.swa_start.is_some_and(|start| epoch >= start) {
+        let mut swa = state.swa.take().unwrap_or_else(|| Average::of(&state.network));
+        state.network = swa.add(state.network);
+        state.swa = Some(swa);
+    }
+    state
+}
+
+/// The network with the statistics of the first batches of epoch 0.
+fn reestimated(
+    network: nn::network::Network,
+    loader: &Loader,
+    count: usize,
+    tape: &Device,
+) -> Result<nn::network::Network, Failure> {
+    statistics::reestimated(network, loader.epoch(0, 0).take(count), tape)
 }
 
 fn epoch_line(epoch: u64, tally: &Tally) -> String {
+    let skipped = match tally.skipped_steps {
+        0 => String::new(),
+        count => format!("  {count} steps skipped"),
+    };
     format!(
-        "Epoch {epoch}: Loss {:.4}  {:.1} images/s  data wait {:.1}%",
+        "Epoch {epoch}: Loss {:.4}  {:.1} images/s  data wait {:.1}%{skipped}",
         tally.mean_loss(),
         tally.img_per_s(),
         tally.wait_percent()
     )
 }
 
-fn step_record(at: Position, loss: f64, lr: f64, tally: &Tally) -> run_folder::Step {
+fn step_record(
+    at: Position,
+    loss: f64,
+    lr: f64,
+    grad_norm: Option<f64>,
+    tally: &Tally,
+) -> run_folder::Step {
     run_folder::Step {
         epoch: at.epoch,
         batch: at.batch,
         step: at.step,
         loss,
         lr,
+        grad_norm,
+        skipped_steps: tally.skipped_steps,
         img_per_s: tally.img_per_s(),
         data_wait_pct: tally.wait_percent(),
     }
@@ -341,7 +416,7 @@ pub fn open(plan: &Plan) -> Result<(ImageFolder, ImageFolder), Failure> {
     Ok((train, val))
 }
 
-/// The batches of a split as the plan has them made.
+/// The loader of a split as the plan says.
 pub fn loader(plan: &Plan, folder: &Arc<ImageFolder>, mode: Mode, batch_size: usize) -> Loader {
     let config = LoaderConfig {
         batch_size,
@@ -352,7 +427,8 @@ pub fn loader(plan: &Plan, folder: &Arc<ImageFolder>, mode: Mode, batch_size: us
         // A last batch of one picture has no batch statistics worth the name.
         drop_last: matches!(mode, Mode::Train(_)),
     };
-    Loader::new(Arc::clone(folder), plan.preprocess(), mode, config)
+    let balanced = plan.balanced_sampling && matches!(mode, Mode::Train(_));
+    Loader::new(Arc::clone(folder), plan.preprocess(), mode, config).balanced(balanced)
 }
 
 /// How many batches share the optimizer step that batch number `batch` (from 1) belongs to.
@@ -361,59 +437,18 @@ fn group_size(batch: usize, batches: usize, accumulate: usize) -> usize {
     accumulate.min(batches - first)
 }
 
-fn mark_of(folder: &ImageFolder) -> DataMark {
-    let mut crc = crc32fast::Hasher::new();
-    for (path, label) in &folder.items {
-        let path = path.strip_prefix(&folder.root).unwrap_or(path);
-        crc.update(path.to_string_lossy().as_bytes());
-        crc.update(&label.to_le_bytes());
-    }
-    DataMark { pictures: folder.items.len(), crc32: crc.finalize() }
-}
-
-fn same_data(manifest: &Manifest, mark: DataMark, classes: &[String]) -> Result<(), Failure> {
-    if manifest.classes != classes {
-        return Err(Failure::data(format!(
-            "{}: {} classes where the run to resume has {}; give the folder it was begun on, or \
-             start anew with --pretrained-path",
-            manifest.plan.data_dir.display(),
-            classes.len(),
-            manifest.classes.len()
-        )));
-    }
-    if manifest.data != mark {
-        return Err(Failure::data(format!(
-            "{}: the training pictures changed since the run began ({} then, {} now); restore \
-             them, or start anew with --pretrained-path",
-            manifest.plan.data_dir.display(),
-            manifest.data.pictures,
-            mark.pictures
-        )));
-    }
-    Ok(())
-}
-
-fn start_from(network: Network, path: &Path, journal: &Journal) -> Result<Network, Failure> {
-    let fail = |e: &dyn std::fmt::Display| Failure::checkpoint(format!("{}: {e}", path.display()));
-    let weights = match path.extension().is_some_and(|x| x == "ckpt") {
-        true => Checkpoint::read(path)?.weights,
-        false => read_weights(path).map_err(|e| fail(&e))?,
+fn diverged(last: &Path, incident: &Incident, rollbacks: u64) -> Failure {
+    let kept = match last.exists() {
+        true => format!("; {} is intact", last.display()),
+        false => String::new(),
     };
-    let (network, report) =
-        load_state_dict(network, weights, HeadPolicy::KeepInitialised).map_err(|e| fail(&e))?;
-    journal.say(&format!("{}: {report}", path.display()));
-    Ok(network)
-}
-
-fn diverged(folder: &Path, at: Position, lr: f64, last_good: Option<u64>) -> Failure {
-    let kept = match last_good {
-        Some(step) => format!("; {} of step {step} is intact", folder.join("last.ckpt").display()),
-        None => String::new(),
+    let tried = match rollbacks {
+        0 => String::new(),
+        count => format!(" and {count} times at a lower rate from the last checkpoint"),
     };
     Failure::diverged(format!(
-        "the loss is not finite at epoch {}, batch {}, step {}, learning rate {lr:.3e}{kept}; lower \
-         --lr or lengthen --warmup-epochs",
-        at.epoch, at.batch, at.step
+        "{}{tried}{kept}; lower --lr or lengthen --warmup-epochs",
+        incident.what()
     ))
 }
 

@@ -159,12 +159,9 @@ fn train(
     found: &mut Vec<NamedTensor>,
 ) {
     let config = OptimizerConfig {
-        rule: args.optimizer,
         momentum: args.momentum,
-        alpha: 0.9,
-        betas: [0.9, 0.999],
-        epsilon: if args.optimizer == Rule::Rmsprop { 0.0316 } else { 1e-8 },
         weight_decay: args.weight_decay,
+        ..args.optimizer.config()
     };
     let mut optimizer = Optimizer::new(config);
     let classes = network.config().num_classes;

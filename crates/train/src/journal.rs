@@ -101,6 +101,11 @@ impl Journal {
         }
     }
 
+    /// After the evaluation of an average of the weights.
+    pub fn averaged(&self, name: &str, report: &Report) {
+        self.say(&format!("{} {name}", accuracy_line(report)));
+    }
+
     /// What is said from here on is appended to the file too.
     ///
     /// # Errors

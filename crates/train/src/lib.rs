@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod augment;
+pub mod average;
 pub mod backend;
 pub mod begin;
 pub mod bench;
@@ -24,24 +25,35 @@ pub mod failure;
 pub mod fit;
 pub mod folder;
 pub mod forward;
+pub mod gradients;
+pub mod guard;
 pub mod journal;
+pub mod lesson;
 pub mod loader;
 pub mod loss;
+pub mod lr_find;
+pub mod merge;
 pub mod mix;
+pub mod objective;
 pub mod optimizer;
 pub mod options;
+pub mod parameters;
 pub mod predict;
 pub mod preprocess;
 pub mod profile;
 pub mod quarantine;
 pub mod random;
 pub mod recipe;
+pub mod replay;
 pub mod roof;
 pub mod run_folder;
 pub mod schedule;
 pub mod selection;
 pub mod signal;
+pub mod state;
+pub mod statistics;
 pub mod summary;
+pub mod values;
 
 /// A training step asks for the same large blocks of memory again and again.
 #[global_allocator]

@@ -11,9 +11,12 @@ use crate::augment::TrainFilter;
 use crate::augment::erase::Fill;
 use crate::augment::policy::Policy;
 use crate::backend::Backend;
+use crate::evaluate::EvalMetric;
 use crate::failure::Failure;
+use crate::gradients::ClipMode;
+use crate::guard::NanAction;
 use crate::journal::LogFormat;
-use crate::optimizer::Rule;
+use crate::optimizer::{LrScale, Rule};
 use crate::preprocess::Interpolation;
 use crate::schedule::Decay;
 
@@ -179,6 +182,30 @@ pub struct Options {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub epochs: Option<u64>,
+    /// Keep an exponential moving average of weights and statistics, and evaluate it too
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model_ema: Option<bool>,
+    /// Decay of the average
+    #[arg(long, value_parser = finite)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model_ema_decay: Option<f64>,
+    /// Shorter averages at first: decay at most (1 + t) / (10 + t) after t steps
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model_ema_warmup: Option<bool>,
+    /// First epoch, from 0, whose end counts in the average of SWA (arXiv:1803.05407)
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub swa_start: Option<u64>,
+    /// Learning rate from that epoch on
+    #[arg(long, value_parser = finite)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub swa_lr: Option<f64>,
+    /// Batches to estimate the statistics of batch norm anew on: of SWA [default: an epoch], and of the weights at the end of the run [default: 0, none]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bn_reestimate: Option<usize>,
     /// Threads that read and prepare pictures
     #[arg(short = 'j', long)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -191,18 +218,58 @@ pub struct Options {
     #[arg(long, value_parser = finite)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lr: Option<f64>,
-    /// Momentum of sgd and rmsprop
+    /// Peak learning rate for a batch of `--lr-base-size` pictures, where `--lr` is not given
+    #[arg(long, value_parser = finite)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lr_base: Option<f64>,
+    /// See `--lr-base`; the batch counts `--grad-accum-steps` [default: 256]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lr_base_size: Option<usize>,
+    /// How the rate follows the batch [default: sqrt for adam, adamw and lamb, linear otherwise]
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lr_base_scale: Option<LrScale>,
+    /// Factor of the learning rate from each layer to the one before it, the classifier having 1
+    #[arg(long, value_parser = finite)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layer_decay: Option<f64>,
+    /// Weights not to train: names as torchvision has them, parts up to a dot, `*` and `?`; frozen norms use their running statistics
+    #[arg(long, num_args = 1.., value_name = "PATTERN")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub freeze: Option<Vec<String>>,
+    /// Largest gradient, as `--clip-mode` measures it; 0 is none
+    #[arg(long, alias = "clip-grad-norm", value_parser = finite)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clip_grad: Option<f64>,
+    /// What `--clip-grad` limits
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clip_mode: Option<ClipMode>,
+    /// Momentum of sgd, momentum, rmsprop, rmsproptf and muon
     #[arg(long, value_parser = finite)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub momentum: Option<f64>,
-    /// Epsilon of rmsprop and adamw
+    /// Epsilon of the optimizer; inside the root for rmsproptf
     #[arg(long, value_parser = finite)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub opt_eps: Option<f64>,
+    /// The two decay rates of adam, adamw, lamb, lion and muon
+    #[arg(long, num_args = 2, value_names = ["BETA1", "BETA2"])]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub opt_betas: Option<Vec<f64>>,
+    /// Smoothing of rmsprop's and rmsproptf's squared average (torch's alpha)
+    #[arg(long, alias = "opt-alpha", value_parser = finite)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alpha_smoothing: Option<f64>,
     /// Weight decay; never applied to norm and bias
     #[arg(long, alias = "wd", value_parser = finite)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight_decay: Option<f64>,
+    /// Weight decay of norms [default: 0]
+    #[arg(long, value_parser = finite)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub norm_weight_decay: Option<f64>,
     /// Schedule after the warm-up
     #[arg(long, value_enum, alias = "lr-scheduler")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -219,18 +286,86 @@ pub struct Options {
     #[arg(long, value_parser = finite)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_lr: Option<f64>,
-    /// Epochs between two drops of `--sched step`
+    /// Epochs between two drops of `--sched step` or exponential
     #[arg(long, alias = "lr-step-size", value_parser = finite)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decay_epochs: Option<f64>,
-    /// Factor of one drop
+    /// Factor of one drop (step, multistep, exponential, plateau)
     #[arg(long, alias = "lr-gamma", value_parser = finite)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decay_rate: Option<f64>,
+    /// Epochs at which `--sched multistep` drops
+    #[arg(long, num_args = 1.., value_name = "EPOCH", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decay_milestones: Option<Vec<f64>>,
+    /// Drop `--sched exponential` once every --decay-epochs instead of smoothly
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decay_staircase: Option<bool>,
+    /// Exponent of `--sched poly`
+    #[arg(long, value_parser = finite)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub poly_power: Option<f64>,
+    /// Epochs after --epochs at the last rate; for plateau, evaluations after a drop that do not count
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cooldown_epochs: Option<u64>,
+    /// Evaluations without a better one that `--sched plateau` bears
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patience_epochs: Option<u64>,
+    /// Range of the run, as two shares, in which the rate of each epoch is noisy
+    #[arg(long, num_args = 2, value_names = ["FROM", "TO"])]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lr_noise: Option<Vec<f64>>,
+    /// Largest noise, as a share of the rate
+    #[arg(long, value_parser = finite)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lr_noise_pct: Option<f64>,
+    /// Standard deviation of the noise
+    #[arg(long, value_parser = finite)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lr_noise_std: Option<f64>,
     /// Label smoothing
     #[arg(long, alias = "label-smoothing", value_parser = finite)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub smoothing: Option<f64>,
+    /// Binary cross-entropy, every class for itself, instead of the softmax
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bce_loss: Option<bool>,
+    /// With --bce-loss: targets above this are 1, others 0
+    #[arg(long, value_parser = finite)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bce_target_thresh: Option<f64>,
+    /// With --bce-loss: sum over the classes instead of their mean
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bce_sum: Option<bool>,
+    /// Focal loss with this gamma, on the softmax or, with --bce-loss, as published; 0 is none
+    #[arg(long, value_parser = finite)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub focal_gamma: Option<f64>,
+    /// Weight of each class in the loss: `none`, `balanced`, or a file with `class,weight` lines
+    #[arg(long, value_name = "balanced|none|FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub class_weights: Option<String>,
+    /// Draw every class equally often, with replacement
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub balanced_sampling: Option<bool>,
+    /// Learn from this checkpoint too
+    #[arg(long, value_name = "CKPT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub teacher: Option<PathBuf>,
+    /// Share of the teacher in the loss
+    #[arg(long, value_parser = finite)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub distill_alpha: Option<f64>,
+    /// Temperature of both softmaxes of the teacher's loss
+    #[arg(long, value_parser = finite)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub distill_temperature: Option<f64>,
     /// Dropout before the classifier
     #[arg(long, alias = "dropout", value_parser = finite)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -295,6 +430,18 @@ pub struct Options {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub patience: Option<u64>,
+    /// What tells which epoch is best
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_metric: Option<EvalMetric>,
+    /// Steps in a row without a finite loss and gradient after which the run goes back to its last checkpoint
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nan_patience: Option<u64>,
+    /// Whether a step without a finite loss and gradient is skipped or ends the run
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nan_action: Option<NanAction>,
     /// Save and end after so many hours, with exit code 4; 0 is never
     #[arg(long, alias = "time", value_parser = finite)]
     #[serde(skip_serializing_if = "Option::is_none")]

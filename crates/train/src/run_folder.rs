@@ -68,6 +68,11 @@ pub struct Step {
     pub loss: f64,
     /// Learning rate of the step.
     pub lr: f64,
+    /// Norm of all gradients before clipping, where the batch closed a step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grad_norm: Option<f64>,
+    /// Steps of the epoch left out because a loss or gradient was not finite.
+    pub skipped_steps: u64,
     /// Pictures per second over the epoch so far.
     pub img_per_s: f64,
     /// Share of the epoch's time spent waiting for data, percent.
@@ -98,8 +103,8 @@ pub fn rewind_steps(folder: &Path, to: Position) -> Result<(), Failure> {
     write_atomically(&path, kept.as_bytes())
 }
 
-const HEADER: &str =
-    "epoch,train_loss,eval_loss,eval_top1,eval_top5,lr,img_per_s,data_wait_pct,epoch_s,skipped\n";
+const HEADER: &str = "epoch,train_loss,eval_loss,eval_top1,eval_top5,lr,img_per_s,data_wait_pct,epoch_s,skipped,\
+     eval_top1_ema\n";
 
 /// Appends an epoch to `summary.csv`; a row of the same or a later epoch (from before a resume) is
 /// replaced, the header is written once.
@@ -112,19 +117,24 @@ pub fn summarise(
     lr: f64,
     tally: &Tally,
     eval: &Report,
+    ema: Option<&Report>,
 ) -> Result<(), Failure> {
     let path = folder.join("summary.csv");
     let old = std::fs::read_to_string(&path).unwrap_or_default();
     let mut text = HEADER.to_owned();
+    let columns = HEADER.matches(',').count();
     for row in old.lines().skip(1) {
         let before = row.split(',').next().and_then(|e| e.parse::<u64>().ok());
         if before.is_some_and(|e| e < epoch) {
             text.push_str(row);
+            // Rows from before there was a column for the average.
+            let missing = columns.saturating_sub(row.matches(',').count());
+            text.push_str(&",".repeat(missing));
             text.push('\n');
         }
     }
     let row = format!(
-        "{epoch},{:.6},{:.6},{:.4},{:.4},{lr:.6e},{:.1},{:.1},{:.1},{}\n",
+        "{epoch},{:.6},{:.6},{:.4},{:.4},{lr:.6e},{:.1},{:.1},{:.1},{},{}\n",
         tally.mean_loss(),
         eval.loss,
         100.0 * eval.top1,
@@ -133,6 +143,7 @@ pub fn summarise(
         tally.wait_percent(),
         tally.seconds,
         tally.skipped,
+        ema.map_or_else(String::new, |report| format!("{:.4}", 100.0 * report.top1)),
     );
     write_atomically(&path, (text + &row).as_bytes())
 }

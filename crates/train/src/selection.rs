@@ -12,7 +12,7 @@ use nn::network::{Architecture, Network, NetworkConfig, Scaling};
 use nn::pretrained::{HeadPolicy, NamedTensor, load_state_dict, read_weights, recognise};
 use nn::variants::{Lineage, Variant};
 
-use crate::checkpoint::{Checkpoint, Manifest};
+use crate::checkpoint::{Checkpoint, Manifest, Which};
 use crate::failure::Failure;
 use crate::options::{Options, nearest, padding};
 use crate::preprocess::Interpolation;
@@ -85,7 +85,7 @@ pub fn variant(name: &str) -> Result<&'static Variant, Failure> {
 pub fn read(path: &Path) -> Result<(Vec<NamedTensor>, Option<Checkpoint>), Failure> {
     if path.extension().is_some_and(|x| x == "ckpt") {
         let mut checkpoint = Checkpoint::read(path)?;
-        return Ok((std::mem::take(&mut checkpoint.weights), Some(checkpoint)));
+        return Ok((checkpoint.take(Which::Best)?, Some(checkpoint)));
     }
     let tensors =
         read_weights(path).map_err(|e| Failure::checkpoint(format!("{}: {e}", path.display())))?;

@@ -62,8 +62,14 @@ fn mistakes_on_the_command_line_are_told() {
     check(&["--width", "0"], &["--width"]);
     check(&["--std", "0", "1", "1"], &["std"]);
     check(&["--model", "mobilenet_v3_larg"], &["did you mean `mobilenet_v3_large`"]);
-    check(&["--opt", "adam"], &["adamw"]);
+    check(&["--opt", "adamx"], &["adamw"]);
     check(&["--backend", "cuda"], &["flex"]);
+    check(&["--freeze", "feature"], &["matches no weight", "`features`"]);
+    check(&["--class-weights", "nofile"], &["--class-weights", "nofile", "balanced"]);
+    check(&["--bce-sum"], &["--bce-loss"]);
+    check(&["--sched", "multistep"], &["--decay-milestones"]);
+    check(&["--swa-lr", "0.1"], &["--swa-start"]);
+    check(&["--clip-mode", "l2"], &["agc"]);
     assert!(!place.path("out").exists(), "a refused run leaves nothing behind");
 }
 

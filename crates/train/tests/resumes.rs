@@ -14,8 +14,24 @@ use train::checkpoint::Checkpoint;
 #[test]
 fn a_killed_run_resumes_to_the_same_bits() {
     let place = Place::new("resume");
-    for (opt, more) in [("adamw", "1"), ("sgd", "2"), ("rmsprop", "1")] {
+    let ema = ["--model-ema", "--model-ema-decay", "0.9"];
+    let plateau =
+        ["--sched", "plateau", "--patience-epochs", "0", "--decay-rate", "0.5", "--epochs", "4"];
+    let swa = ["--swa-start", "1", "--swa-lr", "0.001", "--epochs", "3"];
+    let noisy = ["--lr-noise", "0", "1", "--clip-grad", "0.5", "--balanced-sampling"];
+    let cases: [(&str, &str, &[&str]); 8] = [
+        ("adamw", "1", &ema),
+        ("sgd", "2", &[]),
+        ("rmsprop", "1", &plateau),
+        ("rmsproptf", "2", &ema),
+        ("lamb", "1", &noisy),
+        ("lion", "1", &swa),
+        ("muon", "1", &["--freeze", "features.0", "features.1"]),
+        ("momentum", "1", &["--layer-decay", "0.8", "--clip-grad", "0.1", "--clip-mode", "agc"]),
+    ];
+    for (opt, more, extra) in cases {
         let flags = ["--opt", opt, "--grad-accum-steps", more, "--checkpoint-interval-steps", "1"];
+        let flags = [&flags[..], extra].concat();
         let (whole, cut) = (format!("whole-{opt}"), format!("cut-{opt}"));
         let output = place.train(&whole, &flags);
         assert_eq!(code(&output), 0, "{}", error(&output));
@@ -38,6 +54,7 @@ fn a_killed_run_resumes_to_the_same_bits() {
         assert_eq!(code(&output), 0, "{}", error(&output));
         let a = Checkpoint::read(&place.checkpoint(&whole)).unwrap();
         let b = Checkpoint::read(&place.checkpoint(&cut)).unwrap();
+        assert_eq!(a.averages.is_empty(), !(extra == ema || extra == swa), "{opt}");
         same_bits(&a, &b, opt);
     }
 }
@@ -52,6 +69,12 @@ fn same_bits(a: &Checkpoint, b: &Checkpoint, what: &str) {
     for (x, y) in a.weights.iter().zip(&b.weights) {
         assert_eq!(bits(&x.values), bits(&y.values), "{what}: {}", x.name);
     }
+    assert_eq!(a.averages.len(), b.averages.len(), "{what}");
+    for (x, y) in a.averages.iter().zip(&b.averages) {
+        assert_eq!((&x.name, bits(&x.values)), (&y.name, bits(&y.values)), "{what}");
+    }
+    assert_eq!(a.manifest.plateau, b.manifest.plateau, "{what}");
+    assert_eq!(a.manifest.strain, b.manifest.strain, "{what}");
     assert_eq!(a.optimizer.len(), b.optimizer.len(), "{what}");
     for (x, y) in a.optimizer.iter().zip(&b.optimizer) {
         assert_eq!((&x.name, bits(&x.values)), (&y.name, bits(&y.values)), "{what}");
@@ -80,7 +103,7 @@ fn sigterm_saves_and_says_so_with_its_own_code() {
 fn a_run_cut_at_every_step_ends_in_the_same_bits() {
     let place = Place::new("cut");
     for backend in ["flex", "ndarray"] {
-        let flags = ["--backend", backend, "--epochs", "1"];
+        let flags = ["--backend", backend, "--epochs", "1", "--model-ema", "--opt", "rmsproptf"];
         let (whole, cut) = (format!("whole-{backend}"), format!("cut-{backend}"));
         assert_eq!(code(&place.train(&whole, &flags)), 0);
         let hurry = ["--max-hours", "0.0000000001"];
