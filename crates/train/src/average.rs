@@ -136,8 +136,7 @@ mod tests {
         let _ = network.forward_train(images, 0);
     }
 
-    /// Seen to fail without `settle` (statistics one step late), with a share of `decay` instead of `1 - decay`,
-    /// and with statistics left out.
+    /// Seen to fail without `settle`: statistics one step late.
     #[test]
     fn an_average_is_that_of_all_states_in_turn_and_leaves_the_network_alone() {
         let tape = Device::flex().autodiff();

@@ -92,8 +92,7 @@ impl Strain {
 mod tests {
     use super::*;
 
-    /// Seen to fail with the count of bad steps not reset by a good one, with no recovery, and with endless
-    /// rollbacks.
+    /// Seen to fail with the count of bad steps not reset by a good one.
     #[test]
     fn it_skips_then_slows_then_goes_back_then_gives_up_and_recovers() {
         let mut strain = Strain::default();

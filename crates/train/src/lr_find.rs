@@ -211,8 +211,8 @@ fn svg(points: &[Point], found: Suggestion) -> String {
 mod tests {
     use super::*;
 
-    /// A valley whose slope is steepest at 1e-3 and whose floor is at 1e-1. Seen to fail with the steepest ascent
-    /// and with the end of the curve taken for its floor.
+    /// A valley whose slope is steepest at 1e-3 and whose floor is at 1e-1. Seen to fail with the steepest
+    /// ascent.
     #[test]
     fn the_suggestions_are_the_slope_and_a_tenth_of_the_floor() {
         let points: Vec<Point> = (0..61)

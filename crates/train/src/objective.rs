@@ -205,6 +205,7 @@ impl Teacher {
 mod tests {
     use super::*;
 
+    /// Seen to fail without the number of classes in the divisor.
     #[test]
     fn balanced_weights_are_the_inverse_of_the_shares() {
         let item = |label| (std::path::PathBuf::new(), label);

@@ -198,7 +198,7 @@ mod tests {
         assert_eq!(marks.iter().filter(|m| !**m).count(), 4, "two linear layers stay");
     }
 
-    /// Seen to fail with biases decayed and with norms taken for biases.
+    /// Seen to fail with biases decayed.
     #[test]
     fn decay_is_for_weights_and_norms_have_their_own() {
         let plan = plan(Options { norm_weight_decay: Some(0.5), ..Options::default() });

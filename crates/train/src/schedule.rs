@@ -263,6 +263,7 @@ mod tests {
         serde_json::from_value(all[name].clone()).unwrap()
     }
 
+    /// Seen to fail with a one-cycle that ends a step late.
     #[test]
     fn every_step_of_every_schedule_is_timms_or_torchs() {
         let bare = |decay| Schedule { min_lr: 0.0, warmup_steps: 0, ..schedule(decay) };
@@ -288,6 +289,7 @@ mod tests {
         }
     }
 
+    /// Seen to fail with a drop at `patience` instead of after it.
     #[test]
     fn plateau_is_torchs() {
         let mut plateau = Plateau::default();

@@ -151,7 +151,7 @@ mod tests {
         let _ = network.forward_train(images, 0);
     }
 
-    /// Seen to fail without `valid` in `write` and without it in `kept`.
+    /// Seen to fail without `valid` in `kept`.
     #[test]
     fn forward_passes_can_be_taken_back() {
         let tape = Device::flex().autodiff();

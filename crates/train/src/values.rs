@@ -170,7 +170,7 @@ pub(crate) fn changed<const D: usize>(
 mod tests {
     use super::*;
 
-    /// Seen to fail with the remainder left out and with a part counted twice.
+    /// Seen to fail with the remainder left out.
     #[test]
     fn a_sum_of_squares_is_exact_at_every_length() {
         for count in [0, 1, 7, 8, 9, PART - 1, PART, PART + 1, 3 * PART + 5] {

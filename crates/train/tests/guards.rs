@@ -38,8 +38,8 @@ fn one_white_picture(place: &Place) -> [&'static str; 14] {
     ]
 }
 
-/// Seen to fail without `statistics::restored` (the statistics, their average and the evaluation are NaN from then on),
-/// with the step taken all the same, and with the batch number off by one in the record.
+/// Seen to fail where the statistics were taken back for a loss that is not finite only: here the loss is finite and
+/// the gradient is not, and statistics, average and evaluation were NaN from then on.
 #[test]
 fn a_batch_that_overflows_is_skipped_written_down_and_replayed() {
     let place = Place::new("overflow");
