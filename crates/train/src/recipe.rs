@@ -18,7 +18,23 @@ macro_rules! cards {
 
 /// Name, file in `configs/`, text.
 const CARDS: &[(&str, &str, &str)] = cards![
+    "mobilenet_v1/paper" => "mobilenet_v1.paper.toml",
+    "mobilenet_v1/tf-slim" => "mobilenet_v1.tf_slim.toml",
+    "mobilenet_v1/timm-ra4" => "mobilenet_v1.timm_ra4.toml",
+    "mobilenet_v2/paper" => "mobilenet_v2.paper.toml",
+    "mobilenet_v2/tf-slim" => "mobilenet_v2.tf_slim.toml",
     "mobilenet_v2/torchvision" => "mobilenet_v2.torchvision.toml",
+    "mobilenet_v2/torchvision-v2" => "mobilenet_v2.torchvision_v2.toml",
+    "mobilenet_v3_large/paper" => "mobilenet_v3_large.paper.toml",
+    "mobilenet_v3_large/torchvision" => "mobilenet_v3_large.torchvision.toml",
+    "mobilenet_v3_large/torchvision-v2" => "mobilenet_v3_large.torchvision_v2.toml",
+    "mobilenet_v3_large/timm-ra" => "mobilenet_v3_large.timm_ra.toml",
+    "mobilenet_v3_large/timm-ra4" => "mobilenet_v3_large.timm_ra4.toml",
+    "mobilenet_v3_small/paper" => "mobilenet_v3_small.paper.toml",
+    "mobilenet_v3_small/torchvision" => "mobilenet_v3_small.torchvision.toml",
+    "googlenet/paper" => "googlenet.paper.toml",
+    "inception_v3/paper" => "inception_v3.paper.toml",
+    "xception/paper" => "xception.paper.toml",
     "mobilenet_v3_small/fashion-mnist" => "fashion_mnist.mobilenet_v3_small.toml",
     "mobilenet_v3_small/smoke" => "smoke.toml",
 ];
