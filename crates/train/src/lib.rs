@@ -20,6 +20,7 @@ pub mod fit;
 pub mod folder;
 pub mod forward;
 pub mod journal;
+pub mod jpeg;
 pub mod loader;
 pub mod loss;
 pub mod optimizer;
