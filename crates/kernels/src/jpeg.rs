@@ -420,7 +420,7 @@ mod tests {
     }
 
     /// Against the definition within the rounding of 13 bits, and every set against the portable one in every
-    /// bit. Caught when planted: rows and columns exchanged, a wrong sign, another constant, no saturation.
+    /// bit. Caught when planted: rows and columns exchanged, another constant, no saturation.
     #[test]
     fn the_inverse_dct_is_the_definition_and_equal_on_every_set() {
         let mut next = noise(1);
@@ -458,7 +458,7 @@ mod tests {
         }
     }
 
-    /// Every pair of chroma values. Caught when planted: a truncating shift, Cb and Cr exchanged, a tail forgotten.
+    /// Every pair of chroma values. Caught when planted: no rounding, Cb and Cr exchanged, a pixel of the tail left out.
     #[test]
     fn colours_are_jfifs_and_equal_on_every_set() {
         let cb: Vec<u8> = (0..65_536).map(|i| (i % 256) as u8).collect();
@@ -482,11 +482,12 @@ mod tests {
         }
     }
 
-    /// Against the formula sample by sample, every part of rows of nasty lengths.
+    /// Against the formula sample by sample, every part of rows of nasty lengths. Caught when planted: a border that is
+    /// not repeated, the same rounding on both sides.
     #[test]
     fn doubling_is_the_triangle_filter_with_repeated_borders() {
         let mut next = noise(5);
-        for count in [1, 2, 3, 15, 16, 17, 33] {
+        for count in [1_usize, 2, 3, 15, 16, 17, 33] {
             let near: Vec<u8> = (0..count).map(|_| next() as u8).collect();
             let far: Vec<u8> = (0..count).map(|_| next() as u8).collect();
             for (start, end) in [(0, count), (count / 2, count), (0, count.div_ceil(2))] {

@@ -348,8 +348,8 @@ mod tests {
 
     const NASTY: [usize; 9] = [1, 2, 3, 5, 7, 8, 21, 22, 64];
 
-    /// Caught when planted: a tail of rows left out, a pixel read one too far left, two weights exchanged, no
-    /// rounding, sums clipped before the shift.
+    /// Caught when planted: the last pixels of a row moved, a pixel read one too far left, two samples exchanged, no
+    /// rounding.
     #[test]
     fn widths_are_the_naive_sums_on_every_set() {
         for (from, to) in NASTY.into_iter().flat_map(|a| NASTY.map(|b| (a, b))) {
