@@ -117,6 +117,12 @@ impl Augment {
         }
     }
 
+    /// Whether [`Augment::bytes`] may do anything.
+    #[must_use]
+    pub fn changes_bytes(&self) -> bool {
+        self.vflip > 0.0 || self.policy.is_some() || self.jitter.is_some()
+    }
+
     /// What is done to the bytes of a crop, `[height, width, 3]`, after the mirror image left to right.
     ///
     /// `mean` is the mean colour, which timm's policies put where a picture was moved away from.
@@ -129,7 +135,7 @@ impl Augment {
         mean: [f32; 3],
         random: &mut Counter,
     ) -> Vec<u8> {
-        if self.vflip == 0.0 && self.policy.is_none() && self.jitter.is_none() {
+        if !self.changes_bytes() {
             return pixels;
         }
         let mut canvas = Canvas::new(pixels, height, width);

@@ -5,14 +5,18 @@
 //! truncated files, samples in floating point, pictures larger than [`MAX_BYTES`]. Neighbours:
 //! `folder` reads the files, `preprocess` goes on from the pixels.
 
+use std::borrow::Cow;
 use std::io::Cursor;
-use std::panic::catch_unwind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use image::{
     DynamicImage, ImageBuffer, ImageDecoder as _, ImageError, ImageFormat, ImageReader, Limits,
     Pixel, RgbImage,
 };
 use thiserror::Error;
+
+use crate::jpeg::{Jpeg, Space};
+use crate::preprocess::Region;
 
 /// Bytes that a decoded picture may take, 512 MiB: 179 million RGB pixels, where Pillow too speaks
 /// of a decompression bomb.
@@ -58,8 +62,97 @@ pub enum DecodeError {
 /// # Errors
 /// See [`DecodeError`]. Never panics, whatever the bytes.
 pub fn decode(bytes: &[u8], exif: bool) -> Result<RgbImage, DecodeError> {
-    catch_unwind(|| decode_unguarded(bytes, exif))
+    guarded(|| {
+        let mut space = Space::default();
+        let picture = Picture::open_unguarded(bytes, exif)?;
+        let whole = picture.whole();
+        Ok(picture.region_unguarded(whole, &mut space, Vec::new())?.0.into_owned())
+    })
+}
+
+fn guarded<T>(work: impl FnOnce() -> Result<T, DecodeError>) -> Result<T, DecodeError> {
+    catch_unwind(AssertUnwindSafe(work))
         .unwrap_or_else(|panic| Err(DecodeError::Panicked(panic_message(panic.as_ref()))))
+}
+
+/// A picture that is decoded where it is needed: a usual JPEG (see `jpeg`) region by region, all others at once.
+pub struct Picture<'a> {
+    bytes: &'a [u8],
+    kind: Kind<'a>,
+}
+
+enum Kind<'a> {
+    Regions(Box<Jpeg<'a>>),
+    Pixels(RgbImage),
+}
+
+impl<'a> Picture<'a> {
+    /// Reads as much as tells the size; see [`decode`].
+    ///
+    /// # Errors
+    /// See [`DecodeError`]. Never panics, whatever the bytes.
+    pub fn open(bytes: &'a [u8], exif: bool) -> Result<Self, DecodeError> {
+        guarded(|| Self::open_unguarded(bytes, exif))
+    }
+
+    fn open_unguarded(bytes: &'a [u8], exif: bool) -> Result<Self, DecodeError> {
+        let kind = match Jpeg::parse(bytes) {
+            Some(jpeg) if !(exif && jpeg.exif.is_some()) => {
+                if (jpeg.width * jpeg.height * 3) as u64 > MAX_BYTES {
+                    let (width, height) = (jpeg.width as u32, jpeg.height as u32);
+                    return Err(DecodeError::Large { width, height });
+                }
+                Kind::Regions(Box::new(jpeg))
+            }
+            _ => Kind::Pixels(decode_generally(bytes, exif)?),
+        };
+        Ok(Self { bytes, kind })
+    }
+
+    /// All of the picture.
+    #[must_use]
+    pub fn whole(&self) -> Region {
+        let (height, width) = match &self.kind {
+            Kind::Regions(jpeg) => (jpeg.height, jpeg.width),
+            Kind::Pixels(pixels) => (pixels.height() as usize, pixels.width() as usize),
+        };
+        Region { top: 0, left: 0, height, width }
+    }
+
+    /// Pixels, and where among them the region is. `memory` may be used for them.
+    ///
+    /// # Errors
+    /// [`DecodeError`]; a fault outside the region may go unseen.
+    ///
+    /// # Panics
+    /// Never; a region that is not inside the picture is [`DecodeError::Panicked`].
+    pub fn region(
+        &self,
+        region: Region,
+        space: &mut Space,
+        memory: Vec<u8>,
+    ) -> Result<(Cow<'_, RgbImage>, Region), DecodeError> {
+        guarded(|| self.region_unguarded(region, space, memory))
+    }
+
+    fn region_unguarded(
+        &self,
+        region: Region,
+        space: &mut Space,
+        mut memory: Vec<u8>,
+    ) -> Result<(Cow<'_, RgbImage>, Region), DecodeError> {
+        let jpeg = match &self.kind {
+            Kind::Regions(jpeg) => jpeg,
+            Kind::Pixels(pixels) => return Ok((Cow::Borrowed(pixels), region)),
+        };
+        if jpeg.decode(region, space, &mut memory).is_err() {
+            // The general decoder has the last word, and the words for what is wrong.
+            return Ok((Cow::Owned(decode_generally(self.bytes, false)?), region));
+        }
+        let pixels = RgbImage::from_raw(region.width as u32, region.height as u32, memory)
+            .expect("three bytes for a pixel");
+        Ok((Cow::Owned(pixels), Region { top: 0, left: 0, ..region }))
+    }
 }
 
 /// Whether bytes begin like a picture that [`decode`] knows; the first 64 are enough.
@@ -78,7 +171,7 @@ pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     }
 }
 
-fn decode_unguarded(bytes: &[u8], exif: bool) -> Result<RgbImage, DecodeError> {
+fn decode_generally(bytes: &[u8], exif: bool) -> Result<RgbImage, DecodeError> {
     if bytes.is_empty() {
         return Err(DecodeError::Empty);
     }

@@ -3,6 +3,7 @@
 
 use std::cmp::Ordering;
 use std::collections::HashSet;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use burn::data::dataset::{Dataset, DatasetError};
@@ -204,6 +205,17 @@ impl ImageFolder {
         let mut counts = vec![0; self.classes.len()];
         self.items.iter().for_each(|&(_, label)| counts[label] += 1);
         counts
+    }
+
+    /// Reads the bytes of one picture into memory that is there.
+    ///
+    /// # Errors
+    /// [`DataError::Picture`].
+    pub fn bytes(&self, index: usize, bytes: &mut Vec<u8>) -> Result<(), DataError> {
+        let (path, _) = &self.items[index];
+        bytes.clear();
+        let read = std::fs::File::open(path).and_then(|mut file| file.read_to_end(bytes));
+        read.map(|_| ()).map_err(|e| DataError::Picture { path: path.clone(), why: e.to_string() })
     }
 
     /// Reads and decodes one picture.

@@ -28,6 +28,7 @@ pub mod forward;
 pub mod gradients;
 pub mod guard;
 pub mod journal;
+pub mod jpeg;
 pub mod lesson;
 pub mod loader;
 pub mod loss;

@@ -12,8 +12,9 @@ use burn::data::dataset::DatasetError;
 use burn::tensor::Device;
 
 use crate::augment::Augment;
+use crate::decode::Picture;
 use crate::folder::{DataError, ImageFolder};
-use crate::preprocess::Preprocess;
+use crate::preprocess::{Preprocess, Workspace};
 use crate::random::{Counter, permutation};
 
 /// Purpose of the counter that draws a picture's crop and flip.
@@ -180,7 +181,13 @@ impl Loader {
         Epoch { shared, threads, waited: Duration::ZERO, given: 0 }
     }
 
-    fn make(&self, order: &[usize], epoch: u64, number: usize) -> Result<Batch, DataError> {
+    fn make(
+        &self,
+        order: &[usize],
+        epoch: u64,
+        number: usize,
+        room: &mut Room,
+    ) -> Result<Batch, DataError> {
         let from = number * self.config.batch_size;
         let to = (from + self.config.batch_size).min(order.len());
         let preprocess = self.rule(epoch);
@@ -195,24 +202,25 @@ impl Loader {
         };
         for (position, &place) in (from..to).zip(&order[from..to]) {
             let index = self.range.0 + place;
-            let example = match self.folder.read(index, preprocess.exif) {
-                Ok(example) => example,
+            // The picture is made where it stays: in the batch.
+            let before = batch.images.len();
+            batch.images.resize(before + preprocess.values(), 0.0);
+            match self.prepare(
+                &preprocess,
+                index,
+                (epoch, position),
+                room,
+                &mut batch.images[before..],
+            ) {
+                Ok(()) => {}
                 Err(DataError::Picture { path, why }) if !self.config.strict => {
+                    batch.images.truncate(before);
                     batch.skipped.push((path, why));
                     continue;
                 }
                 Err(error) => return Err(error),
-            };
-            let values = match &self.mode {
-                Mode::Eval => preprocess.apply(&example.pixels),
-                Mode::Train(augment) => {
-                    let purpose = AUGMENT + REPEAT * (position % augment.repeats) as u64;
-                    let mut draw = Counter::new(self.config.seed, epoch, index as u64, purpose);
-                    preprocess.apply_train(augment, &example.pixels, &mut draw)
-                }
-            };
-            batch.images.extend(values);
-            batch.labels.push(example.label as i64);
+            }
+            batch.labels.push(self.folder.items[index].1 as i64);
             batch.indices.push(index);
         }
         batch.shape[0] = batch.labels.len();
@@ -234,6 +242,39 @@ impl Loader {
         }
         rule
     }
+
+    /// Reads a picture and makes of it what the network sees.
+    fn prepare(
+        &self,
+        preprocess: &Preprocess,
+        index: usize,
+        (epoch, position): (u64, usize),
+        room: &mut Room,
+        values: &mut [f32],
+    ) -> Result<(), DataError> {
+        let Room { bytes, space } = room;
+        self.folder.bytes(index, bytes)?;
+        let prepared = Picture::open(bytes, preprocess.exif).and_then(|picture| match &self.mode {
+            Mode::Eval => preprocess.apply_eval_into(&picture, space, values),
+            Mode::Train(augment) => {
+                let purpose = AUGMENT + REPEAT * (position % augment.repeats) as u64;
+                let mut draw = Counter::new(self.config.seed, epoch, index as u64, purpose);
+                preprocess.apply_train_into(augment, &picture, &mut draw, space, values)
+            }
+        });
+        prepared.map_err(|error| DataError::Picture {
+            path: self.folder.items[index].0.clone(),
+            why: error.to_string(),
+        })
+    }
+}
+
+/// Memory that a worker uses again from picture to picture.
+#[derive(Default)]
+struct Room {
+    /// Of the file.
+    bytes: Vec<u8>,
+    space: Workspace,
 }
 
 struct State {
@@ -270,6 +311,7 @@ impl Shared {
     }
 
     fn work(&self) {
+        let mut room = Room::default();
         loop {
             let number = {
                 let mut state = self.lock();
@@ -286,8 +328,8 @@ impl Shared {
                 state.next += 1;
                 state.next - 1
             };
-            let make = || self.loader.make(&self.order, self.epoch, number);
-            let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(make));
+            let mut make = || self.loader.make(&self.order, self.epoch, number, &mut room);
+            let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(&mut make));
             let batch = made.unwrap_or_else(|_| {
                 let path = self.loader.folder.root.clone();
                 let why =

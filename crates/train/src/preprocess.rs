@@ -6,13 +6,18 @@
 //! bit;
 //! `tests/preprocess.rs` compares. Neighbours: `decode` before, `loader` after.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use clap::ValueEnum;
 use image::RgbImage;
+use kernels::isa::Isa;
+use kernels::resize::{Taps, WEIGHT_BITS, horizontal, vertical};
 use serde::{Deserialize, Serialize};
 
 use crate::augment::Augment;
+use crate::decode::{DecodeError, Picture};
+use crate::jpeg::Space;
 use crate::random::Counter;
 
 /// How a picture becomes the input of a network.
@@ -95,7 +100,24 @@ impl Preprocess {
     /// On a picture without pixels ([`crate::decode::decode`] gives none).
     #[must_use]
     pub fn apply(&self, picture: &RgbImage) -> Vec<f32> {
-        self.normalise(&self.centre(picture))
+        let mut values = vec![0.0; self.values()];
+        self.apply_into(picture, &mut Workspace::default(), &mut values);
+        values
+    }
+
+    /// [`Preprocess::apply`], into memory that is there: `values` has [`Preprocess::values`] numbers.
+    ///
+    /// # Panics
+    /// On a picture without pixels, or another count of numbers.
+    pub fn apply_into(&self, picture: &RgbImage, space: &mut Workspace, values: &mut [f32]) {
+        self.centre(picture, space);
+        self.normalise(&space.crop, false, values);
+    }
+
+    /// Numbers of a prepared picture: 3 x height x width of the crop.
+    #[must_use]
+    pub fn values(&self) -> usize {
+        3 * self.crop[0] * self.crop[1]
     }
 
     /// The training path: random area and aspect ratio resized to the crop, random mirror image, what
@@ -116,63 +138,193 @@ impl Preprocess {
         picture: &RgbImage,
         random: &mut Counter,
     ) -> Vec<f32> {
+        let mut values = vec![0.0; self.values()];
+        let space = &mut Workspace::default();
         if augment.still {
-            return Self { resize: self.crop[0].min(self.crop[1]), ..self.clone() }.apply(picture);
+            self.still().apply_into(picture, space, &mut values);
+            return values;
         }
-        let region = random_region(augment, picture.height(), picture.width(), random);
-        let filter = augment.filter(self.interpolation);
-        let mut crop = resize(picture, region, self.crop, filter.draw(random));
-        if random.unit() < augment.hflip {
-            mirror(&mut crop, self.crop[1]);
-        }
-        let crop = augment.bytes(crop, self.crop, filter, self.mean, random);
-        let mut values = self.normalise(&crop);
-        if let Some(erase) = &augment.erase {
-            erase.apply(&mut values, self.crop, random);
-        }
+        let crop = self.draw(augment, picture.height(), picture.width(), random);
+        self.crop_into(augment, picture, crop, random, space, &mut values);
         values
     }
 
-    /// Resize and centre crop, [crop height, crop width, 3].
-    fn centre(&self, picture: &RgbImage) -> Vec<u8> {
+    /// [`Preprocess::apply_train`] of a picture of which the crop alone is decoded, into memory that is there.
+    ///
+    /// # Errors
+    /// As [`Picture::region`].
+    pub fn apply_train_into(
+        &self,
+        augment: &Augment,
+        picture: &Picture,
+        random: &mut Counter,
+        space: &mut Workspace,
+        values: &mut [f32],
+    ) -> Result<(), DecodeError> {
+        if augment.still {
+            return self.still().apply_eval_into(picture, space, values);
+        }
+        let Region { height, width, .. } = picture.whole();
+        let crop = self.draw(augment, height as u32, width as u32, random);
+        let (pixels, region) = space.region(picture, crop.region)?;
+        self.crop_into(augment, &pixels, Crop { region, ..crop }, random, space, values);
+        space.keep(pixels);
+        Ok(())
+    }
+
+    /// [`Preprocess::apply`] of a picture that is not yet decoded, into memory that is there.
+    ///
+    /// # Errors
+    /// As [`Picture::region`].
+    pub fn apply_eval_into(
+        &self,
+        picture: &Picture,
+        space: &mut Workspace,
+        values: &mut [f32],
+    ) -> Result<(), DecodeError> {
+        let (pixels, _) = space.region(picture, picture.whole())?;
+        self.apply_into(&pixels, space, values);
+        space.keep(pixels);
+        Ok(())
+    }
+
+    /// The rule of a training without random crops: the picture's short edge is the crop's.
+    fn still(&self) -> Self {
+        Self { resize: self.crop[0].min(self.crop[1]), ..self.clone() }
+    }
+
+    /// Draws the crop of a picture of this size.
+    fn draw(&self, augment: &Augment, height: u32, width: u32, random: &mut Counter) -> Crop {
+        let region = random_region(augment, height, width, random);
+        let filter = augment.filter(self.interpolation).draw(random);
+        Crop { region, filter, mirror: random.unit() < augment.hflip }
+    }
+
+    /// The crop of a picture resized, changed as `augment` says of bytes, normalised, erased.
+    fn crop_into(
+        &self,
+        augment: &Augment,
+        picture: &RgbImage,
+        crop: Crop,
+        random: &mut Counter,
+        space: &mut Workspace,
+        values: &mut [f32],
+    ) {
+        let ([height, width], mut mirror) = (self.crop, crop.mirror);
+        let (rows, columns) = (0..height, 0..width);
+        resize_window(picture, crop.region, self.crop, &rows, &columns, crop.filter, space);
+        if augment.changes_bytes() {
+            if mirror {
+                space.crop.chunks_exact_mut(width * 3).for_each(|row| {
+                    row.as_chunks_mut::<3>().0.reverse();
+                });
+                mirror = false;
+            }
+            let pixels = std::mem::take(&mut space.crop);
+            let filter = augment.filter(self.interpolation);
+            space.crop = augment.bytes(pixels, self.crop, filter, self.mean, random);
+        }
+        self.normalise(&space.crop, mirror, values);
+        if let Some(erase) = &augment.erase {
+            erase.apply(values, self.crop, random);
+        }
+    }
+
+    /// Resize and centre crop to `space.crop`, [crop height, crop width, 3].
+    fn centre(&self, picture: &RgbImage, space: &mut Workspace) {
         let (height, width) = (picture.height() as usize, picture.width() as usize);
         let (short, long) = (height.min(width), height.max(width));
         let long = self.resize * long / short;
         let resized = if width <= height { [long, self.resize] } else { [self.resize, long] };
         let (rows, top) = centre_window(resized[0], self.crop[0]);
         let (columns, left) = centre_window(resized[1], self.crop[1]);
+        let whole = Region::whole(picture);
         // Only the window is computed, never the whole long edge of a very long picture.
-        let pixels = resize_window(
-            picture,
-            Region::whole(picture),
-            resized,
-            &rows,
-            &columns,
-            self.interpolation,
-        );
+        resize_window(picture, whole, resized, &rows, &columns, self.interpolation, space);
         if rows.len() == self.crop[0] && columns.len() == self.crop[1] {
-            return pixels;
+            return;
         }
-        let mut padded = vec![0; self.crop[0] * self.crop[1] * 3];
-        for (row, line) in pixels.chunks_exact(columns.len() * 3).enumerate() {
+        let mut padded = vec![0; self.values()];
+        for (row, line) in space.crop.chunks_exact(columns.len() * 3).enumerate() {
             let at = ((top + row) * self.crop[1] + left) * 3;
             padded[at..at + line.len()].copy_from_slice(line);
         }
-        padded
+        space.crop = padded;
     }
 
-    /// [height, width, 3] bytes to [3, height, width] numbers.
-    fn normalise(&self, pixels: &[u8]) -> Vec<f32> {
-        let area = pixels.len() / 3;
-        let mut values = vec![0.0; pixels.len()];
-        for (channel, plane) in values.chunks_exact_mut(area).enumerate() {
+    /// [height, width, 3] bytes, or their mirror image left to right, to [3, height, width] numbers.
+    fn normalise(&self, pixels: &[u8], mirror: bool, values: &mut [f32]) {
+        let [height, width] = self.crop;
+        assert!(
+            values.len() == self.values() && pixels.len() == values.len(),
+            "{} numbers for {} samples of {height} x {width} pixels",
+            values.len(),
+            pixels.len()
+        );
+        let table = |channel: usize| -> [f32; 256] {
             let (mean, std) = (self.mean[channel], self.std[channel]);
-            let table: [f32; 256] = std::array::from_fn(|byte| (byte as f32 / 255.0 - mean) / std);
-            for (value, pixel) in plane.iter_mut().zip(pixels.chunks_exact(3)) {
-                *value = table[usize::from(pixel[channel])];
+            std::array::from_fn(|byte| (byte as f32 / 255.0 - mean) / std)
+        };
+        let tables = [table(0), table(1), table(2)];
+        let (red, rest) = values.split_at_mut(height * width);
+        let (green, blue) = rest.split_at_mut(height * width);
+        let planes = red.chunks_exact_mut(width).zip(green.chunks_exact_mut(width));
+        let planes = planes.zip(blue.chunks_exact_mut(width));
+        for (line, ((red, green), blue)) in pixels.chunks_exact(width * 3).zip(planes) {
+            let to = red.iter_mut().zip(green).zip(blue);
+            let put = |(&[r, g, b], ((red, green), blue)): (
+                &[u8; 3],
+                ((&mut f32, &mut f32), &mut f32),
+            )| {
+                *red = tables[0][usize::from(r)];
+                *green = tables[1][usize::from(g)];
+                *blue = tables[2][usize::from(b)];
+            };
+            let (pixels, _) = line.as_chunks::<3>();
+            match mirror {
+                false => pixels.iter().zip(to).for_each(put),
+                true => pixels.iter().rev().zip(to).for_each(put),
             }
         }
-        values
+    }
+}
+
+/// What is drawn of a crop: where, by which filter, whether turned into its mirror image.
+struct Crop {
+    region: Region,
+    filter: Interpolation,
+    mirror: bool,
+}
+
+/// Memory that preparing uses again from picture to picture.
+#[derive(Default)]
+pub struct Workspace {
+    /// The resized pixels.
+    crop: Vec<u8>,
+    /// What the first pass of a resize passes on.
+    between: Vec<u8>,
+    horizontal: Taps,
+    vertical: Taps,
+    exact: Vec<f64>,
+    /// Memory of the last decoded pixels.
+    pixels: Vec<u8>,
+    jpeg: Space,
+}
+
+impl Workspace {
+    fn region<'a>(
+        &mut self,
+        picture: &'a Picture,
+        region: Region,
+    ) -> Result<(Cow<'a, RgbImage>, Region), DecodeError> {
+        picture.region(region, &mut self.jpeg, std::mem::take(&mut self.pixels))
+    }
+
+    /// Takes the memory back.
+    fn keep(&mut self, pixels: Cow<RgbImage>) {
+        if let Cow::Owned(pixels) = pixels {
+            self.pixels = pixels.into_raw();
+        }
     }
 }
 
@@ -242,14 +394,6 @@ fn random_region(augment: &Augment, height: u32, width: u32, random: &mut Counte
     Region { top: (height - h) / 2, left: (width - w) / 2, height: h, width: w }
 }
 
-/// Mirrors rows of `width` RGB pixels, left to right.
-fn mirror(pixels: &mut [u8], width: usize) {
-    for row in pixels.chunks_exact_mut(width * 3) {
-        let (pixels, _) = row.as_chunks_mut::<3>();
-        pixels.reverse();
-    }
-}
-
 /// Resizes a region, cut out first (its neighbours do not shine in), to `size` (height, width) with
 /// Pillow's `Image.resize`, bit for bit.
 ///
@@ -265,10 +409,12 @@ pub fn resize(
     size: [usize; 2],
     interpolation: Interpolation,
 ) -> Vec<u8> {
-    resize_window(picture, region, size, &(0..size[0]), &(0..size[1]), interpolation)
+    let mut space = Workspace::default();
+    resize_window(picture, region, size, &(0..size[0]), &(0..size[1]), interpolation, &mut space);
+    space.crop
 }
 
-/// Rows and columns of the resized region, without computing the others.
+/// Rows and columns of the resized region, without computing the others, to `space.crop`.
 fn resize_window(
     picture: &RgbImage,
     region: Region,
@@ -276,7 +422,8 @@ fn resize_window(
     rows: &Range<usize>,
     columns: &Range<usize>,
     interpolation: Interpolation,
-) -> Vec<u8> {
+    space: &mut Workspace,
+) {
     let whole = Region::whole(picture);
     assert!(
         region.height > 0
@@ -288,20 +435,23 @@ fn resize_window(
         whole.width
     );
     assert!(size[0] > 0 && size[1] > 0, "resize to {size:?}: expected at least 1 x 1");
-    let line = |row: usize| {
-        let at = ((region.top + row) * whole.width + region.left) * 3;
-        &picture.as_raw()[at..at + region.width * 3]
+    let stride = whole.width * 3;
+    // From a pixel of the region on.
+    let from = |row: usize, column: usize| {
+        &picture.as_raw()[(region.top + row) * stride + (region.left + column) * 3..]
     };
-    let filter: fn(f64) -> f64 = match interpolation {
+    let (filter, support): (fn(f64) -> f64, f64) = match interpolation {
         Interpolation::Nearest => {
-            return nearest(line, region, size, rows, columns);
+            return nearest(from, region, size, rows, columns, &mut space.crop);
         }
-        Interpolation::Bilinear => triangle,
-        Interpolation::Bicubic => cubic,
+        Interpolation::Bilinear => (triangle, 1.0),
+        Interpolation::Bicubic => (cubic, 2.0),
     };
-    let support = if interpolation == Interpolation::Bilinear { 1.0 } else { 2.0 };
-    let vertical = Taps::new(region.height, size[0], rows, support, filter);
-    let horizontal = Taps::new(region.width, size[1], columns, support, filter);
+    let Workspace { crop, between, horizontal: across, vertical: down, exact, .. } = space;
+    weigh(down, exact, region.height, size[0], rows, support, filter);
+    weigh(across, exact, region.width, size[1], columns, support, filter);
+    let isa = Isa::chosen();
+    crop.resize(rows.len() * columns.len() * 3, 0);
 
     // Taps of an unchanged length are the identity in fixed point, so Pillow's skipping of such a pass
     // needs no twin here. Each pass computes only what the other one reads.
@@ -309,141 +459,58 @@ fn resize_window(
     let shrinks = tall as i64 - size[0] as i64;
     if shrinks > 0 && shrinks > 2 * (wide as i64 - size[1] as i64) {
         // Since Pillow 13 the height goes first where it shrinks much more than the width.
-        let (first, last) = horizontal.reach();
-        let pixels = vertical_pass(rows.len(), (last - first) * 3, &vertical, 0, &|row| {
-            &line(row)[first * 3..last * 3]
+        let (first, last) = across.reach();
+        let width = (last - first) * 3;
+        between.resize(rows.len() * width, 0);
+        let top = down.reach().0;
+        vertical(isa, from(top, first), stride, top, down, width, between);
+        horizontal(isa, between, width, first, across, crop);
+        return;
+    }
+    let (first, last) = down.reach();
+    let (left, _) = across.reach();
+    let width = columns.len() * 3;
+    if tall == size[0] {
+        horizontal(isa, from(first, left), stride, left, across, crop);
+    } else if wide == size[1] {
+        vertical(isa, from(first, columns.start), stride, first, down, width, crop);
+    } else {
+        between.resize((last - first) * width, 0);
+        horizontal(isa, from(first, left), stride, left, across, between);
+        vertical(isa, between, width, first, down, width, crop);
+    }
+}
+
+/// `precompute_coeffs` and `normalize_coeffs_8bpc` of `Resample.c`, for a window of the output.
+fn weigh(
+    taps: &mut Taps,
+    exact: &mut Vec<f64>,
+    from: usize,
+    to: usize,
+    window: &Range<usize>,
+    support: f64,
+    filter: fn(f64) -> f64,
+) {
+    let scale = from as f64 / to as f64;
+    let filter_scale = scale.max(1.0);
+    let support = support * filter_scale;
+    let most = support.ceil() as usize * 2 + 1;
+    taps.begin(most, from);
+    let step = 1.0 / filter_scale;
+    for out in window.clone() {
+        let centre = (out as f64 + 0.5) * scale;
+        // C truncates towards 0, then negative numbers become 0: `as` does both.
+        let first = (centre - support + 0.5) as usize;
+        let end = ((centre + support + 0.5) as usize).min(from);
+        exact.clear();
+        exact.extend((first..end).map(|x| filter((x as f64 - centre + 0.5) * step)));
+        let total: f64 = exact.iter().sum();
+        let fixed = exact.iter().map(|&weight| {
+            let weight = if total == 0.0 { weight } else { weight / total };
+            let scaled = weight * f64::from(1 << WEIGHT_BITS);
+            (scaled + if weight < 0.0 { -0.5 } else { 0.5 }) as i32
         });
-        let mut out = vec![0_u8; rows.len() * columns.len() * 3];
-        let stride = (last - first) * 3;
-        for (row, out) in pixels.chunks_exact(stride).zip(out.chunks_exact_mut(columns.len() * 3)) {
-            horizontal_pass(row, &horizontal, first, out);
-        }
-        return out;
-    }
-    let (first, last) = vertical.reach();
-    let stride = columns.len() * 3;
-    let mut narrow = vec![0_u8; (last - first) * stride];
-    for (row, out) in (first..last).zip(narrow.chunks_exact_mut(stride)) {
-        if region.width == size[1] {
-            out.copy_from_slice(&line(row)[columns.start * 3..columns.end * 3]);
-        } else {
-            horizontal_pass(line(row), &horizontal, 0, out);
-        }
-    }
-    if region.height == size[0] {
-        return narrow;
-    }
-    vertical_pass(rows.len(), stride, &vertical, first, &|row| {
-        let at = (row - first) * stride;
-        &narrow[at..at + stride]
-    })
-}
-
-/// `count` rows of `stride` samples, each the weighted sum of the rows that `line` gives, from `first` on.
-fn vertical_pass<'a>(
-    count: usize,
-    stride: usize,
-    taps: &Taps,
-    first: usize,
-    line: &dyn Fn(usize) -> &'a [u8],
-) -> Vec<u8> {
-    let mut pixels = vec![0_u8; count * stride];
-    let mut sums = vec![0_i32; stride];
-    for (index, out) in pixels.chunks_exact_mut(stride).enumerate() {
-        let (start, weights) = taps.of(index);
-        debug_assert!(start >= first, "row {start} of rows from {first}");
-        sums.fill(HALF);
-        for (row, &weight) in weights.iter().enumerate() {
-            for (sum, &byte) in sums.iter_mut().zip(line(start + row)) {
-                *sum += i32::from(byte) * weight;
-            }
-        }
-        for (byte, &sum) in out.iter_mut().zip(&sums) {
-            *byte = clip(sum);
-        }
-    }
-    pixels
-}
-
-/// Bits after the point of a weight: 32 less 8 for the sample less 2 for overshoot (`Resample.c`).
-const PRECISION_BITS: u32 = 32 - 8 - 2;
-
-/// A half, to round.
-const HALF: i32 = 1 << (PRECISION_BITS - 1);
-
-fn clip(sum: i32) -> u8 {
-    (sum >> PRECISION_BITS).clamp(0, 255) as u8
-}
-
-/// `line` begins at sample `first` of the row.
-fn horizontal_pass(line: &[u8], taps: &Taps, first: usize, out: &mut [u8]) {
-    for (index, pixel) in out.chunks_exact_mut(3).enumerate() {
-        let (start, weights) = taps.of(index);
-        let mut sums = [HALF; 3];
-        let start = start - first;
-        let (pixels, _) = line[start * 3..(start + weights.len()) * 3].as_chunks::<3>();
-        for (&[r, g, b], &weight) in pixels.iter().zip(weights) {
-            sums[0] += i32::from(r) * weight;
-            sums[1] += i32::from(g) * weight;
-            sums[2] += i32::from(b) * weight;
-        }
-        pixel.copy_from_slice(&sums.map(clip));
-    }
-}
-
-/// For each output sample the input samples it reads and their weights in fixed point.
-struct Taps {
-    /// First input sample and how many.
-    spans: Vec<(usize, usize)>,
-    /// `most` weights for each output sample, the unused ones 0.
-    weights: Vec<i32>,
-    most: usize,
-}
-
-impl Taps {
-    /// The input samples that are read at all: from, to.
-    fn reach(&self) -> (usize, usize) {
-        let first = self.spans.first().map_or(0, |span| span.0);
-        (first, self.spans.last().map_or(0, |span| span.0 + span.1))
-    }
-
-    /// `precompute_coeffs` and `normalize_coeffs_8bpc` of `Resample.c`, for a window of the output.
-    fn new(
-        from: usize,
-        to: usize,
-        window: &Range<usize>,
-        support: f64,
-        filter: fn(f64) -> f64,
-    ) -> Self {
-        let scale = from as f64 / to as f64;
-        let filter_scale = scale.max(1.0);
-        let support = support * filter_scale;
-        let most = support.ceil() as usize * 2 + 1;
-        let mut spans = Vec::with_capacity(window.len());
-        let mut weights = vec![0; window.len() * most];
-        let mut exact = Vec::with_capacity(most);
-        let step = 1.0 / filter_scale;
-        for (out, fixed) in window.clone().zip(weights.chunks_exact_mut(most)) {
-            let centre = (out as f64 + 0.5) * scale;
-            // C truncates towards 0, then negative numbers become 0: `as` does both.
-            let first = (centre - support + 0.5) as usize;
-            let end = ((centre + support + 0.5) as usize).min(from);
-            exact.clear();
-            exact.extend((first..end).map(|x| filter((x as f64 - centre + 0.5) * step)));
-            let total: f64 = exact.iter().sum();
-            for (weight, fixed) in exact.iter().zip(fixed) {
-                let weight = if total == 0.0 { *weight } else { weight / total };
-                let scaled = weight * f64::from(1 << PRECISION_BITS);
-                *fixed = (scaled + if weight < 0.0 { -0.5 } else { 0.5 }) as i32;
-            }
-            spans.push((first, end - first));
-        }
-        Self { spans, weights, most }
-    }
-
-    fn of(&self, index: usize) -> (usize, &[i32]) {
-        let (start, count) = self.spans[index];
-        (start, &self.weights[index * self.most..index * self.most + count])
+        taps.push(first, fixed);
     }
 }
 
@@ -466,12 +533,13 @@ fn cubic(x: f64) -> f64 {
 
 /// Pillow's nearest (`ImagingScaleAffine`): the position is summed up, rounding errors and all.
 fn nearest<'a>(
-    line: impl Fn(usize) -> &'a [u8],
+    from: impl Fn(usize, usize) -> &'a [u8],
     region: Region,
     size: [usize; 2],
     rows: &Range<usize>,
     columns: &Range<usize>,
-) -> Vec<u8> {
+    pixels: &mut Vec<u8>,
+) {
     let places = |from: usize, to: usize, window: &Range<usize>| -> Vec<usize> {
         let scale = from as f64 / to as f64;
         let mut at = scale * 0.5;
@@ -485,20 +553,19 @@ fn nearest<'a>(
         places
     };
     let columns = places(region.width, size[1], columns);
-    let mut pixels = Vec::with_capacity(rows.len() * columns.len() * 3);
+    pixels.clear();
     for row in places(region.height, size[0], rows) {
-        let line = line(row);
+        let line = from(row, 0);
         pixels
             .extend(columns.iter().flat_map(|&x| [line[x * 3], line[x * 3 + 1], line[x * 3 + 2]]));
     }
-    pixels
 }
 
 #[cfg(test)]
 mod tests {
     use image::{Rgb, RgbImage};
 
-    use super::{Interpolation, Preprocess, Region, mirror, random_region};
+    use super::{Interpolation, Preprocess, Region, random_region};
     use crate::augment::Augment;
     use crate::random::Counter;
 
@@ -540,9 +607,17 @@ mod tests {
 
     #[test]
     fn a_mirror_image_swaps_pixels_and_not_channels() {
-        let mut pixels = vec![1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 18, 19];
-        mirror(&mut pixels, 3);
-        assert_eq!(pixels, [7, 8, 9, 4, 5, 6, 1, 2, 3, 17, 18, 19, 14, 15, 16, 11, 12, 13]);
+        let rule = Preprocess {
+            crop: [2, 3],
+            mean: [0.0; 3],
+            std: [1.0; 3],
+            ..Preprocess::imagenet(3, 3)
+        };
+        let pixels = [1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 18, 19];
+        let mut values = [0.0; 18];
+        rule.normalise(&pixels, true, &mut values);
+        let bytes = values.map(|value| (value * 255.0).round() as u8);
+        assert_eq!(bytes, [7, 4, 1, 17, 14, 11, 8, 5, 2, 18, 15, 12, 9, 6, 3, 19, 16, 13]);
     }
 
     #[test]

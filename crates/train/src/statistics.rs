@@ -140,6 +140,7 @@ mod tests {
             images: values.collect(),
             shape: [2, 3, 32, 32],
             labels: vec![0, 1],
+            partner: None,
             indices: vec![0, 1],
             skipped: Vec::new(),
         }
