@@ -42,9 +42,6 @@ pub trait Simd: Copy {
     /// Registers that accumulators and operands share.
     const REGISTERS: usize;
 
-    /// Asks for the line at this address, to be read soon; any address will do.
-    #[inline(always)]
-    fn prefetch(_: *const f32) {}
     /// Every lane the same.
     unsafe fn splat(value: f32) -> Self::Vector;
     /// Reads a vector.
@@ -269,12 +266,6 @@ mod x86 {
         const LANES: usize = 16;
         const REGISTERS: usize = 32;
 
-        #[inline(always)]
-        fn prefetch(place: *const f32) {
-            // SAFETY: a hint, which reads nothing.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(place.cast()) }
-        }
-
         through! {
             splat(value: f32) -> __m512 = _mm512_set1_ps(value);
             load(from: *const f32) -> __m512 = _mm512_loadu_ps(from);
@@ -314,12 +305,6 @@ mod x86 {
         type Vector = __m256;
         const LANES: usize = 8;
         const REGISTERS: usize = 16;
-
-        #[inline(always)]
-        fn prefetch(place: *const f32) {
-            // SAFETY: a hint, which reads nothing.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(place.cast()) }
-        }
 
         through! {
             splat(value: f32) -> __m256 = _mm256_set1_ps(value);

@@ -21,12 +21,10 @@ const WEIGHTS: usize = 3 * 1024;
 const BLOCK: usize = 64;
 /// Outputs of a row that are computed together, so that they share the loads of weights and inputs.
 const TOGETHER: usize = 4;
+/// Vectors of channels of an output that is computed by itself.
+const VECTORS: usize = 4;
 /// Places that they read at most: stride 2, kernel 5.
 const SPAN: usize = (TOGETHER - 1) * 2 + 5;
-
-/// Values of a picture from which its rows are asked for ahead: the machine's own guesses miss places that lie a
-/// few lines apart.
-const FAR: usize = 64 * 1024;
 
 /// Rows of the output that are worked on together.
 fn chunk_rows(g: &Geometry) -> usize {
@@ -40,6 +38,15 @@ fn reached(g: &Geometry, axis: usize, k: usize) -> (usize, usize) {
     let from = before.saturating_sub(place).div_ceil(g.stride);
     let to = (g.input[axis] + before).saturating_sub(place).div_ceil(g.stride);
     (from.min(g.output[axis]), to.min(g.output[axis]))
+}
+
+/// Taps of an axis, from and to, that lie on the input for an output.
+#[inline(always)]
+fn on_input(g: &Geometry, axis: usize, output: usize) -> (usize, usize) {
+    let (first, before) = (output * g.stride, g.before[axis]);
+    let from = before.saturating_sub(first).div_ceil(g.dilation);
+    let to = (g.input[axis] + before).saturating_sub(first).div_ceil(g.dilation);
+    (from.min(g.kernel[axis]), to.min(g.kernel[axis]))
 }
 
 /// `[b, h, w, c]` to `[b, h', w', c]`, finished. Rows in parallel; the bits do not depend on the number of
@@ -64,7 +71,7 @@ pub fn forward(isa: Isa, x: &[f32], w: &[f32], g: &Geometry, finish: Finish<'_>)
                     let skip = skip.map(|skip| &skip[i * chunk * row..][..y.len()]);
                     let finish = Finish { skip, ..finish };
                     let y = y.as_mut_ptr().cast();
-                    isa.run(Forward { x, w, g, rows, far: image > FAR, finish, y });
+                    isa.run(Forward { x, w, g, rows, finish, y });
                 };
                 if chunks > 1 {
                     y.par_chunks_mut(chunk * row).enumerate().for_each(work);
@@ -83,8 +90,6 @@ struct Forward<'a> {
     g: &'a Geometry,
     /// Of the output.
     rows: (usize, usize),
-    /// Whether the picture lies beyond the caches next to the core.
-    far: bool,
     /// Its skip path is that of the rows.
     finish: Finish<'a>,
     y: *mut f32,
@@ -158,9 +163,14 @@ impl Forward<'_> {
         border: bool,
     ) {
         let y = (oy - self.rows.0) * self.g.output[1] * self.g.channels;
-        self.ask_ahead::<S>(oy, ox, COUNT, (channel, to));
         // SAFETY: the caller's.
         unsafe {
+            if COUNT == 1 {
+                while channel + VECTORS * S::LANES <= to {
+                    self.one::<S>(oy, ox, channel, y + channel);
+                    channel += VECTORS * S::LANES;
+                }
+            }
             while channel + S::LANES <= to {
                 let y = y + channel;
                 self.some::<S, WIDE, STRIDE, true, COUNT>(oy, ox, channel, S::LANES, y, border);
@@ -180,22 +190,42 @@ impl Forward<'_> {
         }
     }
 
-    /// Asks for what the next row of the output will read below these places and this row does not.
+    /// One output at several vectors of channels, so that one addition does not wait for the one before: at a border
+    /// there are no neighbours to share loads with.
     #[inline(always)]
-    fn ask_ahead<S: Simd>(&self, oy: usize, ox: usize, count: usize, channels: (usize, usize)) {
-        let g = self.g;
-        if !self.far {
-            return;
-        }
-        let below = (oy * g.stride + (g.kernel[0] - 1) * g.dilation + 1).wrapping_sub(g.before[0]);
-        let columns = (ox * g.stride, ((ox + count) * g.stride).min(g.input[1]));
-        for row in below..below.wrapping_add(g.stride).min(g.input[0]) {
-            for column in columns.0..columns.1 {
-                let place = (row * g.input[1] + column) * g.channels;
-                for channel in (channels.0..channels.1).step_by(16) {
-                    S::prefetch(self.x.as_ptr().wrapping_add(place + channel));
+    unsafe fn one<S: Simd>(&self, oy: usize, ox: usize, channel: usize, y: usize) {
+        let (g, c) = (self.g, self.g.channels);
+        let rows = on_input(g, 0, oy);
+        let columns = on_input(g, 1, ox);
+        // SAFETY: the taps lie on the input; the rest is the caller's.
+        unsafe {
+            let mut sums = [S::zero(); VECTORS];
+            for ky in rows.0..rows.1 {
+                let row = oy * g.stride + ky * g.dilation - g.before[0];
+                let line = self.x.as_ptr().add(row * g.input[1] * c + channel);
+                for kx in columns.0..columns.1 {
+                    let column = ox * g.stride + kx * g.dilation - g.before[1];
+                    let place = line.add(column * c);
+                    let w = self.w.as_ptr().add((ky * g.kernel[1] + kx) * c + channel);
+                    unrolled!(v < VECTORS => {
+                        let (x, w) = (S::load(place.add(v * S::LANES)), S::load(w.add(v * S::LANES)));
+                        sums[v] = S::fma(x, w, sums[v]);
+                    });
                 }
             }
+            let place = y + ox * c;
+            unrolled!(v < VECTORS => {
+                let at = v * S::LANES;
+                let bias = match self.finish.bias {
+                    Some(bias) => S::load(bias.as_ptr().add(channel + at)),
+                    None => S::zero(),
+                };
+                let mut value = self.finish.activation.apply::<S>(S::add(sums[v], bias));
+                if let Some(skip) = self.finish.skip {
+                    value = S::add(value, S::load(skip.as_ptr().add(place + at)));
+                }
+                S::store(self.y.add(place + at), value);
+            });
         }
     }
 
