@@ -35,6 +35,7 @@ const CARDS: &[(&str, &str, &str)] = cards![
     "googlenet/paper" => "googlenet.paper.toml",
     "inception_v3/paper" => "inception_v3.paper.toml",
     "xception/paper" => "xception.paper.toml",
+    "mobilenet_v1/fashion-mnist" => "fashion_mnist.mobilenet_v1.toml",
     "mobilenet_v3_small/fashion-mnist" => "fashion_mnist.mobilenet_v3_small.toml",
     "mobilenet_v3_small/smoke" => "smoke.toml",
 ];
