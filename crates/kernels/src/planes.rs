@@ -113,7 +113,7 @@ pub fn gated(
     [batch, places, c]: [usize; 3],
 ) -> Vec<f32> {
     let threads = rayon::current_num_threads();
-    let share = places.div_ceil(threads).min(PART).max(1);
+    let share = places.div_ceil(threads).clamp(1, PART);
     let part = if batch >= threads || places * c < WORTH_SHARING { PART } else { share };
     // SAFETY: every value is written.
     unsafe {

@@ -31,7 +31,7 @@ use crate::quarantine::{FILE, Quarantine};
 /// The words of `kindling data check`.
 #[derive(Args)]
 pub struct Check {
-    /// Folder with train/<class>/* and val/<class>/*, or <class>/*
+    /// Folder with `train/<class>/*` and `val/<class>/*`, or `<class>/*`
     #[arg(value_name = "DIR")]
     data_dir: PathBuf,
     /// Name of the split folder to evaluate on [default: val, validation, valid or test]

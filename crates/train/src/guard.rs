@@ -23,7 +23,7 @@ const LEAST: f64 = 1.0 / 1024.0;
 /// Times that a run goes back to a checkpoint before it gives up.
 const ROLLBACKS: u64 = 3;
 
-/// The numbers of a [`Guard`] that a checkpoint holds.
+/// The numbers of a guard that a checkpoint holds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Strain {

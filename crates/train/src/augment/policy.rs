@@ -11,7 +11,7 @@ use crate::augment::{timm, torchvision};
 use crate::preprocess::Interpolation;
 use crate::random::Counter;
 
-/// A policy and its numbers. Written as the words that [`Policy::from_str`] reads.
+/// A policy and its numbers. Written as the words that [`Policy`] reads.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Policy {
