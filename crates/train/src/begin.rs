@@ -49,13 +49,14 @@ pub struct Train {
 }
 
 /// What a resumed run may change; everything else is part of what was computed so far.
-const CHANGEABLE: [&str; 13] = [
+const CHANGEABLE: [&str; 14] = [
     "val_interval",
     "patience",
     "max_hours",
     "checkpoint_interval_minutes",
     "log_format",
     "workers",
+    "cache_gb",
     "backend",
     "epochs",
     "checkpoint_hist",

@@ -100,6 +100,8 @@ pub struct Plan {
     #[serde(default)]
     pub bn_reestimate: usize,
     pub workers: usize,
+    #[serde(default)]
+    pub cache_gb: f64,
     pub opt: Rule,
     pub lr: f64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -288,6 +290,7 @@ impl Options {
             swa_lr: self.swa_lr,
             bn_reestimate: self.bn_reestimate.unwrap_or(0),
             workers: self.workers.unwrap_or(cores.min(8)),
+            cache_gb: self.cache_gb.unwrap_or(0.0),
             opt,
             lr,
             layer_decay: self.layer_decay,
@@ -421,6 +424,7 @@ impl Plan {
         positive("--val-batch-size", self.val_batch_size)?;
         positive("--grad-accum-steps", self.grad_accum_steps)?;
         positive("--workers", self.workers)?;
+        between("--cache-gb", self.cache_gb, 0.0, 65_536.0)?;
         positive("--log-interval", self.log_interval)?;
         positive("--epochs", self.epochs as usize)?;
         positive("--val-interval", self.val_interval as usize)?;

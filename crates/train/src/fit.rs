@@ -426,6 +426,10 @@ pub fn loader(plan: &Plan, folder: &Arc<ImageFolder>, mode: Mode, batch_size: us
         strict: plan.strict_data,
         // A last batch of one picture has no batch statistics worth the name.
         drop_last: matches!(mode, Mode::Train(_)),
+        cache_bytes: match mode {
+            Mode::Train(_) => (plan.cache_gb * f64::from(1 << 30)) as usize,
+            Mode::Eval => 0,
+        },
     };
     let balanced = plan.balanced_sampling && matches!(mode, Mode::Train(_));
     Loader::new(Arc::clone(folder), plan.preprocess(), mode, config).balanced(balanced)

@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use burn::data::dataset::{Dataset, DatasetError};
 use image::RgbImage;
@@ -12,6 +13,7 @@ use thiserror::Error;
 
 use crate::decode::decode;
 use crate::random::permutation;
+use crate::shards::{self, Shards};
 
 /// Names that the evaluation split may have, in order of preference.
 pub const VAL_NAMES: [&str; 4] = ["val", "validation", "valid", "test"];
@@ -63,6 +65,8 @@ pub struct ImageFolder {
     pub notes: Vec<String>,
     /// Whether pictures are turned by their EXIF orientation when read through [`Dataset`].
     pub exif: bool,
+    /// The tar files that hold the pictures, where they are no files of their own.
+    pub shards: Option<Arc<Shards>>,
 }
 
 impl ImageFolder {
@@ -71,6 +75,9 @@ impl ImageFolder {
     /// # Errors
     /// [`DataError::Folder`] when there is none, no class folder, or no picture.
     pub fn open_train(root: &Path, split: Option<&str>) -> Result<Self, DataError> {
+        if let Some(index) = shards::index(root)? {
+            return shards::open(root, "train", &index);
+        }
         let folder = match split {
             Some("") => root.to_path_buf(),
             named => root.join(named.unwrap_or("train")),
@@ -103,7 +110,7 @@ impl ImageFolder {
     pub fn split(root: &Path, share: f64, seed: u64) -> Result<(Self, Self), DataError> {
         assert!(share > 0.0 && share < 1.0, "a share of {share} of the pictures");
         check_folder(root, "give a folder with train/<class>/* or <class>/*")?;
-        let all = match root.join("train").is_dir() {
+        let all = match root.join("train").is_dir() || root.join(shards::INDEX).is_file() {
             true => Self::open_train(root, None)?,
             false => Self::open_train(root, Some(""))?,
         };
@@ -139,6 +146,13 @@ impl ImageFolder {
         classes: &[String],
     ) -> Result<Self, DataError> {
         check_folder(root, "give a folder with val/<class>/*")?;
+        if let Some(index) = shards::index(root)? {
+            if index.classes != classes {
+                let why = "shards of other classes than the training's; shard the folder it was trained on";
+                return Err(fail(root, why));
+            }
+            return shards::open(root, "val", &index);
+        }
         let named = split.map(|name| root.join(name));
         let usual = || VAL_NAMES.iter().map(|n| root.join(n)).find(|p| p.is_dir());
         let own =
@@ -197,7 +211,7 @@ impl ImageFolder {
                 ignored[0].display()
             )],
         };
-        Ok(Self { root: folder.to_path_buf(), classes, items, notes, exif: false })
+        Ok(Self { root: folder.to_path_buf(), classes, items, notes, exif: false, shards: None })
     }
 
     /// Pictures of each class.
@@ -213,6 +227,10 @@ impl ImageFolder {
     /// [`DataError::Picture`].
     pub fn bytes(&self, index: usize, bytes: &mut Vec<u8>) -> Result<(), DataError> {
         let (path, _) = &self.items[index];
+        if let Some(shards) = &self.shards {
+            let picture = |why| DataError::Picture { path: path.clone(), why };
+            return shards.read(path, bytes).map_err(picture);
+        }
         bytes.clear();
         let read = std::fs::File::open(path).and_then(|mut file| file.read_to_end(bytes));
         read.map(|_| ()).map_err(|e| DataError::Picture { path: path.clone(), why: e.to_string() })
@@ -225,7 +243,8 @@ impl ImageFolder {
     pub fn read(&self, index: usize, exif: bool) -> Result<Example, DataError> {
         let (path, label) = &self.items[index];
         let picture = |why: String| DataError::Picture { path: path.clone(), why };
-        let bytes = std::fs::read(path).map_err(|e| picture(e.to_string()))?;
+        let mut bytes = Vec::new();
+        self.bytes(index, &mut bytes)?;
         let pixels = decode(&bytes, exif).map_err(|e| picture(e.to_string()))?;
         Ok(Example { pixels, label: *label, index })
     }

@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -44,6 +45,8 @@ pub struct LoaderConfig {
     pub strict: bool,
     /// Whether a last, smaller batch is left out; a data set smaller than one batch is one batch.
     pub drop_last: bool,
+    /// Bytes of picture files that are kept in memory from epoch to epoch; 0 keeps none.
+    pub cache_bytes: usize,
 }
 
 /// What happens to the pictures.
@@ -84,6 +87,7 @@ pub struct Loader {
     range: (usize, usize),
     /// Whether every class is drawn equally often.
     balanced: bool,
+    cache: Arc<Cache>,
 }
 
 impl Loader {
@@ -97,7 +101,10 @@ impl Loader {
         assert!(config.batch_size > 0, "a batch has at least 1 picture, got 0");
         assert!(config.workers > 0, "at least 1 worker, got 0");
         let range = (0, folder.items.len());
-        Self { folder, preprocess, mode, config, range, balanced: false }
+        let places = if config.cache_bytes > 0 { folder.items.len() } else { 0 };
+        let files = (0..places).map(|_| OnceLock::new()).collect();
+        let cache = Arc::new(Cache { files, held: AtomicUsize::new(0) });
+        Self { folder, preprocess, mode, config, range, balanced: false, cache }
     }
 
     /// The same drawing every class equally often, with replacement, as many pictures as there are.
@@ -243,6 +250,24 @@ impl Loader {
         rule
     }
 
+    /// The bytes of a picture's file: from memory, or read and kept while there is room.
+    fn cached<'a>(&'a self, index: usize, bytes: &'a mut Vec<u8>) -> Result<&'a [u8], DataError> {
+        let place = self.cache.files.get(index);
+        if let Some(kept) = place.and_then(OnceLock::get) {
+            return Ok(kept);
+        }
+        self.folder.bytes(index, bytes)?;
+        if let Some(place) = place {
+            let room = |held: usize| {
+                Some(held + bytes.len()).filter(|held| *held <= self.config.cache_bytes)
+            };
+            if self.cache.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok() {
+                let _ = place.set(bytes.as_slice().into());
+            }
+        }
+        Ok(bytes)
+    }
+
     /// Reads a picture and makes of it what the network sees.
     fn prepare(
         &self,
@@ -253,7 +278,7 @@ impl Loader {
         values: &mut [f32],
     ) -> Result<(), DataError> {
         let Room { bytes, space } = room;
-        self.folder.bytes(index, bytes)?;
+        let bytes = self.cached(index, bytes)?;
         let prepared = Picture::open(bytes, preprocess.exif).and_then(|picture| match &self.mode {
             Mode::Eval => preprocess.apply_eval_into(&picture, space, values),
             Mode::Train(augment) => {
@@ -267,6 +292,15 @@ impl Loader {
             why: error.to_string(),
         })
     }
+}
+
+/// Files that are kept in memory, shared by the clones of a loader.
+#[derive(Default)]
+struct Cache {
+    /// One for every item; none at all where nothing is kept.
+    files: Vec<OnceLock<Box<[u8]>>>,
+    /// Bytes of them.
+    held: AtomicUsize,
 }
 
 /// Memory that a worker uses again from picture to picture.
@@ -472,6 +506,7 @@ mod tests {
             seed: 7,
             strict,
             drop_last: true,
+            cache_bytes: 0,
         };
         Loader::new(Arc::clone(folder), Preprocess::imagenet(8, 8), Mode::Train(augment), config)
     }

@@ -215,6 +215,7 @@ mod tests {
             items: vec![item(0), item(0), item(0), item(1)],
             notes: Vec::new(),
             exif: false,
+            shards: None,
         };
         let weights = balanced(&folder);
         assert!((weights[0] - 2.0 / 3.0).abs() < 1e-6 && (weights[1] - 2.0).abs() < 1e-6);

@@ -210,6 +210,10 @@ pub struct Options {
     #[arg(short = 'j', long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workers: Option<usize>,
+    /// Gigabytes of training pictures' files to keep in memory from epoch to epoch, for slow disks; 0 keeps none
+    #[arg(long, value_parser = finite)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_gb: Option<f64>,
     /// Optimizer
     #[arg(long, value_enum)]
     #[serde(skip_serializing_if = "Option::is_none")]

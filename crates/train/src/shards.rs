@@ -1,0 +1,187 @@
+//! Pictures in tar files: the folder of `kindling data shard`, read like the folder it was made of.
+//!
+//! `index.json` says of every picture which file holds it, where, how long it is, its label and its checksum. A
+//! picture is read by its place, so that order, quarantine and every bit of a training are those of the folder.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::folder::{DataError, ImageFolder};
+
+/// The file that makes a folder one of shards.
+pub const INDEX: &str = "index.json";
+
+/// Version of the index.
+pub const FORMAT: u32 = 1;
+
+/// What a folder of shards holds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Index {
+    /// Of the layout.
+    pub format: u32,
+    /// Class names in label order.
+    pub classes: Vec<String>,
+    /// The files of the training split.
+    pub train: Vec<Shard>,
+    /// The files of the evaluation split, if the folder had one.
+    pub val: Vec<Shard>,
+}
+
+/// One tar file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shard {
+    /// Its name in the folder.
+    pub file: String,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// Its pictures, in the order of the folder.
+    pub pictures: Vec<Member>,
+}
+
+/// A picture of a tar file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Member(
+    /// First byte of the picture.
+    pub u64,
+    /// Bytes.
+    pub u64,
+    /// Label.
+    pub usize,
+    /// CRC-32 of the bytes.
+    pub u32,
+    /// Path below the split, `<class>/<name>`.
+    pub String,
+);
+
+/// The open files of a split.
+#[derive(Debug)]
+pub struct Shards {
+    files: Vec<(PathBuf, File)>,
+    /// File, first byte, bytes, checksum.
+    places: HashMap<PathBuf, (usize, u64, usize, u32)>,
+}
+
+/// Equal where they read the same places of the same files.
+impl PartialEq for Shards {
+    fn eq(&self, other: &Self) -> bool {
+        let names = |shards: &Self| -> Vec<PathBuf> {
+            shards.files.iter().map(|(path, _)| path.clone()).collect()
+        };
+        names(self) == names(other) && self.places == other.places
+    }
+}
+
+fn fail(path: &Path, why: impl Into<String>) -> DataError {
+    DataError::Folder { path: path.to_path_buf(), why: why.into() }
+}
+
+/// The index of a folder, if it is one of shards.
+///
+/// # Errors
+/// An index that cannot be read, or of another layout.
+pub fn index(root: &Path) -> Result<Option<Index>, DataError> {
+    let path = root.join(INDEX);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let text = std::fs::read_to_string(&path).map_err(|e| fail(&path, e.to_string()))?;
+    let foreign = |e: &dyn std::fmt::Display| {
+        fail(&path, format!("not the index of `kindling data shard` ({e}); shard the folder again"))
+    };
+    let any: serde_json::Value = serde_json::from_str(&text).map_err(|e| foreign(&e))?;
+    match any.get("format").and_then(serde_json::Value::as_u64) {
+        Some(format) if format == u64::from(FORMAT) => {}
+        Some(format) => {
+            let why = format!(
+                "layout {format} where this program reads {FORMAT}; shard the folder again"
+            );
+            return Err(fail(&path, why));
+        }
+        None => return Err(foreign(&"no format")),
+    }
+    serde_json::from_value(any).map(Some).map_err(|e| foreign(&e))
+}
+
+/// A split of a folder of shards, as the folder it was made of would give it.
+///
+/// # Errors
+/// A file that is missing or shorter than the index says; a label without a class; no picture.
+pub fn open(root: &Path, split: &str, index: &Index) -> Result<ImageFolder, DataError> {
+    let place = root.join(split);
+    let shards = if split == "train" { &index.train } else { &index.val };
+    let (mut files, mut places, mut items) = (Vec::new(), HashMap::new(), Vec::new());
+    for (number, shard) in shards.iter().enumerate() {
+        let path = root.join(&shard.file);
+        let file =
+            File::open(&path).map_err(|e| fail(&path, format!("{e}; copy the shards again")))?;
+        let length = file.metadata().map_or(0, |data| data.len());
+        if length != shard.bytes {
+            let why = format!("{length} bytes where the index has {}; copy it again", shard.bytes);
+            return Err(fail(&path, why));
+        }
+        for Member(from, count, label, crc, name) in &shard.pictures {
+            let end = from.checked_add(*count).is_some_and(|end| end <= length);
+            if *label >= index.classes.len() || !end {
+                let why = format!(
+                    "`{name}` lies outside its file or has no class; shard the folder again"
+                );
+                return Err(fail(&root.join(INDEX), why));
+            }
+            let picture = place.join(name);
+            places.insert(picture.clone(), (number, *from, *count as usize, *crc));
+            items.push((picture, *label));
+        }
+        files.push((path, file));
+    }
+    if items.is_empty() {
+        return Err(fail(
+            &place,
+            "no picture of this split in the shards; shard a folder that has it",
+        ));
+    }
+    let shards = Some(Arc::new(Shards { files, places }));
+    let (classes, notes) = (index.classes.clone(), Vec::new());
+    Ok(ImageFolder { root: place, classes, items, notes, exif: false, shards })
+}
+
+impl Shards {
+    /// Reads a picture into memory that is there, and verifies it.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn read(&self, picture: &Path, bytes: &mut Vec<u8>) -> Result<(), String> {
+        let (number, from, count, crc) = self.places[picture];
+        let (path, file) = &self.files[number];
+        bytes.clear();
+        bytes.resize(count, 0);
+        read_at(file, from, bytes).map_err(|e| format!("{}: {e}", path.display()))?;
+        if crc32fast::hash(bytes) != crc {
+            return Err(format!("altered in {} (checksum); copy it again", path.display()));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(unix)]
+fn read_at(file: &File, from: u64, bytes: &mut [u8]) -> std::io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, bytes, from)
+}
+
+#[cfg(windows)]
+fn read_at(file: &File, from: u64, bytes: &mut [u8]) -> std::io::Result<()> {
+    let mut done = 0;
+    while done < bytes.len() {
+        let at = from + done as u64;
+        match std::os::windows::fs::FileExt::seek_read(file, &mut bytes[done..], at)? {
+            0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            count => done += count,
+        }
+    }
+    Ok(())
+}
