@@ -115,6 +115,7 @@ fn what_is_wrong_with_shards_is_told() {
     };
     let again = place.run(&["data", "shard", "data", "--output", "shards"]);
     refused(&again, 2, &["index.json", "shards already"]);
+    refused(&place.run(&["data", "check", "shards"]), 3, &["shards", "made of"]);
     let file = place.path("shards/train-000000.tar");
     let whole = std::fs::read(&file).unwrap();
     let mut altered = whole.clone();

@@ -41,6 +41,12 @@ pub(super) fn splits(root: &Path, val_split: Option<&str>) -> Result<Vec<Split>,
     }
     let mut found = Vec::new();
     let train = root.join("train");
+    if root.join(crate::shards::INDEX).is_file() {
+        return Err(Failure::data(format!(
+            "{}: a folder of shards; check the folder that they were made of",
+            root.display()
+        )));
+    }
     if !train.is_dir() && val_split.is_none() {
         let whole = Split::scan(root, "")?;
         if whole.classes.is_empty() && whole.loose.is_empty() {
