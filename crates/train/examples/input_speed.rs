@@ -16,7 +16,7 @@ use train::preprocess::Preprocess;
 
 fn main() -> anyhow::Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let [folder, workers] = &words.get(..2).context("input_speed DIR WORKERS [EPOCHS]")?[..] else {
+    let [folder, workers] = words.get(..2).context("input_speed DIR WORKERS [EPOCHS]")? else {
         unreachable!("a slice of two")
     };
     let workers: usize = workers.parse().context("WORKERS is a number")?;
