@@ -11,6 +11,7 @@ use crate::checkpoint::write_atomically;
 use crate::failure::Failure;
 use crate::folder::{ImageFolder, VAL_NAMES};
 use crate::out;
+use crate::quarantine::{Quarantine, leave_out_of};
 use crate::shards::{FORMAT, INDEX, Index, Member, Shard};
 
 /// Bytes of a tar block.
@@ -42,12 +43,18 @@ pub fn shard(args: &ShardArgs) -> Result<u8, Failure> {
             place.display()
         )));
     }
-    let train = ImageFolder::open_train(&args.data_dir, None)?;
+    let mut train = ImageFolder::open_train(&args.data_dir, None)?;
     let has_val = VAL_NAMES.iter().any(|name| args.data_dir.join(name).is_dir());
-    let val = match has_val {
+    let mut val = match has_val {
         true => Some(ImageFolder::open_val(&args.data_dir, None, &train.classes)?),
         false => None,
     };
+    // The shards hold what training and evaluation take.
+    let list = Quarantine::of(&args.data_dir, None)?;
+    leave_out_of(&list, &args.data_dir, &mut train);
+    if let Some(val) = &mut val {
+        leave_out_of(&list, &args.data_dir, val);
+    }
     std::fs::create_dir_all(&args.output).map_err(|e| cannot_write(&args.output, &e))?;
     let limit = args.shard_size << 20;
     let write = |split: &str, folder: &ImageFolder| write_split(&args.output, split, folder, limit);
@@ -99,8 +106,11 @@ fn write_split(
         while next < folder.items.len() && (shard.bytes < limit || shard.pictures.is_empty()) {
             folder.bytes(next, &mut bytes)?;
             let (path, label) = &folder.items[next];
-            let below = path.strip_prefix(&folder.root).unwrap_or(path).to_string_lossy();
-            let below = below.replace('\\', "/");
+            let below = path.strip_prefix(&folder.root).unwrap_or(path);
+            let below = below.to_str().ok_or_else(|| {
+                Failure::data(format!("{}: a name that is not UTF-8; rename it", path.display()))
+            })?;
+            let below = if cfg!(windows) { below.replace('\\', "/") } else { below.to_owned() };
             let header = header(&below, next, bytes.len() as u64);
             let padding = bytes.len().next_multiple_of(BLOCK) - bytes.len();
             file.write_all(&header)

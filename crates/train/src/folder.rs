@@ -228,8 +228,8 @@ impl ImageFolder {
     pub fn bytes(&self, index: usize, bytes: &mut Vec<u8>) -> Result<(), DataError> {
         let (path, _) = &self.items[index];
         if let Some(shards) = &self.shards {
-            let picture = |why| DataError::Picture { path: path.clone(), why };
-            return shards.read(path, bytes).map_err(picture);
+            // Not one picture's fault: the run would no longer be that of the folder.
+            return shards.read(path, bytes).map_err(|why| fail(path, &why));
         }
         bytes.clear();
         let read = std::fs::File::open(path).and_then(|mut file| file.read_to_end(bytes));

@@ -163,7 +163,7 @@ fn none_left(place: &Path, what: &str) -> Failure {
 }
 
 /// Leaves out of a split what is listed; how many pictures.
-fn leave_out_of(list: &Quarantine, root: &Path, split: &mut ImageFolder) -> usize {
+pub(crate) fn leave_out_of(list: &Quarantine, root: &Path, split: &mut ImageFolder) -> usize {
     let (before, listed) = (split.items.len(), list.paths(root));
     split.items.retain(|(path, _)| !listed.contains(path));
     before - split.items.len()

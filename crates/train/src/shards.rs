@@ -87,7 +87,8 @@ fn fail(path: &Path, why: impl Into<String>) -> DataError {
 /// An index that cannot be read, or of another layout.
 pub fn index(root: &Path) -> Result<Option<Index>, DataError> {
     let path = root.join(INDEX);
-    if !path.is_file() {
+    // A folder of pictures is one, whatever else lies in it.
+    if root.join("train").is_dir() || !path.is_file() {
         return Ok(None);
     }
     let text = std::fs::read_to_string(&path).map_err(|e| fail(&path, e.to_string()))?;
@@ -134,7 +135,10 @@ pub fn open(root: &Path, split: &str, index: &Index) -> Result<ImageFolder, Data
                 return Err(fail(&root.join(INDEX), why));
             }
             let picture = place.join(name);
-            places.insert(picture.clone(), (number, *from, *count as usize, *crc));
+            if places.insert(picture.clone(), (number, *from, *count as usize, *crc)).is_some() {
+                let why = format!("two pictures are called `{name}`; rename one and shard again");
+                return Err(fail(&root.join(INDEX), why));
+            }
             items.push((picture, *label));
         }
         files.push((path, file));
