@@ -23,6 +23,7 @@ pub mod normalise;
 pub mod planes;
 pub mod pooling;
 pub mod resize;
+pub mod separable;
 pub mod simd;
 pub mod squeeze_excite;
 pub mod threads;

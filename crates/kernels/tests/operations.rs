@@ -13,6 +13,7 @@ use kernels::conv_norm_activation::{
 };
 use kernels::linear::linear;
 use kernels::pooling::{Window, global_mean, max_pool, mean_pool};
+use kernels::separable::separable_norm_activation;
 use kernels::squeeze_excite::squeeze_excite;
 use rough::{close, rough};
 
@@ -84,6 +85,62 @@ fn trained(
         found.push(("dskip", values(skip.grad(&grads).expect("a gradient"))));
     }
     found
+}
+
+/// The same of a separable layer, and the depthwise weights' gradient; `one` as one operation, else as two.
+fn separable(
+    device: &Device,
+    dtype: DType,
+    x_shape: [usize; 4],
+    (kernel, stride): (usize, usize),
+    one: bool,
+) -> Vec<(&'static str, Vec<f32>)> {
+    let device = device.clone().autodiff();
+    let c = x_shape[1];
+    let x = tensor(1, x_shape, &device, dtype);
+    let depthwise = tensor(6, [c, 1, kernel, kernel], &device, dtype);
+    let pointwise = tensor(2, [10, c, 1, 1], &device, dtype);
+    let (gamma, beta) = (tensor(3, [10], &device, dtype), tensor(4, [10], &device, dtype));
+    let norm = NormTensors { gamma: gamma.clone(), beta: beta.clone() };
+    let first = options(stride, kernel / 2, c);
+    let layer = Layer { conv: options(1, 0, 1), epsilon: 1e-3, activation: Activation::Relu };
+    let (y, mean, variance) = if one {
+        let weights = [depthwise.clone(), pointwise.clone()];
+        separable_norm_activation(x.clone(), weights, norm, first, layer)
+    } else {
+        let between = convolution(x.clone(), depthwise.clone(), None, first);
+        conv_norm_activation(between, pointwise.clone(), norm, None, layer)
+    };
+    let grads = loss(y.clone()).backward();
+    vec![
+        ("y", values(y.inner())),
+        ("mean", values(mean.inner())),
+        ("variance", values(variance.inner())),
+        ("dx", values(x.grad(&grads).expect("a gradient"))),
+        ("ddepthwise", values(depthwise.grad(&grads).expect("a gradient"))),
+        ("dpointwise", values(pointwise.grad(&grads).expect("a gradient"))),
+        ("dgamma", values(gamma.grad(&grads).expect("a gradient"))),
+        ("dbeta", values(beta.grad(&grads).expect("a gradient"))),
+    ]
+}
+
+/// One operation gives the two layers' bits, and the composed ones' values.
+#[test]
+fn a_separable_layer_equals_its_two_layers() {
+    for device in hosts() {
+        for (x, kernel, stride) in
+            [([2, 24, 9, 7], 3, 1), ([3, 21, 8, 8], 3, 2), ([1, 7, 11, 6], 5, 2)]
+        {
+            let run = |dtype, one| separable(&device, dtype, x, (kernel, stride), one);
+            let (got, two, want) =
+                (run(DType::F32, true), run(DType::F32, false), run(DType::F64, true));
+            for (((name, got), (_, two)), (_, want)) in got.iter().zip(&two).zip(&want) {
+                let what = format!("{name} {device:?} {x:?}");
+                assert_eq!(got, two, "{what}");
+                close(&what, got, want, 1e-4);
+            }
+        }
+    }
 }
 
 /// Shapes of input and weights, stride, padding, groups.

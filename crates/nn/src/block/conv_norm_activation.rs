@@ -1,10 +1,12 @@
 //! Convolution, batch norm, activation: what these networks do all day.
 
 use burn::module::Module;
+use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor};
 use kernels::conv_norm_activation::{
     Cache, Layer, conv_norm_activation, conv_norm_activation_inference,
 };
+use kernels::separable::separable_norm_activation;
 
 use crate::activation::Activation;
 use crate::block::batch_norm::BatchNorm;
@@ -65,11 +67,7 @@ impl ConvNormActivation {
     /// # Shapes
     /// `skip` is shaped as the result.
     pub fn forward_with(&self, x: Tensor<4>, skip: Option<Tensor<4>>) -> Tensor<4> {
-        let layer = Layer {
-            conv: self.conv.options(&x),
-            epsilon: self.norm.epsilon(),
-            activation: self.activation.kernel(),
-        };
+        let layer = self.layer(self.conv.options(&x));
         let (weight, norm) = (self.conv.weight(), self.norm.tensors());
         if !self.norm.is_training(&x) {
             let running = self.norm.running();
@@ -83,7 +81,28 @@ impl ConvNormActivation {
                 &self.cache,
             );
         }
-        let (out, mean, variance) = conv_norm_activation(x, weight, norm, skip, layer);
+        self.kept(conv_norm_activation(x, weight, norm, skip, layer))
+    }
+
+    /// A pointwise [`ConvNormActivation::forward`] of what `depthwise` gives, which training does not hold on to.
+    pub(crate) fn forward_behind(&self, depthwise: &Convolution, x: Tensor<4>) -> Tensor<4> {
+        if !self.norm.is_training(&x) {
+            return self.forward(depthwise.forward(x));
+        }
+        let options = depthwise.options(&x);
+        let pointwise =
+            ConvOptions { stride: [1; 2], padding: [(0, 0); 2], dilation: [1; 2], groups: 1 };
+        let (weights, norm) = ([depthwise.weight(), self.conv.weight()], self.norm.tensors());
+        let layer = self.layer(pointwise);
+        self.kept(separable_norm_activation(x, weights, norm, options, layer))
+    }
+
+    fn layer(&self, conv: ConvOptions<2>) -> Layer {
+        Layer { conv, epsilon: self.norm.epsilon(), activation: self.activation.kernel() }
+    }
+
+    /// Blends the statistics of a training step into the running ones; the result.
+    fn kept(&self, (out, mean, variance): (Tensor<4>, Tensor<1>, Tensor<1>)) -> Tensor<4> {
         let [b, _, h, w] = out.dims();
         self.norm.keep(mean, variance, b * h * w);
         out

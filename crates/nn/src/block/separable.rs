@@ -72,7 +72,7 @@ impl SeparableConvolution {
     /// assert_eq!(block.forward(Tensor::zeros([1, 6, 9, 5], &device)).dims(), [1, 10, 9, 5]);
     /// ```
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        self.pointwise.forward(self.depthwise.forward(x))
+        self.pointwise.forward_behind(&self.depthwise, x)
     }
 }
 

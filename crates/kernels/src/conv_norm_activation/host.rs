@@ -1,0 +1,240 @@
+//! The layer on ndarray and flex: from tensors to values, and to the kernels.
+
+use std::sync::Arc;
+
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Flex, NdArray, TensorMetadata};
+use burn::tensor::Shape;
+use burn::tensor::ops::ConvOptions;
+
+use super::{Cache, ConvNormActivation, Folded, Layer};
+use crate::convolve::Convolve;
+use crate::host::Host;
+use crate::isa::Isa;
+use crate::matmul::Finish;
+use crate::normalise::{self, Gradient, Normalised};
+
+fn convolve<B: Host>(x: &FloatTensor<B>, w: &FloatTensor<B>, options: &ConvOptions<2>) -> Convolve {
+    Convolve::new(x.shape().dims(), w.shape().dims(), options)
+}
+
+/// Values of a vector of the layer.
+fn vector<B: Host>(tensor: &FloatTensor<B>) -> Vec<f32> {
+    B::with(tensor, <[f32]>::to_vec)
+}
+
+/// `1 / sqrt(variance + epsilon)`.
+fn deviations(variance: &[f32], epsilon: f64) -> Vec<f32> {
+    variance.iter().map(|v| (1.0 / (f64::from(*v) + epsilon).sqrt()) as f32).collect()
+}
+
+fn scales(gamma: &[f32], deviation: &[f32]) -> Vec<f32> {
+    gamma.iter().zip(deviation).map(|(gamma, deviation)| gamma * deviation).collect()
+}
+
+fn shifts(beta: &[f32], mean: &[f32], scale: &[f32]) -> Vec<f32> {
+    beta.iter().zip(mean).zip(scale).map(|((beta, mean), scale)| beta - mean * scale).collect()
+}
+
+fn of_vector<B: Host>(values: Vec<f32>) -> FloatTensor<B> {
+    let count = values.len();
+    B::make(values, Shape::from([count]))
+}
+
+fn forward<B: Host>(
+    x: &FloatTensor<B>,
+    w: &FloatTensor<B>,
+    options: &ConvOptions<2>,
+) -> FloatTensor<B> {
+    let (conv, isa) = (convolve::<B>(x, w, options), Isa::chosen());
+    let w = B::with(w, |w| conv.prepare(isa, w, None));
+    B::make_map(B::with_map(x, |x| conv.run(isa, x, &w, Finish::NONE)), conv.output())
+}
+
+/// The gradients of input and weights from values `[b, h', w', out]`.
+fn gradients<B: Host>(
+    x: &FloatTensor<B>,
+    w: &FloatTensor<B>,
+    dy: &[f32],
+    options: &ConvOptions<2>,
+    input_too: bool,
+) -> (Option<FloatTensor<B>>, FloatTensor<B>) {
+    let (conv, isa) = (convolve::<B>(x, w, options), Isa::chosen());
+    let dw = B::with_map(x, |x| conv.weight_gradient(isa, x, dy));
+    let dx = input_too
+        .then(|| B::make_map(B::with(w, |w| conv.input_gradient(isa, w, dy)), x.shape().dims()));
+    (dx, B::make(dw, w.shape()))
+}
+
+fn train<B: Host>(
+    x: &FloatTensor<B>,
+    w: &FloatTensor<B>,
+    gamma: &FloatTensor<B>,
+    beta: &FloatTensor<B>,
+    skip: Option<&FloatTensor<B>>,
+    layer: &Layer,
+) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
+    let (conv, isa) = (convolve::<B>(x, w, &layer.conv), Isa::chosen());
+    let w = B::with(w, |w| conv.prepare(isa, w, None));
+    let y = B::with_map(x, |x| conv.run(isa, x, &w, Finish::NONE));
+    let shape = conv.output();
+    let (mean, variance) = normalise::moments(isa, &y, shape[1]);
+    let scale = scales(&vector::<B>(gamma), &deviations(&variance, layer.epsilon));
+    let shift = shifts(&vector::<B>(beta), &mean, &scale);
+    let apply =
+        |skip: Option<&[f32]>| normalise::apply(isa, &y, &scale, &shift, layer.activation, skip);
+    let out = match skip {
+        Some(skip) => B::with_map(skip, |skip| apply(Some(skip))),
+        None => apply(None),
+    };
+    (B::make_map(out, shape), B::make_map(y, shape), of_vector::<B>(mean), of_vector::<B>(variance))
+}
+
+fn train_backward<B: Host>(
+    x: &FloatTensor<B>,
+    w: &FloatTensor<B>,
+    gamma: &FloatTensor<B>,
+    beta: &FloatTensor<B>,
+    y: &FloatTensor<B>,
+    mean: &FloatTensor<B>,
+    variance: &FloatTensor<B>,
+    dout: FloatTensor<B>,
+    layer: &Layer,
+    input_too: bool,
+) -> (Option<FloatTensor<B>>, FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
+    let isa = Isa::chosen();
+    let mean = vector::<B>(mean);
+    let deviation = deviations(&vector::<B>(variance), layer.epsilon);
+    let scale = scales(&vector::<B>(gamma), &deviation);
+    let shift = shifts(&vector::<B>(beta), &mean, &scale);
+    let activation = layer.activation;
+    let norm =
+        Normalised { mean: &mean, scale: &scale, shift: &shift, deviation: &deviation, activation };
+    let back = |dout: Gradient<'_>| B::with_map(y, |y| normalise::backward(isa, y, dout, norm));
+    let (dy, dgamma, dbeta) = match B::take_map(dout) {
+        Ok(values) => back(Gradient::Owned(values)),
+        Err(dout) => B::with_map(&dout, |dout| back(Gradient::Shared(dout))),
+    };
+    let (dx, dw) = gradients::<B>(x, w, &dy, &layer.conv, input_too);
+    (dx, dw, of_vector::<B>(dgamma), of_vector::<B>(dbeta))
+}
+
+fn infer<B: Host>(
+    x: &FloatTensor<B>,
+    tensors: [FloatTensor<B>; 5],
+    skip: Option<&FloatTensor<B>>,
+    layer: &Layer,
+    cache: &Cache,
+) -> FloatTensor<B>
+where
+    FloatTensor<B>: Send + 'static,
+{
+    let isa = Isa::chosen();
+    let conv = convolve::<B>(x, &tensors[0], &layer.conv);
+    let places: Vec<usize> =
+        tensors.iter().map(|t| B::with(t, |values| values.as_ptr() as usize)).collect();
+    let weights = {
+        let mut cache = cache.0.lock().expect("nothing panics while it is held");
+        match &*cache {
+            Some(folded) if folded.places == places => folded.weights.clone(),
+            _ => {
+                let [w, gamma, beta, mean, variance] = &tensors;
+                let deviation = deviations(&vector::<B>(variance), layer.epsilon);
+                let scale = scales(&vector::<B>(gamma), &deviation);
+                let shift = shifts(&vector::<B>(beta), &vector::<B>(mean), &scale);
+                let w = B::with(w, |w| conv.prepare(isa, w, Some(&scale)));
+                let weights = Arc::new((w, shift));
+                *cache =
+                    Some(Folded { places, _held: Box::new(tensors), weights: weights.clone() });
+                weights
+            }
+        }
+    };
+    let (w, shift) = (&weights.0, Some(&weights.1[..]));
+    let run = |skip: Option<&[f32]>| {
+        let finish = Finish { bias: shift, activation: layer.activation, skip };
+        B::with_map(x, |x| conv.run(isa, x, w, finish))
+    };
+    let out = match skip {
+        Some(skip) => B::with_map(skip, |skip| run(Some(skip))),
+        None => run(None),
+    };
+    B::make_map(out, conv.output())
+}
+
+macro_rules! on_host {
+    ($backend:ty) => {
+        impl ConvNormActivation for $backend {
+            fn convolution(
+                x: FloatTensor<Self>,
+                w: FloatTensor<Self>,
+                options: ConvOptions<2>,
+            ) -> FloatTensor<Self> {
+                forward::<Self>(&x, &w, &options)
+            }
+
+            fn convolution_backward(
+                x: FloatTensor<Self>,
+                w: FloatTensor<Self>,
+                dy: FloatTensor<Self>,
+                options: ConvOptions<2>,
+                input_too: bool,
+            ) -> (Option<FloatTensor<Self>>, FloatTensor<Self>) {
+                Self::with_map(&dy, |dy| gradients::<Self>(&x, &w, dy, &options, input_too))
+            }
+
+            fn conv_norm(
+                x: FloatTensor<Self>,
+                w: FloatTensor<Self>,
+                gamma: FloatTensor<Self>,
+                beta: FloatTensor<Self>,
+                skip: FloatTensor<Self>,
+        skips: bool,
+                layer: Layer,
+            ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+                train::<Self>(&x, &w, &gamma, &beta, skips.then_some(&skip), &layer)
+            }
+
+            fn conv_norm_backward(
+                x: FloatTensor<Self>,
+                w: FloatTensor<Self>,
+                gamma: FloatTensor<Self>,
+                beta: FloatTensor<Self>,
+                y: FloatTensor<Self>,
+                mean: FloatTensor<Self>,
+                variance: FloatTensor<Self>,
+                dout: FloatTensor<Self>,
+                layer: Layer,
+                input_too: bool,
+            ) -> (
+                Option<FloatTensor<Self>>,
+                FloatTensor<Self>,
+                FloatTensor<Self>,
+                FloatTensor<Self>,
+            ) {
+                train_backward::<Self>(
+                    &x, &w, &gamma, &beta, &y, &mean, &variance, dout, &layer, input_too,
+                )
+            }
+
+            fn conv_norm_inference(
+                x: FloatTensor<Self>,
+                w: FloatTensor<Self>,
+                gamma: FloatTensor<Self>,
+                beta: FloatTensor<Self>,
+                mean: FloatTensor<Self>,
+                variance: FloatTensor<Self>,
+                skip: FloatTensor<Self>,
+        skips: bool,
+                layer: Layer,
+                cache: Cache,
+            ) -> FloatTensor<Self> {
+                let tensors = [w, gamma, beta, mean, variance];
+                infer::<Self>(&x, tensors, skips.then_some(&skip), &layer, &cache)
+            }
+        }
+    };
+}
+
+on_host!(NdArray);
+on_host!(Flex);
