@@ -6,6 +6,8 @@
     reason = "a body must become part of each instruction set's function"
 )]
 
+mod direct;
+
 use rayon::prelude::*;
 
 use crate::depthwise::Geometry;
@@ -173,6 +175,9 @@ pub fn pack(isa: Isa, w: &[f32], d: &Dense, scale: Option<&[f32]>) -> Packed {
 /// `[b, h, w, c]` to `[b, h', w', filters]`, finished. Tiles in parallel; the bits do not depend on the
 /// number of threads.
 pub fn forward(x: &[f32], w: &Packed, d: &Dense, finish: Finish<'_>) -> Vec<f32> {
+    if direct::knows(d) {
+        return direct::forward(x, w, d, finish);
+    }
     let (places, image, tile) = (d.places(), d.image(), d.tile());
     let row = d.filters;
     // SAFETY: every tile writes all of its places.

@@ -22,6 +22,9 @@ use crate::simd::{Kernel, Simd, unrolled};
 const TILE: usize = 48 * 1024;
 /// Rows of a tile at most, and at least where there are as many.
 const TILE_ROWS: (usize, usize) = (48, 512);
+/// Values of a block of the packed matrix that are used for all rows of a tile before the next ones: they stay in the
+/// first-level cache.
+const PART: usize = 7 * 1024;
 /// Multiply-adds below which a second thread costs more than it brings.
 const WORTH_A_THREAD: usize = 1 << 16;
 
@@ -205,6 +208,16 @@ impl Packed {
         self.isa
     }
 
+    /// All values, block by block.
+    pub(crate) fn values(&self) -> &[f32] {
+        &self.values
+    }
+
+    /// Vectors of each block.
+    pub(crate) fn blocks(&self) -> &[usize] {
+        &self.blocks
+    }
+
     /// Packs the matrix whose element `(row, column)` is `values[row * strides[0] + column * strides[1]]`,
     /// times `scale[column]`.
     pub fn new(
@@ -333,32 +346,42 @@ impl Kernel for Tile<'_> {
 }
 
 impl Tile<'_> {
-    /// All rows of one block of columns, `ROWS` at a time; few that are left over, `LEFT` at a time.
+    /// All rows of one block of columns, `ROWS` at a time; few that are left over, `LEFT` at a time. A deep block is
+    /// taken in parts that stay in the first-level cache from row to row.
     #[inline(always)]
     unsafe fn columns<S: Simd, const ROWS: usize, const LEFT: usize, const VECTORS: usize>(
         &self,
         block: *const f32,
         column: usize,
     ) {
-        let mut row = 0;
-        // SAFETY: the rows lie in the tile.
-        unsafe {
-            while row + LEFT < self.rows {
-                self.micro::<S, ROWS, VECTORS>(block, row, (self.rows - row).min(ROWS), column);
-                row += ROWS;
-            }
-            while row < self.rows {
-                self.micro::<S, LEFT, VECTORS>(block, row, (self.rows - row).min(LEFT), column);
-                row += LEFT;
+        let depth = self.b.depth;
+        let parts = (depth * VECTORS * S::LANES).div_ceil(PART).min(depth).max(1);
+        for part in 0..parts {
+            let ks = (depth * part / parts, depth * (part + 1) / parts);
+            let mut row = 0;
+            // SAFETY: the rows lie in the tile.
+            unsafe {
+                let block = block.add(ks.0 * VECTORS * S::LANES);
+                while row + LEFT < self.rows {
+                    let count = (self.rows - row).min(ROWS);
+                    self.micro::<S, ROWS, VECTORS>(block, ks, row, count, column);
+                    row += ROWS;
+                }
+                while row < self.rows {
+                    let count = (self.rows - row).min(LEFT);
+                    self.micro::<S, LEFT, VECTORS>(block, ks, row, count, column);
+                    row += LEFT;
+                }
             }
         }
     }
 
-    /// `ROWS` rows (of which `count` exist) times one block.
+    /// `ROWS` rows (of which `count` exist) times the rows `ks` of one block, added to what the rows before gave.
     #[inline(always)]
     unsafe fn micro<S: Simd, const ROWS: usize, const VECTORS: usize>(
         &self,
         block: *const f32,
+        ks: (usize, usize),
         row: usize,
         count: usize,
         column: usize,
@@ -370,8 +393,22 @@ impl Tile<'_> {
             let a: [*const f32; ROWS] =
                 std::array::from_fn(|r| self.a.as_ptr().add((row + r.min(count - 1)) * depth));
             let mut sums = [[S::zero(); VECTORS]; ROWS];
+            let place = |r: usize, v: usize| {
+                let at = column + v * S::LANES;
+                (self.out.add((row + r) * columns + at), (columns - at).min(S::LANES))
+            };
+            if ks.0 > 0 {
+                unrolled!(r < ROWS => {
+                    if r < count {
+                        unrolled!(v < VECTORS => {
+                            let (place, own) = place(r, v);
+                            sums[r][v] = S::load_some(place, own);
+                        });
+                    }
+                });
+            }
             let mut b = block;
-            for k in 0..depth {
+            for k in ks.0..ks.1 {
                 let mut right = [S::zero(); VECTORS];
                 unrolled!(v < VECTORS => { right[v] = S::load(b.add(v * S::LANES)); });
                 unrolled!(r < ROWS => {
@@ -379,6 +416,17 @@ impl Tile<'_> {
                     unrolled!(v < VECTORS => { sums[r][v] = S::fma(left, right[v], sums[r][v]); });
                 });
                 b = b.add(VECTORS * S::LANES);
+            }
+            if ks.1 < depth {
+                unrolled!(r < ROWS => {
+                    if r < count {
+                        unrolled!(v < VECTORS => {
+                            let (place, own) = place(r, v);
+                            S::store_some(place, own, sums[r][v]);
+                        });
+                    }
+                });
+                return;
             }
             unrolled!(v < VECTORS => {
                 let at = column + v * S::LANES;

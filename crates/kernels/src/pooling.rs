@@ -6,6 +6,8 @@
     reason = "a body must become part of each instruction set's function"
 )]
 
+use std::mem::MaybeUninit;
+
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
@@ -89,18 +91,38 @@ fn largest(isa: Isa, x: &[f32], g: &Geometry) -> Vec<f32> {
 
 /// The gradient of the input of [`largest`]. Pictures in parallel.
 fn largest_gradient(isa: Isa, x: &[f32], dy: &[f32], g: &Geometry) -> Vec<f32> {
-    let image = g.input[0] * g.input[1] * g.channels;
+    let line = g.input[1] * g.channels;
+    let image = g.input[0] * line;
     let row = g.output[1] * g.channels;
-    let mut dx = vec![0.0; g.batch * image];
-    dx.par_chunks_mut(image).enumerate().for_each(|(picture, dx)| {
-        let x = &x[picture * image..][..image];
-        for oy in 0..g.output[0] {
-            let dy = dy[(picture * g.output[0] + oy) * row..][..row].as_ptr();
-            let gradient = Some((dy, dx.as_mut_ptr()));
-            isa.run(Largest { x, g, oy, y: std::ptr::null_mut(), gradient });
-        }
-    });
-    dx
+    // SAFETY: zeros are written to every row.
+    unsafe {
+        memory::written(x.len(), |dx| {
+            dx.par_chunks_mut(image).enumerate().for_each(|(picture, dx)| {
+                let x = &x[picture * image..][..image];
+                // A row is set to zero shortly before the first window adds to it, while it is in the cache.
+                let mut zeroed = 0;
+                for oy in 0..g.output[0] {
+                    let last = reach(g, oy, 0).1.max(zeroed);
+                    dx[zeroed * line..last * line].fill(MaybeUninit::new(0.0));
+                    zeroed = last;
+                    let dy = dy[(picture * g.output[0] + oy) * row..][..row].as_ptr();
+                    let gradient = Some((dy, dx.as_mut_ptr().cast()));
+                    isa.run(Largest { x, g, oy, y: std::ptr::null_mut(), gradient });
+                }
+                dx[zeroed * line..].fill(MaybeUninit::new(0.0));
+            });
+        })
+    }
+}
+
+/// The places of an axis, from and to, that an output's window sees.
+#[inline(always)]
+fn reach(g: &Geometry, output: usize, axis: usize) -> (usize, usize) {
+    let (first, before) = (output * g.stride, g.before[axis]);
+    (
+        first.saturating_sub(before),
+        (first + g.kernel[axis]).saturating_sub(before).min(g.input[axis]),
+    )
 }
 
 /// A row of outputs, or of their gradient.
@@ -120,45 +142,63 @@ impl Kernel for Largest<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let g = self.g;
-        let c = g.channels;
-        let range = |o: usize, axis: usize| {
-            let first = (o * g.stride).saturating_sub(g.before[axis]);
-            let last = (o * g.stride + g.kernel[axis]).saturating_sub(g.before[axis]);
-            (first, last.min(g.input[axis]))
-        };
-        let rows = range(self.oy, 0);
+        let rows = reach(g, self.oy, 0);
         for ox in 0..g.output[1] {
-            let columns = range(ox, 1);
-            for channel in (0..c).step_by(S::LANES) {
-                let own = (c - channel).min(S::LANES);
-                // SAFETY: the window's places lie in the picture.
-                unsafe {
-                    let mut best = S::splat(f32::NEG_INFINITY);
-                    let mut number = S::zero();
-                    let mut which = 0.0;
-                    for y in rows.0..rows.1 {
-                        for x in columns.0..columns.1 {
-                            let place = (y * g.input[1] + x) * c + channel;
-                            let value = S::load_some(self.x.as_ptr().add(place), own);
-                            number = S::select(value, best, S::splat(which), number);
-                            best = S::select(value, best, value, best);
-                            which += 1.0;
-                        }
+            let columns = reach(g, ox, 1);
+            // SAFETY: the window's places lie in the picture.
+            unsafe {
+                match (rows.1 - rows.0, columns.1 - columns.0) {
+                    (3, 3) => self.window::<S, 3>(ox, rows, columns),
+                    (2, 2) => self.window::<S, 2>(ox, rows, columns),
+                    _ => self.window::<S, 0>(ox, rows, columns),
+                }
+            }
+        }
+    }
+}
+
+impl Largest<'_> {
+    /// All channels of a window of `SIDE` by `SIDE` places, 0 for any extents.
+    #[inline(always)]
+    unsafe fn window<S: Simd, const SIDE: usize>(
+        &self,
+        ox: usize,
+        rows: (usize, usize),
+        columns: (usize, usize),
+    ) {
+        let (g, c) = (self.g, self.g.channels);
+        let (down, across) = match SIDE {
+            0 => (rows.1 - rows.0, columns.1 - columns.0),
+            side => (side, side),
+        };
+        let line = g.input[1] * c;
+        let corner = rows.0 * line + columns.0 * c;
+        for channel in (0..c).step_by(S::LANES) {
+            let own = (c - channel).min(S::LANES);
+            // SAFETY: the caller's.
+            unsafe {
+                let x = self.x.as_ptr().add(corner + channel);
+                let mut best = S::splat(f32::NEG_INFINITY);
+                for y in 0..down {
+                    for column in 0..across {
+                        best = S::max(S::load_some(x.add(y * line + column * c), own), best);
                     }
-                    let Some((dy, dx)) = self.gradient else {
-                        S::store_some(self.y.add(ox * c + channel), own, best);
-                        continue;
-                    };
-                    let dy = S::load_some(dy.add(ox * c + channel), own);
-                    which = 0.0;
-                    for y in rows.0..rows.1 {
-                        for x in columns.0..columns.1 {
-                            let place = dx.add((y * g.input[1] + x) * c + channel);
-                            let not_before = S::where_greater(number, S::splat(which - 0.5), dy);
-                            let here = S::where_greater(S::splat(which + 0.5), number, not_before);
-                            S::store_some(place, own, S::add(S::load_some(place, own), here));
-                            which += 1.0;
-                        }
+                }
+                let Some((dy, dx)) = self.gradient else {
+                    S::store_some(self.y.add(ox * c + channel), own, best);
+                    continue;
+                };
+                // The gradient goes to the first place that is not smaller than the largest; then nothing is left.
+                let dx = dx.add(corner + channel);
+                let mut left = S::load_some(dy.add(ox * c + channel), own);
+                for y in 0..down {
+                    for column in 0..across {
+                        let at = y * line + column * c;
+                        let value = S::load_some(x.add(at), own);
+                        let here = S::select(best, value, S::zero(), left);
+                        left = S::select(best, value, left, S::zero());
+                        let sum = S::add(S::load_some(dx.add(at), own), here);
+                        S::store_some(dx.add(at), own, sum);
                     }
                 }
             }

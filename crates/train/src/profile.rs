@@ -8,6 +8,7 @@ use burn::module::Module as _;
 use burn::nn::{Initializer, LinearConfig};
 use burn::tensor::{Device, Tensor, TensorData};
 use clap::Args;
+use kernels::host::serves;
 use nn::block::conv_norm_activation::{ConvNormActivation, Norm};
 use nn::block::convolution::Convolution;
 use nn::block::pooling::global_mean;
@@ -162,6 +163,16 @@ impl Bench {
         }
     }
 
+    /// A map in the order in which the layer before leaves it: channels last where the kernels serve.
+    fn map(&self, [b, c, h, w]: [usize; 4], tracked: bool) -> Tensor<4> {
+        let x = self.input([b, c, h, w], false);
+        let x = match serves(&x) {
+            true => self.input([b, h, w, c], false).permute([0, 3, 1, 2]),
+            false => x,
+        };
+        if tracked && self.train { x.require_grad() } else { x }
+    }
+
     fn input<const D: usize>(&self, shape: [usize; D], tracked: bool) -> Tensor<D> {
         let noise = |i: usize| ((i.wrapping_mul(2_654_435_761) >> 8) % 2048) as f32 / 1024.0 - 1.0;
         let values: Vec<f32> = (0..shape.iter().product()).map(noise).collect();
@@ -177,7 +188,7 @@ impl Bench {
     fn run(&self, layer: &Layer, input_too: bool) -> (f64, Option<f64>) {
         let [c, h, w] = layer.input;
         let tape = self.device.clone().autodiff();
-        let map = || self.input([self.batch, c, h, w], input_too);
+        let map = || self.map([self.batch, c, h, w], input_too);
         match layer.operation {
             Operation::Convolution { conv, norm: true, .. } => {
                 let block = ConvNormActivation::new(conv, self.norm, layer.activation, &tape);
@@ -327,10 +338,11 @@ fn print(whole: &Whole<'_>) {
         }
     }
     out!(
-        "{} on {}, batch {} at {2}x{2}: {all:.1} ms in its layers, one by one",
+        "{} on {}, batch {} at {size}x{size}: {all:.1} ms in its layers, one by one",
         whole.model,
         whole.backend,
         whole.batch_size,
+        size = whole.img_size,
     );
     if let Some(roof) = &whole.roof {
         out!(
