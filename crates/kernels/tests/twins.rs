@@ -59,7 +59,8 @@ fn naive_product(a: &[f32], b: &[f32], [m, k, n]: [usize; 3], strides: [usize; 2
 }
 
 /// Seen to fail with: the last vector of a block written whole, rows past the end read as zeros but counted,
-/// the bias after the activation, the skip path of another tile; of a vector the rows left over.
+/// the bias after the activation, the skip path of another tile; of a vector the rows left over; what the parts before
+/// gave not added.
 #[test]
 fn products_equal_the_naive_ones() {
     let sizes = [
@@ -73,6 +74,7 @@ fn products_equal_the_naive_ones() {
         [65, 40, 130],
         [601, 9, 17],
         [1030, 65, 49],
+        [30, 300, 70], // deep: in parts
     ];
     for [m, k, n] in sizes {
         let (x, w, dy) = (rough(1, m * k), rough(2, n * k), rough(3, m * n));
@@ -211,7 +213,8 @@ fn naive_dense(x: &[f32], w: &[f32], dy: &[f32], d: &Dense) -> [Vec<f32>; 3] {
 }
 
 /// Seen to fail with: patches not cleared between tiles, the run of a row one place short, the gradient of
-/// a tile written instead of added.
+/// a tile written instead of added; of three channels at stride 2 the last group one place off, the taps of a border
+/// from the first.
 #[test]
 fn dense_equals_the_naive_convolution() {
     for (channels, filters) in [(1, 1), (3, 17), (19, 5)] {
