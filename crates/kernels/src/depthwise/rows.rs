@@ -127,26 +127,29 @@ impl Forward<'_> {
             (inner, end) = (inner.max(from), end.min(to));
         }
         let (inner, end) = (inner.min(g.output[1]), end.max(inner));
+        let grouped = WIDE > 0 && g.dilation == 1 && g.output[1] >= TOGETHER;
         let block = (WEIGHTS / g.taps()).max(BLOCK).next_multiple_of(S::LANES);
         for first in (0..g.channels).step_by(block) {
             let channels = (first, (first + block).min(g.channels));
             for oy in self.rows.0..self.rows.1 {
                 // SAFETY: the places lie in the picture and the chunk.
                 unsafe {
-                    for ox in 0..inner {
-                        self.block::<S, WIDE, STRIDE, 1>(oy, ox, channels, true);
-                    }
-                    let mut ox = inner;
-                    while ox + TOGETHER <= end {
-                        self.block::<S, WIDE, STRIDE, TOGETHER>(oy, ox, channels, false);
+                    let mut ox = 0;
+                    while ox < g.output[1] {
+                        if !grouped {
+                            let border = ox < inner || ox >= end;
+                            self.block::<S, WIDE, STRIDE, 1>(oy, ox, channels, border);
+                            ox += 1;
+                            continue;
+                        }
+                        // The last group overlaps the one before and writes some values again.
+                        ox = ox.min(g.output[1] - TOGETHER);
+                        if ox < inner || ox + TOGETHER > end {
+                            self.block::<S, WIDE, STRIDE, TOGETHER>(oy, ox, channels, true);
+                        } else {
+                            self.block::<S, WIDE, STRIDE, TOGETHER>(oy, ox, channels, false);
+                        }
                         ox += TOGETHER;
-                    }
-                    while ox < end {
-                        self.block::<S, WIDE, STRIDE, 1>(oy, ox, channels, false);
-                        ox += 1;
-                    }
-                    for ox in ox..g.output[1] {
-                        self.block::<S, WIDE, STRIDE, 1>(oy, ox, channels, true);
                     }
                 }
             }
@@ -260,14 +263,16 @@ impl Forward<'_> {
                 }
                 let line = self.x.as_ptr().add(row * g.input[1] * c + channel);
                 let w = self.w.as_ptr().add(ky * wide * c + channel);
-                if !border && WIDE > 0 && g.dilation == 1 {
-                    // Neighbouring outputs read overlapping runs: each place is loaded once.
-                    let place = line.add((ox * stride - g.before[1]) * c);
+                if (COUNT > 1 || !border) && WIDE > 0 && g.dilation == 1 {
+                    // Neighbouring outputs read overlapping runs: each place is loaded once. What lies off the input
+                    // is zero.
+                    let first = (ox * stride).wrapping_sub(g.before[1]);
+                    let place = line.wrapping_add(first.wrapping_mul(c));
                     let mut run = [S::zero(); SPAN];
                     let span = (COUNT - 1) * STRIDE + WIDE;
                     unrolled!(i < SPAN => {
-                        if i < span {
-                            run[i] = read::<S, WHOLE>(place.add(i * c), own);
+                        if i < span && !(border && first.wrapping_add(i) >= g.input[1]) {
+                            run[i] = read::<S, WHOLE>(place.wrapping_add(i * c), own);
                         }
                     });
                     unrolled!(kx < WIDE => {
