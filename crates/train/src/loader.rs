@@ -1,10 +1,10 @@
 //! Batches of prepared pictures from N threads, delivered in index order, the memory of what waits
 //! bounded in bytes. What is in a batch is a function of (seed, epoch, batch number) alone.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -13,8 +13,10 @@ use burn::data::dataset::DatasetError;
 use burn::tensor::Device;
 
 use crate::augment::Augment;
+use crate::cache::{Cache, Caching};
 use crate::decode::Picture;
 use crate::folder::{DataError, ImageFolder};
+use crate::jpeg::Space;
 use crate::preprocess::{Preprocess, Workspace};
 use crate::random::{Counter, permutation};
 
@@ -45,8 +47,6 @@ pub struct LoaderConfig {
     pub strict: bool,
     /// Whether a last, smaller batch is left out; a data set smaller than one batch is one batch.
     pub drop_last: bool,
-    /// Bytes of picture files that are kept in memory from epoch to epoch; 0 keeps none.
-    pub cache_bytes: usize,
 }
 
 /// What happens to the pictures.
@@ -101,10 +101,25 @@ impl Loader {
         assert!(config.batch_size > 0, "a batch has at least 1 picture, got 0");
         assert!(config.workers > 0, "at least 1 worker, got 0");
         let range = (0, folder.items.len());
-        let places = if config.cache_bytes > 0 { folder.items.len() } else { 0 };
-        let files = (0..places).map(|_| OnceLock::new()).collect();
-        let cache = Arc::new(Cache { files, held: AtomicUsize::new(0) });
+        let cache = Arc::default();
         Self { folder, preprocess, mode, config, range, balanced: false, cache }
+    }
+
+    /// The same keeping decoded pictures from epoch to epoch; every bit of the batches stays.
+    #[must_use]
+    pub fn caching(self, caching: &Caching) -> Self {
+        let cache = Arc::new(Cache::new(caching, &self.folder, self.preprocess.exif));
+        Self { cache, ..self }
+    }
+
+    /// One line of how many pictures will be kept; none where nothing is.
+    pub fn cache_outlook(&self) -> Option<String> {
+        self.cache.outlook(&self.folder)
+    }
+
+    /// Why no more pictures are kept: once, when it is so.
+    pub fn cache_trouble(&self) -> Option<String> {
+        self.cache.trouble()
     }
 
     /// The same drawing every class equally often, with replacement, as many pictures as there are.
@@ -250,24 +265,6 @@ impl Loader {
         rule
     }
 
-    /// The bytes of a picture's file: from memory, or read and kept while there is room.
-    fn cached<'a>(&'a self, index: usize, bytes: &'a mut Vec<u8>) -> Result<&'a [u8], DataError> {
-        let place = self.cache.files.get(index);
-        if let Some(kept) = place.and_then(OnceLock::get) {
-            return Ok(kept);
-        }
-        self.folder.bytes(index, bytes)?;
-        if let Some(place) = place {
-            let room = |held: usize| {
-                Some(held + bytes.len()).filter(|held| *held <= self.config.cache_bytes)
-            };
-            if self.cache.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok() {
-                let _ = place.set(bytes.as_slice().into());
-            }
-        }
-        Ok(bytes)
-    }
-
     /// Reads a picture and makes of it what the network sees.
     fn prepare(
         &self,
@@ -277,16 +274,33 @@ impl Loader {
         room: &mut Room,
         values: &mut [f32],
     ) -> Result<(), DataError> {
-        let Room { bytes, space } = room;
-        let bytes = self.cached(index, bytes)?;
-        let prepared = Picture::open(bytes, preprocess.exif).and_then(|picture| match &self.mode {
-            Mode::Eval => preprocess.apply_eval_into(&picture, space, values),
-            Mode::Train(augment) => {
-                let purpose = AUGMENT + REPEAT * (position % augment.repeats) as u64;
-                let mut draw = Counter::new(self.config.seed, epoch, index as u64, purpose);
-                preprocess.apply_train_into(augment, &picture, &mut draw, space, values)
+        let Room { bytes, pixels, jpeg, space } = room;
+        let (folder, cache) = (&self.folder, &self.cache);
+        let mut kept = cache.get(folder, index, pixels);
+        // What is kept is that of the file as it was before it was read.
+        let stamp = if kept.is_none() { cache.stamp(folder, index) } else { None };
+        let picture = match &kept {
+            Some(pixels) => Ok(Picture::of(pixels)),
+            None => {
+                folder.bytes(index, bytes)?;
+                Picture::open(bytes, preprocess.exif)
+            }
+        };
+        let prepared = picture.and_then(|picture| {
+            let whole = stamp.and_then(|stamp| cache.put(folder, index, stamp, &picture, jpeg));
+            let picture = whole.as_deref().map_or(picture, Picture::of);
+            match &self.mode {
+                Mode::Eval => preprocess.apply_eval_into(&picture, space, values),
+                Mode::Train(augment) => {
+                    let purpose = AUGMENT + REPEAT * (position % augment.repeats) as u64;
+                    let mut draw = Counter::new(self.config.seed, epoch, index as u64, purpose);
+                    preprocess.apply_train_into(augment, &picture, &mut draw, space, values)
+                }
             }
         });
+        if let Some(Cow::Owned(read)) = kept.take() {
+            *pixels = read.into_raw();
+        }
         prepared.map_err(|error| DataError::Picture {
             path: self.folder.items[index].0.clone(),
             why: error.to_string(),
@@ -294,20 +308,15 @@ impl Loader {
     }
 }
 
-/// Files that are kept in memory, shared by the clones of a loader.
-#[derive(Default)]
-struct Cache {
-    /// One for every item; none at all where nothing is kept.
-    files: Vec<OnceLock<Box<[u8]>>>,
-    /// Bytes of them.
-    held: AtomicUsize,
-}
-
 /// Memory that a worker uses again from picture to picture.
 #[derive(Default)]
 struct Room {
     /// Of the file.
     bytes: Vec<u8>,
+    /// Of pixels that come out of a cache.
+    pixels: Vec<u8>,
+    /// Of the decoder, where a whole picture is decoded to be kept.
+    jpeg: Space,
     space: Workspace,
 }
 
@@ -506,7 +515,6 @@ mod tests {
             seed: 7,
             strict,
             drop_last: true,
-            cache_bytes: 0,
         };
         Loader::new(Arc::clone(folder), Preprocess::imagenet(8, 8), Mode::Train(augment), config)
     }
