@@ -263,7 +263,8 @@ fn members(path: &Path) -> Vec<(String, Vec<u8>)> {
 }
 
 /// Names, order and labels as webdataset takes them: two members of one key for a picture. Seen to fail with the sum
-/// taken over zeros instead of blanks. Planted and seen red besides: a key given twice, dots in a key, no extended header,
+/// taken over zeros instead of blanks. Planted and seen red besides: a key given twice, dots in a key, no extended header or one with
+/// half of the name,
 /// ustar's prefix left out.
 #[test]
 fn the_files_are_tar_and_webdataset() {
