@@ -259,7 +259,7 @@ impl Cache {
         match &self.store {
             Store::Nothing => None,
             Store::Ram(_) => Some(Stamp::default()),
-            Store::Disk(disk) => disk.stamp(folder, index),
+            Store::Disk(_) => Disk::stamp(folder, index),
         }
     }
 

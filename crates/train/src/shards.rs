@@ -48,7 +48,6 @@ fn train() -> String {
     "train".to_owned()
 }
 
-#[expect(clippy::ptr_arg, reason = "serde hands the field over")]
 fn is_train(name: &String) -> bool {
     name == "train"
 }
@@ -57,7 +56,6 @@ fn val() -> String {
     "val".to_owned()
 }
 
-#[expect(clippy::ptr_arg, reason = "serde hands the field over")]
 fn is_val(name: &String) -> bool {
     name == "val"
 }

@@ -44,7 +44,7 @@ impl Disk {
         let token = format!("{}-{now}", std::process::id());
         let probe = folder.join(format!("{token}.tmp"));
         File::create(&probe).and_then(|_| std::fs::remove_file(&probe))?;
-        // The folder of a split of shards is only a name; so is what it lies in not.
+        // The folder of a split of shards is only a name; what it lies in is there.
         let above = pictures.root.parent().filter(|path| !path.as_os_str().is_empty());
         let absolute =
             |path: &Path| std::fs::canonicalize(path).or_else(|_| std::path::absolute(path)).ok();
@@ -90,7 +90,8 @@ impl Disk {
         (0..pictures.items.len()).into_par_iter().map(bytes).collect()
     }
 
-    pub(super) fn stamp(&self, pictures: &ImageFolder, index: usize) -> Option<Stamp> {
+    /// Size and time of a picture's file; of one in a shard what the index has.
+    pub(super) fn stamp(pictures: &ImageFolder, index: usize) -> Option<Stamp> {
         let path = &pictures.items[index].0;
         if let Some(shards) = &pictures.shards {
             let (size, checksum) = shards.identity(path);
@@ -115,7 +116,7 @@ impl Disk {
         file.read_exact(&mut head).ok()?;
         let four = |at: usize| u32::from_le_bytes(head[at..at + 4].try_into().expect("four bytes"));
         let (checksum, width, height) = (four(8), four(28), four(32));
-        let stamp = self.stamp(pictures, index)?;
+        let stamp = Self::stamp(pictures, index)?;
         if head != self.head_of(name, checksum, stamp, (width, height)) {
             return None;
         }
