@@ -28,7 +28,6 @@ fn main() -> anyhow::Result<()> {
         seed: 1,
         strict: true,
         drop_last: true,
-        cache_bytes: 0,
     };
     let folder = Arc::new(ImageFolder::open_train(Path::new(folder), None)?);
     let loader = Loader::new(

@@ -49,14 +49,16 @@ pub struct Train {
 }
 
 /// What a resumed run may change; everything else is part of what was computed so far.
-const CHANGEABLE: [&str; 14] = [
+const CHANGEABLE: [&str; 16] = [
     "val_interval",
     "patience",
     "max_hours",
     "checkpoint_interval_minutes",
     "log_format",
     "workers",
+    "cache",
     "cache_gb",
+    "cache_dir",
     "backend",
     "epochs",
     "checkpoint_hist",

@@ -342,7 +342,6 @@ fn eval(args: &Eval) -> Result<u8, Failure> {
         seed: 0,
         strict: args.strict_data,
         drop_last: false,
-        cache_bytes: 0,
     };
     let pictures = folder.items.len();
     let loader = Loader::new(folder, manifest.preprocess.clone(), Mode::Eval, config);

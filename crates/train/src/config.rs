@@ -13,6 +13,7 @@ use crate::augment::TrainFilter;
 use crate::augment::erase::Fill;
 use crate::augment::policy::Policy;
 use crate::backend::Backend;
+use crate::cache::CacheKind;
 use crate::evaluate::EvalMetric;
 use crate::failure::Failure;
 use crate::gradients::ClipMode;
@@ -100,8 +101,12 @@ pub struct Plan {
     #[serde(default)]
     pub bn_reestimate: usize,
     pub workers: usize,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<CacheKind>,
     #[serde(default)]
     pub cache_gb: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_dir: Option<PathBuf>,
     pub opt: Rule,
     pub lr: f64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -290,7 +295,9 @@ impl Options {
             swa_lr: self.swa_lr,
             bn_reestimate: self.bn_reestimate.unwrap_or(0),
             workers: self.workers.unwrap_or(cores.min(8)),
+            cache: self.cache,
             cache_gb: self.cache_gb.unwrap_or(0.0),
+            cache_dir: self.cache_dir.clone(),
             opt,
             lr,
             layer_decay: self.layer_decay,

@@ -1,34 +1,49 @@
 //! `kindling data shard`: a folder of pictures as a few tar files, which a disk reads in long runs and a copy moves
-//! at once. Any tar reads them; members are `<class>/<name>`.
+//! at once.
+//!
+//! Any tar reads them, and `webdataset` by its conventions: a picture is `<key>.<ending>`, followed by `<key>.cls` with
+//! its label, where the key is `<class>/<name>` without dots in the name and is no other picture's. `index.json` has
+//! the names of the folder.
 
+mod tar;
+
+use std::collections::HashSet;
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use self::tar::Tar;
 use crate::checkpoint::write_atomically;
 use crate::failure::Failure;
-use crate::folder::{ImageFolder, VAL_NAMES};
+use crate::folder::{DataError, ImageFolder, VAL_NAMES};
 use crate::out;
-use crate::quarantine::{Quarantine, leave_out_of};
+use crate::quarantine::{FILE, Quarantine, leave_out_of, relative};
 use crate::shards::{FORMAT, INDEX, Index, Member, Shard};
-
-/// Bytes of a tar block.
-const BLOCK: usize = 512;
 
 /// The words of `kindling data shard`.
 #[derive(Args)]
 pub struct ShardArgs {
-    /// Folder with `train/<class>/*` and, if there is one, `val/<class>/*`
+    /// Folder with `train/<class>/*` and, if there is one, `val/<class>/*`; or `<class>/*`
     #[arg(value_name = "DIR")]
     data_dir: PathBuf,
     /// Folder of the shards; `train`, `eval` and `data preview` take it like DIR
     #[arg(short, long, value_name = "OUT")]
     output: PathBuf,
-    /// Megabytes from which the next file is begun
-    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
-    shard_size: u64,
+    /// Megabytes from which the next file is begun, such as 256 or 0.5
+    #[arg(long, default_value = "256", value_name = "MB", value_parser = megabytes)]
+    shard_size: f64,
+    /// Name of the split folder to evaluate on [default: val, validation, valid or test]
+    #[arg(long, value_name = "NAME")]
+    val_split: Option<String>,
+}
+
+fn megabytes(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(size) if size > 0.0 && size <= f64::from(1 << 20) => Ok(size),
+        _ => Err("expected a number above 0, at most 1048576".into()),
+    }
 }
 
 /// Runs the subcommand; its exit code.
@@ -36,37 +51,51 @@ pub struct ShardArgs {
 /// # Errors
 /// Faults of the folder, a picture that cannot be read, a file that cannot be written, shards that are there.
 pub fn shard(args: &ShardArgs) -> Result<u8, Failure> {
-    let place = args.output.join(INDEX);
+    let (root, place) = (&args.data_dir, args.output.join(INDEX));
     if place.exists() {
         return Err(Failure::usage(format!(
             "{}: there are shards already; remove them or choose another --output",
             place.display()
         )));
     }
-    let mut train = ImageFolder::open_train(&args.data_dir, None)?;
-    let has_val = VAL_NAMES.iter().any(|name| args.data_dir.join(name).is_dir());
-    let mut val = match has_val {
-        true => Some(ImageFolder::open_val(&args.data_dir, None, &train.classes)?),
-        false => None,
-    };
-    // The shards hold what training and evaluation take.
-    let list = Quarantine::of(&args.data_dir, None)?;
-    leave_out_of(&list, &args.data_dir, &mut train);
-    if let Some(val) = &mut val {
-        leave_out_of(&list, &args.data_dir, val);
+    if crate::shards::index(root)?.is_some() {
+        return Err(Failure::usage(format!(
+            "{}: a folder of shards; give the folder that they were made of",
+            root.display()
+        )));
     }
+    let usual = || VAL_NAMES.into_iter().find(|name| root.join(name).is_dir());
+    let val_folder = args.val_split.as_deref().or_else(usual);
+    // Without splits the class folders lie in the folder itself, and `--val-fraction` parts them in training.
+    let whole = !root.join("train").is_dir() && val_folder.is_none();
+    let mut train = ImageFolder::open_train(root, whole.then_some(""))?;
+    let mut val = match val_folder {
+        Some(name) => Some(ImageFolder::open_val(root, Some(name), &train.classes)?),
+        None => None,
+    };
+    let left_out = leave_out(root, &mut train, val.as_mut())?;
+    let notes = train.notes.iter().chain(val.iter().flat_map(|val| &val.notes));
+    notes.for_each(|note| out!("note: {note}"));
+
+    let mut unfinished = Unfinished { files: Vec::new() };
     std::fs::create_dir_all(&args.output).map_err(|e| cannot_write(&args.output, &e))?;
-    let limit = args.shard_size << 20;
-    let write = |split: &str, folder: &ImageFolder| write_split(&args.output, split, folder, limit);
+    let limit = (args.shard_size * f64::from(1 << 20)) as u64;
+    let mut write = |split: &str, folder: &ImageFolder| {
+        write_split(&args.output, split, folder, limit, &mut unfinished.files)
+    };
     let index = Index {
         format: FORMAT,
         classes: train.classes.clone(),
         train: write("train", &train)?,
         val: val.as_ref().map(|val| write("val", val)).transpose()?.unwrap_or_default(),
+        train_folder: if whole { String::new() } else { "train".to_owned() },
+        val_folder: val_folder.unwrap_or("val").to_owned(),
+        left_out,
     };
     // The index comes last: a folder that has one is whole.
     let text = serde_json::to_vec(&index).expect("an index is plain data");
     write_atomically(&place, &text)?;
+    unfinished.files.clear();
     for (split, shards) in [("train", &index.train), ("val", &index.val)] {
         let pictures: usize = shards.iter().map(|shard| shard.pictures.len()).sum();
         let bytes: u64 = shards.iter().map(|shard| shard.bytes).sum();
@@ -76,7 +105,54 @@ pub fn shard(args: &ShardArgs) -> Result<u8, Failure> {
             bytes as f64 / 1e6
         );
     }
+    if !index.left_out.is_empty() {
+        out!("{} pictures left out, as {} says", index.left_out.len(), root.join(FILE).display());
+    }
     Ok(0)
+}
+
+/// Leaves out what training and evaluation would leave out; its names on the list.
+fn leave_out(
+    root: &Path,
+    train: &mut ImageFolder,
+    mut val: Option<&mut ImageFolder>,
+) -> Result<Vec<String>, Failure> {
+    let list = Quarantine::of(root, None)?;
+    let mut left_out = Vec::new();
+    let listed = list.paths(root);
+    for split in std::iter::once(&mut *train).chain(val.as_deref_mut()) {
+        let gone = split.items.iter().filter(|(path, _)| listed.contains(path));
+        left_out.extend(gone.filter_map(|(path, _)| relative(root, path)));
+        leave_out_of(&list, root, split);
+    }
+    let none_left = |what: &str| {
+        Failure::data(format!(
+            "{}: no picture {what}; take some off the list, or add others",
+            root.join(FILE).display()
+        ))
+    };
+    for (class, count) in train.classes.iter().zip(train.class_counts()) {
+        if count == 0 {
+            return Err(none_left(&format!("of class {class} is left to train on")));
+        }
+    }
+    if val.is_some_and(|val| val.items.is_empty()) {
+        return Err(none_left("is left to evaluate on"));
+    }
+    Ok(left_out)
+}
+
+/// Files that are removed again unless all of them are made.
+struct Unfinished {
+    files: Vec<PathBuf>,
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        for file in &self.files {
+            let _ = std::fs::remove_file(file);
+        }
+    }
 }
 
 fn cannot_write(path: &Path, error: &std::io::Error) -> Failure {
@@ -86,79 +162,100 @@ fn cannot_write(path: &Path, error: &std::io::Error) -> Failure {
     ))
 }
 
-/// The files of a split, each written beside its place and renamed.
+/// The files of a split, each written beside its place and renamed; what is made goes to `made` before it is.
 fn write_split(
     output: &Path,
     split: &str,
     folder: &ImageFolder,
     limit: u64,
+    made: &mut Vec<PathBuf>,
 ) -> Result<Vec<Shard>, Failure> {
     let (mut shards, mut next, mut bytes) = (Vec::new(), 0, Vec::new());
+    let mut keys = HashSet::new();
     while next < folder.items.len() {
         let name = format!("{split}-{:06}.tar", shards.len());
         let (path, scratch) = (output.join(&name), output.join(format!("{name}.tmp")));
-        let failed = |e: std::io::Error| {
-            let _ = std::fs::remove_file(&scratch);
-            cannot_write(&path, &e)
-        };
-        let mut file = BufWriter::new(File::create(&scratch).map_err(failed)?);
-        let mut shard = Shard { file: name, bytes: 0, pictures: Vec::new() };
-        while next < folder.items.len() && (shard.bytes < limit || shard.pictures.is_empty()) {
-            folder.bytes(next, &mut bytes)?;
+        let failed = |e: std::io::Error| cannot_write(&path, &e);
+        made.push(scratch.clone());
+        let mut tar = Tar::new(BufWriter::new(File::create(&scratch).map_err(failed)?));
+        let mut pictures = Vec::new();
+        while next < folder.items.len() && (tar.written() < limit || pictures.is_empty()) {
+            folder.bytes(next, &mut bytes).map_err(unreadable)?;
             let (path, label) = &folder.items[next];
             let below = path.strip_prefix(&folder.root).unwrap_or(path);
             let below = below.to_str().ok_or_else(|| {
                 Failure::data(format!("{}: a name that is not UTF-8; rename it", path.display()))
             })?;
             let below = if cfg!(windows) { below.replace('\\', "/") } else { below.to_owned() };
-            let header = header(&below, next, bytes.len() as u64);
-            let padding = bytes.len().next_multiple_of(BLOCK) - bytes.len();
-            file.write_all(&header)
-                .and_then(|()| file.write_all(&bytes))
-                .and_then(|()| file.write_all(&[0; BLOCK][..padding]))
-                .map_err(failed)?;
-            let (from, crc) = (shard.bytes + BLOCK as u64, crc32fast::hash(&bytes));
-            shard.pictures.push(Member(from, bytes.len() as u64, *label, crc, below));
-            shard.bytes = from + (bytes.len() + padding) as u64;
+            let (key, ending) = key(&below, &mut keys);
+            let from = tar.file(&format!("{key}.{ending}"), &bytes).map_err(failed)?;
+            tar.file(&format!("{key}.cls"), label.to_string().as_bytes()).map_err(failed)?;
+            let crc = crc32fast::hash(&bytes);
+            pictures.push(Member(from, bytes.len() as u64, *label, crc, below));
             next += 1;
         }
-        // Two empty blocks end a tar file.
-        shard.bytes += 2 * BLOCK as u64;
-        file.write_all(&[0; 2 * BLOCK])
-            .and_then(|()| file.into_inner().map_err(std::io::IntoInnerError::into_error))
+        let (file, length) = tar.finish().map_err(failed)?;
+        made.push(path.clone());
+        file.into_inner()
+            .map_err(std::io::IntoInnerError::into_error)
             .and_then(|file| file.sync_all())
             .and_then(|()| std::fs::rename(&scratch, &path))
             .map_err(failed)?;
-        shards.push(shard);
+        shards.push(Shard { file: name, bytes: length, pictures });
     }
     Ok(shards)
 }
 
-/// The ustar header of a member (POSIX.1-1988). A name that is too long for it gives way to the picture's number; the
-/// index has the whole.
-fn header(name: &str, number: usize, bytes: u64) -> [u8; BLOCK] {
-    let ending = Path::new(name).extension().map(|x| x.to_string_lossy().into_owned());
-    let (prefix, short) = match name.rsplit_once('/') {
-        _ if name.len() <= 100 => (String::new(), name.to_owned()),
-        Some((folder, file)) if folder.len() <= 155 && file.len() <= 100 => {
-            (folder.to_owned(), file.to_owned())
-        }
-        _ => (String::new(), format!("{number:08}.{}", ending.unwrap_or_default())),
+/// A picture that cannot be read, in the words of this command.
+fn unreadable(error: DataError) -> Failure {
+    match error {
+        DataError::Picture { path, why } => Failure::data(format!(
+            "{}: {why}; repair it, remove it, or list it in {FILE}",
+            path.display()
+        )),
+        DataError::Folder { .. } => error.into(),
+    }
+}
+
+/// What a picture is called in webdataset, and its ending: all up to the first dot of the name is the key there, and
+/// what has the same key is one sample.
+fn key(name: &str, taken: &mut HashSet<String>) -> (String, String) {
+    let (folder, file) = match name.rsplit_once('/') {
+        Some((folder, file)) => (format!("{folder}/"), file),
+        None => (String::new(), name),
     };
-    let mut block = [0; BLOCK];
-    let mut put =
-        |at: usize, text: &str| block[at..at + text.len()].copy_from_slice(text.as_bytes());
-    put(0, &short);
-    put(100, "0000644\0"); // mode
-    put(108, "0000000\0"); // owner
-    put(116, "0000000\0"); // group
-    put(124, &format!("{bytes:011o}\0"));
-    put(136, "00000000000\0"); // time: the same pictures give the same file
-    put(148, "        "); // the sum is taken over blanks
-    put(156, "0"); // a file
-    put(257, "ustar\x0000");
-    put(345, &prefix);
-    let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
-    block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-    block
+    let (stem, ending) = file.rsplit_once('.').unwrap_or((file, "bin"));
+    let plain = format!("{folder}{}", stem.replace('.', "_"));
+    let with_ending = || format!("{plain}_{ending}");
+    let numbered = (2..).map(|number| format!("{plain}_{ending}_{number}"));
+    let mut candidates =
+        std::iter::once(plain.clone()).chain(std::iter::once_with(with_ending)).chain(numbered);
+    let key = candidates.find(|key| !taken.contains(key)).expect("numbers do not end");
+    taken.insert(key.clone());
+    (key, ending.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::key;
+
+    /// Planted and seen red: the stem with its dots, a key given twice.
+    #[test]
+    fn a_key_has_no_dot_and_is_no_other_pictures() {
+        let mut taken = HashSet::new();
+        let mut check = |name: &str, expected: &str, ending: &str| {
+            assert_eq!(key(name, &mut taken), (expected.to_owned(), ending.to_owned()), "{name}");
+        };
+        check("cat/1.jpg", "cat/1", "jpg");
+        check("cat/1.png", "cat/1_png", "png");
+        check("dog/1.jpg", "dog/1", "jpg");
+        check("v1.0/a/b.2.c.JPEG", "v1.0/a/b_2_c", "JPEG");
+        check("cat/1_png.png", "cat/1_png_png", "png");
+        check("cat/a.b.png", "cat/a_b", "png");
+        check("cat/a_b.png", "cat/a_b_png", "png");
+        check("cat/a_b_png.png", "cat/a_b_png_png", "png");
+        check("cat/a_.b.png", "cat/a__b", "png");
+    }
 }

@@ -83,7 +83,7 @@ pub struct Picture<'a> {
 
 enum Kind<'a> {
     Regions(Box<Jpeg<'a>>),
-    Pixels(RgbImage),
+    Pixels(Cow<'a, RgbImage>),
 }
 
 impl<'a> Picture<'a> {
@@ -104,9 +104,28 @@ impl<'a> Picture<'a> {
                 }
                 Kind::Regions(Box::new(jpeg))
             }
-            _ => Kind::Pixels(decode_generally(bytes, exif)?),
+            _ => Kind::Pixels(Cow::Owned(decode_generally(bytes, exif)?)),
         };
         Ok(Self { bytes, kind })
+    }
+
+    /// A picture that is decoded already.
+    #[must_use]
+    pub fn of(pixels: &'a RgbImage) -> Self {
+        Self { bytes: &[], kind: Kind::Pixels(Cow::Borrowed(pixels)) }
+    }
+
+    /// All pixels, where every [`Picture::region`] is surely a part of them: not where a JPEG has a fault, which a
+    /// region may not meet.
+    #[must_use]
+    pub fn pixels(&self, space: &mut Space) -> Option<RgbImage> {
+        let jpeg = match &self.kind {
+            Kind::Pixels(pixels) => return Some(pixels.as_ref().clone()),
+            Kind::Regions(jpeg) => jpeg,
+        };
+        let (whole, mut rgb) = (self.whole(), Vec::new());
+        guarded(|| Ok(jpeg.decode(whole, space, &mut rgb))).ok()?.ok()?;
+        RgbImage::from_raw(whole.width as u32, whole.height as u32, rgb)
     }
 
     /// All of the picture.

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use crate::backend::Chosen;
 use crate::bench::peak_rss_mb;
+use crate::cache::CacheKind;
 use crate::checkpoint::write_atomically;
 use crate::config::Plan;
 use crate::evaluate::evaluate;
@@ -160,6 +161,8 @@ pub fn dry_run(
         checkpoint_interval_steps: 0,
         checkpoint_interval_minutes: 0.0,
         max_hours: 0.0,
+        // Neither memory nor a folder is filled for pictures that are not seen again.
+        cache: Some(CacheKind::None),
         ..plan.clone()
     };
     let run = Run {

@@ -14,6 +14,7 @@ use burn::optim::GradientsAccumulator;
 use burn::tensor::Device;
 
 use crate::average::{Average, warmed};
+use crate::cache::Caching;
 use crate::checkpoint::{Best, Checkpoint, Position, Tally};
 use crate::config::Plan;
 use crate::evaluate::{Report, evaluate};
@@ -85,7 +86,9 @@ pub fn fit(run: Run, journal: &Journal) -> Result<Ended, Failure> {
     let (train, val) = open(&plan)?;
     let (train, val) = (Arc::new(train), Arc::new(val));
     train.notes.iter().chain(&val.notes).for_each(|note| journal.say(&format!("note: {note}")));
-    let loader = loader(&plan, &train, Mode::Train(plan.augment()), plan.batch_size);
+    let loader = loader(&plan, &train, Mode::Train(plan.augment()), plan.batch_size)
+        .caching(&Caching::of(&plan));
+    loader.cache_outlook().iter().for_each(|line| journal.say(line));
     let val_loader = self::loader(&plan, &val, Mode::Eval, plan.val_batch_size);
     let batches = loader.batches();
     if batches == 0 {
@@ -142,6 +145,7 @@ pub fn fit(run: Run, journal: &Journal) -> Result<Ended, Failure> {
                 journal.say(&format!("skipped: {line}"));
                 run_folder::append(&folder.join("skipped.txt"), &line)?;
             }
+            loader.cache_trouble().iter().for_each(|why| journal.say(&format!("note: {why}")));
             if !batch.skipped.is_empty() && !advised {
                 advised = true;
                 journal.say(&format!(
@@ -426,10 +430,6 @@ pub fn loader(plan: &Plan, folder: &Arc<ImageFolder>, mode: Mode, batch_size: us
         strict: plan.strict_data,
         // A last batch of one picture has no batch statistics worth the name.
         drop_last: matches!(mode, Mode::Train(_)),
-        cache_bytes: match mode {
-            Mode::Train(_) => (plan.cache_gb * f64::from(1 << 30)) as usize,
-            Mode::Eval => 0,
-        },
     };
     let balanced = plan.balanced_sampling && matches!(mode, Mode::Train(_));
     Loader::new(Arc::clone(folder), plan.preprocess(), mode, config).balanced(balanced)

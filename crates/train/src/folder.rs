@@ -13,7 +13,7 @@ use thiserror::Error;
 
 use crate::decode::decode;
 use crate::random::permutation;
-use crate::shards::{self, Shards};
+use crate::shards::{self, Shards, Split};
 
 /// Names that the evaluation split may have, in order of preference.
 pub const VAL_NAMES: [&str; 4] = ["val", "validation", "valid", "test"];
@@ -76,7 +76,7 @@ impl ImageFolder {
     /// [`DataError::Folder`] when there is none, no class folder, or no picture.
     pub fn open_train(root: &Path, split: Option<&str>) -> Result<Self, DataError> {
         if let Some(index) = shards::index(root)? {
-            return shards::open(root, "train", &index);
+            return shards::open(root, Split::Train, &index);
         }
         let folder = match split {
             Some("") => root.to_path_buf(),
@@ -151,7 +151,17 @@ impl ImageFolder {
                 let why = "shards of other classes than the training's; shard the folder it was trained on";
                 return Err(fail(root, why));
             }
-            return shards::open(root, "val", &index);
+            let split = match split {
+                None | Some("val") => Split::Val,
+                Some(name) if name == index.val_folder => Split::Val,
+                Some(name) if name == index.train_folder => Split::Train,
+                Some(name) => {
+                    let val = if index.val.is_empty() { "" } else { ", val" };
+                    let why = format!("no split `{name}` in these shards, which hold train{val}");
+                    return Err(fail(root, &why));
+                }
+            };
+            return shards::open(root, split, &index);
         }
         let named = split.map(|name| root.join(name));
         let usual = || VAL_NAMES.iter().map(|n| root.join(n)).find(|p| p.is_dir());

@@ -8,6 +8,7 @@ pub mod average;
 pub mod backend;
 pub mod begin;
 pub mod bench;
+pub mod cache;
 pub mod checkpoint;
 pub mod command;
 pub mod config;

@@ -1,20 +1,18 @@
 //! Batches of prepared pictures from N threads, delivered in index order, the memory of what waits
 //! bounded in bytes. What is in a batch is a function of (seed, epoch, batch number) alone.
 
-use std::collections::BTreeMap;
+mod epoch;
+
+use std::borrow::Cow;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
-use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
-use burn::data::dataset::DatasetError;
-use burn::tensor::Device;
-
+pub use self::epoch::Epoch;
 use crate::augment::Augment;
+use crate::cache::{Cache, Caching};
 use crate::decode::Picture;
 use crate::folder::{DataError, ImageFolder};
+use crate::jpeg::Space;
 use crate::preprocess::{Preprocess, Workspace};
 use crate::random::{Counter, permutation};
 
@@ -45,8 +43,6 @@ pub struct LoaderConfig {
     pub strict: bool,
     /// Whether a last, smaller batch is left out; a data set smaller than one batch is one batch.
     pub drop_last: bool,
-    /// Bytes of picture files that are kept in memory from epoch to epoch; 0 keeps none.
-    pub cache_bytes: usize,
 }
 
 /// What happens to the pictures.
@@ -101,10 +97,25 @@ impl Loader {
         assert!(config.batch_size > 0, "a batch has at least 1 picture, got 0");
         assert!(config.workers > 0, "at least 1 worker, got 0");
         let range = (0, folder.items.len());
-        let places = if config.cache_bytes > 0 { folder.items.len() } else { 0 };
-        let files = (0..places).map(|_| OnceLock::new()).collect();
-        let cache = Arc::new(Cache { files, held: AtomicUsize::new(0) });
+        let cache = Arc::default();
         Self { folder, preprocess, mode, config, range, balanced: false, cache }
+    }
+
+    /// The same keeping decoded pictures from epoch to epoch; every bit of the batches stays.
+    #[must_use]
+    pub fn caching(self, caching: &Caching) -> Self {
+        let cache = Arc::new(Cache::new(caching, &self.folder, self.preprocess.exif));
+        Self { cache, ..self }
+    }
+
+    /// One line of how many pictures will be kept; none where nothing is.
+    pub fn cache_outlook(&self) -> Option<String> {
+        self.cache.outlook(&self.folder)
+    }
+
+    /// Why no more pictures are kept: once, when it is so.
+    pub fn cache_trouble(&self) -> Option<String> {
+        self.cache.trouble()
     }
 
     /// The same drawing every class equally often, with replacement, as many pictures as there are.
@@ -164,28 +175,7 @@ impl Loader {
 
     /// The batches of `epoch` from number `first_batch` on.
     pub fn epoch(&self, epoch: u64, first_batch: usize) -> Epoch {
-        let order = self.order(epoch);
-        let shared = Arc::new(Shared {
-            loader: self.clone(),
-            order,
-            epoch,
-            state: Mutex::new(State {
-                next: first_batch,
-                wanted: first_batch,
-                ready: BTreeMap::new(),
-                bytes: 0,
-                stopped: false,
-            }),
-            changed: Condvar::new(),
-        });
-        let left = self.batches().saturating_sub(first_batch);
-        let threads = (0..self.config.workers.min(left))
-            .map(|_| {
-                let shared = Arc::clone(&shared);
-                std::thread::spawn(move || shared.work())
-            })
-            .collect();
-        Epoch { shared, threads, waited: Duration::ZERO, given: 0 }
+        Epoch::begin(self.clone(), self.order(epoch), epoch, first_batch)
     }
 
     fn make(
@@ -250,24 +240,6 @@ impl Loader {
         rule
     }
 
-    /// The bytes of a picture's file: from memory, or read and kept while there is room.
-    fn cached<'a>(&'a self, index: usize, bytes: &'a mut Vec<u8>) -> Result<&'a [u8], DataError> {
-        let place = self.cache.files.get(index);
-        if let Some(kept) = place.and_then(OnceLock::get) {
-            return Ok(kept);
-        }
-        self.folder.bytes(index, bytes)?;
-        if let Some(place) = place {
-            let room = |held: usize| {
-                Some(held + bytes.len()).filter(|held| *held <= self.config.cache_bytes)
-            };
-            if self.cache.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok() {
-                let _ = place.set(bytes.as_slice().into());
-            }
-        }
-        Ok(bytes)
-    }
-
     /// Reads a picture and makes of it what the network sees.
     fn prepare(
         &self,
@@ -277,16 +249,33 @@ impl Loader {
         room: &mut Room,
         values: &mut [f32],
     ) -> Result<(), DataError> {
-        let Room { bytes, space } = room;
-        let bytes = self.cached(index, bytes)?;
-        let prepared = Picture::open(bytes, preprocess.exif).and_then(|picture| match &self.mode {
-            Mode::Eval => preprocess.apply_eval_into(&picture, space, values),
-            Mode::Train(augment) => {
-                let purpose = AUGMENT + REPEAT * (position % augment.repeats) as u64;
-                let mut draw = Counter::new(self.config.seed, epoch, index as u64, purpose);
-                preprocess.apply_train_into(augment, &picture, &mut draw, space, values)
+        let Room { bytes, pixels, jpeg, space } = room;
+        let (folder, cache) = (&self.folder, &self.cache);
+        let mut kept = cache.get(folder, index, pixels);
+        // What is kept is that of the file as it was before it was read.
+        let stamp = if kept.is_none() { cache.stamp(folder, index) } else { None };
+        let picture = match &kept {
+            Some(pixels) => Ok(Picture::of(pixels)),
+            None => {
+                folder.bytes(index, bytes)?;
+                Picture::open(bytes, preprocess.exif)
+            }
+        };
+        let prepared = picture.and_then(|picture| {
+            let whole = stamp.and_then(|stamp| cache.put(folder, index, stamp, &picture, jpeg));
+            let picture = whole.as_deref().map_or(picture, Picture::of);
+            match &self.mode {
+                Mode::Eval => preprocess.apply_eval_into(&picture, space, values),
+                Mode::Train(augment) => {
+                    let purpose = AUGMENT + REPEAT * (position % augment.repeats) as u64;
+                    let mut draw = Counter::new(self.config.seed, epoch, index as u64, purpose);
+                    preprocess.apply_train_into(augment, &picture, &mut draw, space, values)
+                }
             }
         });
+        if let Some(Cow::Owned(read)) = kept.take() {
+            *pixels = read.into_raw();
+        }
         prepared.map_err(|error| DataError::Picture {
             path: self.folder.items[index].0.clone(),
             why: error.to_string(),
@@ -294,179 +283,16 @@ impl Loader {
     }
 }
 
-/// Files that are kept in memory, shared by the clones of a loader.
-#[derive(Default)]
-struct Cache {
-    /// One for every item; none at all where nothing is kept.
-    files: Vec<OnceLock<Box<[u8]>>>,
-    /// Bytes of them.
-    held: AtomicUsize,
-}
-
 /// Memory that a worker uses again from picture to picture.
 #[derive(Default)]
 struct Room {
     /// Of the file.
     bytes: Vec<u8>,
+    /// Of pixels that come out of a cache.
+    pixels: Vec<u8>,
+    /// Of the decoder, where a whole picture is decoded to be kept.
+    jpeg: Space,
     space: Workspace,
-}
-
-struct State {
-    /// Next batch that a worker takes.
-    next: usize,
-    /// Next batch that is given out.
-    wanted: usize,
-    ready: BTreeMap<usize, Result<Batch, DataError>>,
-    /// Bytes in `ready`.
-    bytes: usize,
-    stopped: bool,
-}
-
-struct Shared {
-    loader: Loader,
-    order: Vec<usize>,
-    epoch: u64,
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-fn bytes_of(batch: &Result<Batch, DataError>) -> usize {
-    batch.as_ref().map_or(0, |b| b.images.len() * 4)
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // A worker never panics while it holds the lock; if one did, the state is still whole.
-        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        self.changed.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    fn work(&self) {
-        let mut room = Room::default();
-        loop {
-            let number = {
-                let mut state = self.lock();
-                // The batch that is wanted next may always be made, or nothing would move.
-                while !state.stopped
-                    && state.bytes >= self.loader.config.prefetch_bytes
-                    && state.next != state.wanted
-                {
-                    state = self.wait(state);
-                }
-                if state.stopped || state.next >= self.loader.batches() {
-                    return;
-                }
-                state.next += 1;
-                state.next - 1
-            };
-            let mut make = || self.loader.make(&self.order, self.epoch, number, &mut room);
-            let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(&mut make));
-            let batch = made.unwrap_or_else(|_| {
-                let path = self.loader.folder.root.clone();
-                let why =
-                    format!("preparing batch {number} panicked; this is a defect of Kindling");
-                Err(DataError::Folder { path, why })
-            });
-            let mut state = self.lock();
-            state.bytes += bytes_of(&batch);
-            state.ready.insert(number, batch);
-            self.changed.notify_all();
-        }
-    }
-}
-
-/// The running epoch; dropping it stops and joins the threads.
-pub struct Epoch {
-    shared: Arc<Shared>,
-    threads: Vec<JoinHandle<()>>,
-    waited: Duration,
-    given: usize,
-}
-
-impl Epoch {
-    /// Time that the consumer has waited for batches.
-    pub fn waited(&self) -> Duration {
-        self.waited
-    }
-}
-
-impl Iterator for Epoch {
-    type Item = Result<Batch, DataError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let began = Instant::now();
-        let mut state = self.shared.lock();
-        let wanted = state.wanted;
-        if wanted >= self.shared.loader.batches() {
-            return None;
-        }
-        let batch = loop {
-            if let Some(batch) = state.ready.remove(&wanted) {
-                break batch;
-            }
-            state = self.shared.wait(state);
-        };
-        state.bytes -= bytes_of(&batch);
-        state.wanted += 1;
-        drop(state);
-        self.shared.changed.notify_all();
-        self.waited += began.elapsed();
-        self.given += batch.as_ref().map_or(0, |b| b.labels.len() + b.skipped.len());
-        Some(batch)
-    }
-}
-
-impl Drop for Epoch {
-    fn drop(&mut self) {
-        self.shared.lock().stopped = true;
-        self.shared.changed.notify_all();
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
-        }
-    }
-}
-
-/// Burn's view of an epoch.
-struct BurnEpoch(Epoch);
-
-impl Iterator for BurnEpoch {
-    type Item = Result<Batch, DatasetError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        Some(self.0.next()?.map_err(DatasetError::new))
-    }
-}
-
-impl DataLoaderIterator<Batch> for BurnEpoch {
-    fn progress(&self) -> Progress {
-        let total = self.0.shared.loader.pictures();
-        Progress { items_processed: self.0.given, items_total: total, unit: Some("images".into()) }
-    }
-}
-
-/// Batches are plain memory, so a device changes nothing; `iter` gives epoch 0 (Burn's trait knows no
-/// epochs; the training loop calls [`Loader::epoch`]).
-impl DataLoader<Batch> for Loader {
-    fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<Batch> + 'a> {
-        Box::new(BurnEpoch(self.epoch(0, 0)))
-    }
-
-    fn num_items(&self) -> usize {
-        self.pictures()
-    }
-
-    fn to_device(&self, _device: &Device) -> Arc<dyn DataLoader<Batch>> {
-        Arc::new(self.clone())
-    }
-
-    fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<Batch>> {
-        let mut part = self.clone();
-        part.range = (self.range.0 + start, self.range.0 + end.min(self.pictures()));
-        Arc::new(part)
-    }
 }
 
 #[cfg(test)]
@@ -506,7 +332,6 @@ mod tests {
             seed: 7,
             strict,
             drop_last: true,
-            cache_bytes: 0,
         };
         Loader::new(Arc::clone(folder), Preprocess::imagenet(8, 8), Mode::Train(augment), config)
     }

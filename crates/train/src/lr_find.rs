@@ -82,7 +82,8 @@ pub fn lr_find(args: &LrFind) -> Result<(), Failure> {
     let objective = Objective::new(&plan, &train, &chosen.device)?;
     let setup = Setup::new(&plan, &train, &tape)?;
     let mut state = setup.begin(&Journal::new(1, LogFormat::Text))?;
-    let loader = fit::loader(&plan, &train, Mode::Train(plan.augment()), plan.batch_size);
+    let loader = fit::loader(&plan, &train, Mode::Train(plan.augment()), plan.batch_size)
+        .caching(&crate::cache::Caching::of(&plan));
     let batches = (0..).flat_map(|epoch| {
         loader.epoch(epoch, 0).enumerate().map(move |(number, batch)| (epoch, number + 1, batch))
     });

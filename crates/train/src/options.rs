@@ -11,6 +11,7 @@ use crate::augment::TrainFilter;
 use crate::augment::erase::Fill;
 use crate::augment::policy::Policy;
 use crate::backend::Backend;
+use crate::cache::CacheKind;
 use crate::evaluate::EvalMetric;
 use crate::failure::Failure;
 use crate::gradients::ClipMode;
@@ -210,10 +211,18 @@ pub struct Options {
     #[arg(short = 'j', long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workers: Option<usize>,
-    /// Gigabytes of training pictures' files to keep in memory from epoch to epoch, for slow disks; 0 keeps none
+    /// Where to keep the training pictures decoded from epoch to epoch; a folder is used by later runs too [default: none, or ram with --cache-gb]
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<CacheKind>,
+    /// Gigabytes that they may take, 0 leaves it to --cache [default: half of the free memory; on a disk no limit]
     #[arg(long, value_parser = finite)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache_gb: Option<f64>,
+    /// Folder of --cache disk [default: kindling in the user's cache folder, on Linux ~/.cache/kindling]
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_dir: Option<PathBuf>,
     /// Optimizer
     #[arg(long, value_enum)]
     #[serde(skip_serializing_if = "Option::is_none")]

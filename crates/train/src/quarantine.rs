@@ -8,6 +8,7 @@ use crate::checkpoint::write_atomically;
 use crate::config::Plan;
 use crate::failure::Failure;
 use crate::folder::ImageFolder;
+use crate::shards;
 
 /// Name of the list in its folder.
 pub const FILE: &str = "quarantine.txt";
@@ -84,9 +85,14 @@ impl Quarantine {
         self.entries.keys().map(|name| root.join(name)).collect()
     }
 
-    /// Listed pictures that are not there.
+    /// Listed pictures that are not there: in the folder, or in its shards, which know those left out of them too.
     pub fn missing(&self, root: &Path) -> Vec<&str> {
-        let absent = |name: &&str| !root.join(name).exists();
+        let index = if self.is_empty() { None } else { shards::index(root).ok().flatten() };
+        let held = index.map(|index| index.names());
+        let absent = |name: &&str| match &held {
+            Some(held) => !held.contains(*name),
+            None => !root.join(name).exists(),
+        };
         self.entries.keys().map(String::as_str).filter(absent).collect()
     }
 

@@ -3,10 +3,10 @@
 //! `index.json` says of every picture which file holds it, where, how long it is, its label and its checksum. A
 //! picture is read by its place, so that order, quarantine and every bit of a training are those of the folder.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +17,9 @@ pub const INDEX: &str = "index.json";
 
 /// Version of the index.
 pub const FORMAT: u32 = 1;
+
+/// Files that stay open: a process may often have 256, and the network's files want some.
+const OPEN: usize = 64;
 
 /// What a folder of shards holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -30,6 +33,57 @@ pub struct Index {
     pub train: Vec<Shard>,
     /// The files of the evaluation split, if the folder had one.
     pub val: Vec<Shard>,
+    /// Folder that was the training split, empty where that was the folder itself: what a quarantine list calls it.
+    #[serde(default = "train", skip_serializing_if = "is_train")]
+    pub train_folder: String,
+    /// Folder that was the evaluation split.
+    #[serde(default = "val", skip_serializing_if = "is_val")]
+    pub val_folder: String,
+    /// What the quarantine list left out, by the names on the list.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
+}
+
+fn train() -> String {
+    "train".to_owned()
+}
+
+fn is_train(name: &String) -> bool {
+    name == "train"
+}
+
+fn val() -> String {
+    "val".to_owned()
+}
+
+fn is_val(name: &String) -> bool {
+    name == "val"
+}
+
+impl Index {
+    /// Names as a quarantine list has them, of the pictures that are there or were left out for such a list.
+    pub fn names(&self) -> HashSet<String> {
+        let of = |folder: &str, shards: &[Shard]| -> Vec<String> {
+            let name = |member: &Member| match folder {
+                "" => member.4.clone(),
+                _ => format!("{folder}/{}", member.4),
+            };
+            shards.iter().flat_map(|shard| &shard.pictures).map(name).collect()
+        };
+        let mut names: HashSet<String> = self.left_out.iter().cloned().collect();
+        names.extend(of(&self.train_folder, &self.train));
+        names.extend(of(&self.val_folder, &self.val));
+        names
+    }
+}
+
+/// The two splits of a folder of shards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Split {
+    /// To train on.
+    Train,
+    /// To evaluate on.
+    Val,
 }
 
 /// One tar file.
@@ -59,10 +113,12 @@ pub struct Member(
     pub String,
 );
 
-/// The open files of a split.
+/// The files of a split, a few of them open.
 #[derive(Debug)]
 pub struct Shards {
-    files: Vec<(PathBuf, File)>,
+    files: Vec<PathBuf>,
+    /// Number and handle, the last used at the end.
+    open: Mutex<Vec<(usize, Arc<File>)>>,
     /// File, first byte, bytes, checksum.
     places: HashMap<PathBuf, (usize, u64, usize, u32)>,
 }
@@ -70,10 +126,7 @@ pub struct Shards {
 /// Equal where they read the same places of the same files.
 impl PartialEq for Shards {
     fn eq(&self, other: &Self) -> bool {
-        let names = |shards: &Self| -> Vec<PathBuf> {
-            shards.files.iter().map(|(path, _)| path.clone()).collect()
-        };
-        names(self) == names(other) && self.places == other.places
+        self.files == other.files && self.places == other.places
     }
 }
 
@@ -113,15 +166,18 @@ pub fn index(root: &Path) -> Result<Option<Index>, DataError> {
 ///
 /// # Errors
 /// A file that is missing or shorter than the index says; a label without a class; no picture.
-pub fn open(root: &Path, split: &str, index: &Index) -> Result<ImageFolder, DataError> {
-    let place = root.join(split);
-    let shards = if split == "train" { &index.train } else { &index.val };
+pub fn open(root: &Path, split: Split, index: &Index) -> Result<ImageFolder, DataError> {
+    let (folder, shards) = match split {
+        Split::Train => (&index.train_folder, &index.train),
+        Split::Val => (&index.val_folder, &index.val),
+    };
+    let place = if folder.is_empty() { root.to_path_buf() } else { root.join(folder) };
     let (mut files, mut places, mut items) = (Vec::new(), HashMap::new(), Vec::new());
     for (number, shard) in shards.iter().enumerate() {
         let path = root.join(&shard.file);
-        let file =
-            File::open(&path).map_err(|e| fail(&path, format!("{e}; copy the shards again")))?;
-        let length = file.metadata().map_or(0, |data| data.len());
+        let length = std::fs::metadata(&path)
+            .map_err(|e| fail(&path, format!("{e}; copy the shards again")))?
+            .len();
         if length != shard.bytes {
             let why = format!("{length} bytes where the index has {}; copy it again", shard.bytes);
             return Err(fail(&path, why));
@@ -141,15 +197,19 @@ pub fn open(root: &Path, split: &str, index: &Index) -> Result<ImageFolder, Data
             }
             items.push((picture, *label));
         }
-        files.push((path, file));
+        files.push(path);
     }
     if items.is_empty() {
-        return Err(fail(
-            &place,
-            "no picture of this split in the shards; shard a folder that has it",
-        ));
+        let why = match split {
+            Split::Train => "no picture of this split in the shards; shard a folder that has it",
+            Split::Val => {
+                "no picture of this split in the shards; shard a folder that has it, or train with --val-fraction 0.1"
+            }
+        };
+        return Err(fail(&place, why));
     }
-    let shards = Some(Arc::new(Shards { files, places }));
+    let open = Mutex::new(Vec::with_capacity(OPEN));
+    let shards = Some(Arc::new(Shards { files, open, places }));
     let (classes, notes) = (index.classes.clone(), Vec::new());
     Ok(ImageFolder { root: place, classes, items, notes, exif: false, shards })
 }
@@ -161,14 +221,38 @@ impl Shards {
     /// A sentence.
     pub fn read(&self, picture: &Path, bytes: &mut Vec<u8>) -> Result<(), String> {
         let (number, from, count, crc) = self.places[picture];
-        let (path, file) = &self.files[number];
+        let path = &self.files[number];
         bytes.clear();
         bytes.resize(count, 0);
-        read_at(file, from, bytes).map_err(|e| format!("{}: {e}", path.display()))?;
+        self.file(number)
+            .and_then(|file| read_at(&file, from, bytes))
+            .map_err(|e| format!("{}: {e}", path.display()))?;
         if crc32fast::hash(bytes) != crc {
             return Err(format!("altered in {} (checksum); copy it again", path.display()));
         }
         Ok(())
+    }
+
+    /// Bytes and checksum of a picture, as the index has them.
+    pub fn identity(&self, picture: &Path) -> (u64, u32) {
+        let (_, _, count, crc) = self.places[picture];
+        (count as u64, crc)
+    }
+
+    /// The file of a number, open: read by place, threads share it. The one not used for longest is closed for it.
+    fn file(&self, number: usize) -> std::io::Result<Arc<File>> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let file = match open.iter().position(|(other, _)| *other == number) {
+            Some(at) => open.remove(at).1,
+            None => {
+                if open.len() >= OPEN {
+                    open.remove(0);
+                }
+                Arc::new(File::open(&self.files[number])?)
+            }
+        };
+        open.push((number, Arc::clone(&file)));
+        Ok(file)
     }
 }
 

@@ -218,6 +218,34 @@ fn warnings_alone_are_no_failure_unless_strict_and_the_table_is_readable() {
     assert_eq!(code(&whole), 0, "{}", error(&whole));
 }
 
+/// Pairs of Fashion-MNIST (`fixtures/alike`): four of the same product photo, four of different sandals before a black
+/// ground, which makes their mean difference small. Planted and seen red: without the comparison
+/// with the contrast; with half of its share.
+#[test]
+fn a_wide_ground_does_not_make_two_things_alike() {
+    let place = Place::new("doctor-ground");
+    let root = place.path("faulty");
+    clean(&root);
+    let pairs = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/alike");
+    let mut count = 0;
+    for entry in std::fs::read_dir(&pairs).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let (pair, split) = name.strip_suffix(".png").unwrap().rsplit_once('.').unwrap();
+        copy(&pairs.join(&name), root.join(split).join("a").join(format!("{pair}.png")));
+        count += 1;
+    }
+    assert_eq!(count, 16);
+    let suspected = |more: &[&str]| {
+        let (_, report) = check(&place, more);
+        findings(&report).remove("suspected_leak").unwrap()
+    };
+    let pair = |name: &&str| format!("val/a/{name}.png = train/a/{name}.png");
+    let same = ["coat-0642", "shirt-0250", "t-shirt-top-0506", "trouser-0473"];
+    assert_eq!(suspected(&[]), same.iter().map(pair).collect::<Vec<_>>());
+    // Who asks for more gets more.
+    assert_eq!(suspected(&["--difference", "5"]).len(), 8);
+}
+
 #[test]
 fn the_list_that_is_written_makes_the_next_check_clean() {
     let place = Place::new("doctor-list");

@@ -1,19 +1,25 @@
-//! Shards and the memory cache give what the folder gives, bit for bit; what is wrong with shards is told.
+//! Shards give what the folder gives, bit for bit; any tar reads them; what is wrong with them is told.
 
 #[path = "place/place.rs"]
 mod place;
 
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use place::{Place, SMALL, code, error, refused};
+use serde_json::Value;
 use train::augment::Augment;
+use train::cache::Caching;
 use train::checkpoint::Checkpoint;
 use train::folder::ImageFolder;
 use train::loader::{Batch, Loader, LoaderConfig, Mode};
 use train::preprocess::Preprocess;
+use train::quarantine;
+use train::shards::{self, Split};
 
-/// All batches of two epochs of training and one of evaluation.
-fn batches(place: &Place, folder: &str, cache_bytes: usize) -> Vec<Batch> {
+/// All batches of two epochs of training and one of evaluation; both leave out what a list of the folder says.
+fn batches(place: &Place, folder: &str, caching: &Caching) -> Vec<Batch> {
     let config = LoaderConfig {
         batch_size: 5,
         workers: 2,
@@ -21,98 +27,388 @@ fn batches(place: &Place, folder: &str, cache_bytes: usize) -> Vec<Batch> {
         seed: 3,
         strict: true,
         drop_last: false,
-        cache_bytes,
     };
     let root = place.path(folder);
-    let train = ImageFolder::open_train(&root, None).unwrap();
-    let val = ImageFolder::open_val(&root, None, &train.classes).unwrap();
+    let mut train = ImageFolder::open_train(&root, None).unwrap();
+    let mut val = ImageFolder::open_val(&root, None, &train.classes).unwrap();
+    quarantine::leave_out_of_val(&root, None, &mut train).unwrap();
+    quarantine::leave_out_of_val(&root, None, &mut val).unwrap();
     let rule = Preprocess::imagenet(32, 32);
     let make = |folder, mode| Loader::new(Arc::new(folder), rule.clone(), mode, config.clone());
-    let (train, val) = (make(train, Mode::Train(Augment::default())), make(val, Mode::Eval));
+    let train = make(train, Mode::Train(Augment::default())).caching(caching);
+    let val = make(val, Mode::Eval);
     let mut all: Vec<Batch> =
         (0..2).flat_map(|epoch| train.epoch(epoch, 0)).map(|b| b.unwrap()).collect();
     all.extend(val.epoch(0, 0).map(|batch| batch.unwrap()));
     all
 }
 
-fn sharded(name: &str) -> Place {
+/// A name that ustar has no room for, not even in two parts.
+fn long_name() -> String {
+    format!("{}ü.png", "x".repeat(120))
+}
+
+fn with_long_name(name: &str) -> Place {
     let place = Place::new(name);
-    // A name that ustar has no room for.
-    let long = place.path("data/train/bag").join(format!("{}.png", "x".repeat(120)));
-    std::fs::copy(place.path("data/train/bag/0000.png"), long).unwrap();
-    let output = place.run(&["data", "shard", "data", "--output", "shards", "--shard-size", "1"]);
-    assert_eq!(code(&output), 0, "{}", error(&output));
+    let bag = place.path("data/train/bag");
+    std::fs::copy(bag.join("0000.png"), bag.join(long_name())).unwrap();
     place
 }
 
-/// Seen to fail with a picture read from the byte before, with the bytes of another picture in the cache.
-#[test]
-fn shards_and_the_cache_give_the_folders_bits() {
-    let place = sharded("shards-bits");
-    let folder = batches(&place, "data", 0);
-    assert_eq!(folder.iter().map(|batch| batch.labels.len()).sum::<usize>(), 2 * 37 + 15);
-    assert!(batches(&place, "shards", 0) == folder, "shards");
-    // Room for all, for a part of them, for none.
-    for room in [1 << 30, 3000, 1] {
-        assert!(batches(&place, "data", room) == folder, "{room} bytes of cache");
-    }
-    let words = |folder: &'static str, run: &'static str| {
-        let mut words = SMALL.to_vec();
-        words[1] = folder;
-        [&words[..], &["--experiment", run]].concat()
-    };
-    let own = place.run(&words("data", "folder"));
-    assert_eq!(code(&own), 0, "{}", error(&own));
-    let other = place.run(&[&words("shards", "shards")[..], &["--cache-gb", "0.5"]].concat());
-    assert_eq!(code(&other), 0, "{}", error(&other));
-    let weights = |run| Checkpoint::read(&place.checkpoint(run)).unwrap().weights;
-    for (a, b) in weights("folder").iter().zip(&weights("shards")) {
-        assert!(a.name == b.name && a.values == b.values, "{}", a.name);
-    }
-    let checkpoint = place.checkpoint("folder");
-    let checkpoint = checkpoint.to_str().unwrap();
-    let evaluated = place.run(&["eval", "--checkpoint", checkpoint, "shards", "--json"]);
-    assert_eq!(code(&evaluated), 0, "{}", error(&evaluated));
-    let found: serde_json::Value = serde_json::from_slice(&evaluated.stdout).unwrap();
-    assert_eq!(found["pictures"], 15);
+/// Shards of the folder, several files of them.
+fn shard(place: &Place, output: &str, more: &[&str]) -> String {
+    let words = ["data", "shard", "data", "--output", output, "--shard-size", "0.01"];
+    let output = place.run(&[&words[..], more].concat());
+    assert_eq!(code(&output), 0, "{}", error(&output));
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Every header's sum, magic and length, as any tar checks them. Seen to fail with the sum taken over zeros instead
-/// of blanks.
+fn sharded(name: &str) -> Place {
+    let place = with_long_name(name);
+    shard(&place, "shards", &[]);
+    place
+}
+
+fn train(place: &Place, folder: &str, run: &str, more: &[&str]) -> std::process::Output {
+    let mut words = SMALL.to_vec();
+    words[1] = folder;
+    place.run(&[&words[..], &["--experiment", run], more].concat())
+}
+
+fn said(output: &std::process::Output) -> String {
+    assert_eq!(code(output), 0, "{}", error(output));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn same_weights(place: &Place, one: &str, other: &str) {
+    let weights = |run| Checkpoint::read(&place.checkpoint(run)).unwrap().weights;
+    for (a, b) in weights(one).iter().zip(&weights(other)) {
+        assert!(a.name == b.name && a.values == b.values, "{one} and {other}: {}", a.name);
+    }
+}
+
+/// Seen to fail with a picture read from the byte before.
 #[test]
-fn the_files_are_tar() {
-    let place = sharded("shards-tar");
-    let bytes = std::fs::read(place.path("shards/train-000000.tar")).unwrap();
-    let octal = |field: &[u8]| {
-        let text = String::from_utf8_lossy(field).replace(['\0', ' '], "");
-        usize::from_str_radix(&text, 8).unwrap()
+fn several_files_give_the_folders_bits() {
+    let place = sharded("shards-bits");
+    let files = |prefix: &str| {
+        let names = std::fs::read_dir(place.path("shards")).unwrap().flatten();
+        names.filter(|e| e.file_name().to_string_lossy().starts_with(prefix)).count()
     };
-    let (mut at, mut members) = (0, 0);
+    assert!(files("train-") > 3 && files("val-") > 1, "{} {}", files("train-"), files("val-"));
+    let folder = batches(&place, "data", &Caching::Nothing);
+    assert_eq!(folder.iter().map(|batch| batch.labels.len()).sum::<usize>(), 2 * 37 + 15);
+    assert!(batches(&place, "shards", &Caching::Nothing) == folder, "shards");
+    let disk = Caching::Disk { folder: place.path("cache"), bytes: u64::MAX };
+    for caching in [Caching::Ram { bytes: 30_000 }, disk.clone(), disk] {
+        assert!(batches(&place, "shards", &caching) == folder, "{caching:?}");
+    }
+    said(&train(&place, "data", "folder", &[]));
+    said(&train(&place, "shards", "shards", &["--cache-gb", "0.5"]));
+    same_weights(&place, "folder", "shards");
+    let checkpoint = place.checkpoint("folder");
+    let checkpoint = checkpoint.to_str().unwrap();
+    let eval = |more: &[&str]| {
+        place.run(&[&["eval", "--checkpoint", checkpoint, "shards", "--json"], more].concat())
+    };
+    let pictures = |more: &[&str]| {
+        serde_json::from_str::<Value>(&said(&eval(more))).unwrap()["pictures"].clone()
+    };
+    assert_eq!((pictures(&[]), pictures(&["--val-split", "val"])), (15.into(), 15.into()));
+    assert_eq!(pictures(&["--val-split", "train"]), 37);
+    refused(&eval(&["--val-split", "test"]), 3, &["shards", "no split `test`", "train, val"]);
+}
+
+/// Planted and seen red: what was left out not in the index; listed names looked for as files; nothing left out; a class
+/// without a picture put up with.
+#[test]
+fn a_quarantine_list_means_the_same_beside_folder_and_shards() {
+    let place = with_long_name("shards-list");
+    shard(&place, "whole", &[]);
+    let list = format!(
+        "train/bag/0003.png\tbroken\ntrain/bag/{}\tlong\nval/bag/0000.png\ttaste\n",
+        long_name()
+    );
+    std::fs::write(place.path("data/quarantine.txt"), &list).unwrap();
+    std::fs::write(place.path("whole/quarantine.txt"), &list).unwrap();
+    let told = shard(&place, "shards", &[]);
+    assert!(told.contains("train: 35 pictures") && told.contains("val: 14 pictures"), "{told}");
+    assert!(told.contains("3 pictures left out, as data/quarantine.txt says"), "{told}");
+    let pictures = |folder: &str| {
+        let index = shards::index(&place.path(folder)).unwrap().unwrap();
+        let split = |split| shards::open(&place.path(folder), split, &index).unwrap().items.len();
+        (split(Split::Train), split(Split::Val))
+    };
+    assert_eq!((pictures("whole"), pictures("shards")), ((37, 15), (35, 14)));
+    // Beside shards that were made by it, the list has nothing left to say.
+    std::fs::write(place.path("shards/quarantine.txt"), &list).unwrap();
+    let folder = batches(&place, "data", &Caching::Nothing);
+    assert_eq!(folder.iter().map(|batch| batch.labels.len()).sum::<usize>(), 2 * 35 + 14);
+    let indices_apart = |batches: Vec<Batch>| -> Vec<_> {
+        batches.into_iter().map(|b| (b.images, b.labels, b.shape)).collect()
+    };
+    let folder = indices_apart(folder);
+    for other in ["shards", "whole"] {
+        assert!(indices_apart(batches(&place, other, &Caching::Nothing)) == folder, "{other}");
+        let told = said(&train(&place, other, other, &["--epochs", "1"]));
+        assert!(!told.contains("not there"), "{other}: {told}");
+        assert_eq!(told.contains("3 pictures left out"), other == "whole", "{told}");
+        let checkpoint = place.checkpoint(other);
+        let words = ["eval", "--checkpoint", checkpoint.to_str().unwrap(), other];
+        let evaluated = place.run(&words);
+        assert!(!error(&evaluated).contains("not there"), "{}", error(&evaluated));
+        assert!(said(&evaluated).len() > 10);
+    }
+    said(&train(&place, "data", "folder", &["--epochs", "1"]));
+    same_weights(&place, "folder", "whole");
+    same_weights(&place, "folder", "shards");
+    // What is nowhere is told all the same.
+    std::fs::write(place.path("shards/quarantine.txt"), "train/bag/none.png\tgone\n").unwrap();
+    let told = said(&train(&place, "shards", "gone", &["--epochs", "1"]));
+    assert!(
+        told.contains("1 of the listed pictures are not there, such as train/bag/none.png"),
+        "{told}"
+    );
+    let all: String = (0..12).map(|i| format!("train/sandal/{i:04}.png\tall\n")).collect();
+    std::fs::write(place.path("data/quarantine.txt"), all).unwrap();
+    let words = ["data", "shard", "data", "--output", "none"];
+    refused(&place.run(&words), 3, &["data/quarantine.txt", "class sandal"]);
+}
+
+/// Folders by other names, and one without splits, keep their names for lists.
+/// Planted and seen red: the split called val whatever its folder; its own name not taken by --val-split; class folders alone
+/// given the name train.
+#[test]
+fn other_names_and_a_folder_without_splits_can_be_sharded() {
+    let place = Place::new("shards-names");
+    std::fs::rename(place.path("data/val"), place.path("data/validation")).unwrap();
+    shard(&place, "shards", &[]);
+    let folder = batches(&place, "data", &Caching::Nothing);
+    assert!(batches(&place, "shards", &Caching::Nothing) == folder);
+    std::fs::write(place.path("shards/quarantine.txt"), "validation/bag/0000.png\ttaste\n")
+        .unwrap();
+    let told = said(&train(&place, "shards", "listed", &["--epochs", "1"]));
+    assert!(told.contains("1 pictures left out") && !told.contains("not there"), "{told}");
+    let checkpoint = place.checkpoint("listed");
+    let words = ["eval", "--checkpoint", checkpoint.to_str().unwrap(), "shards", "--val-split"];
+    said(&place.run(&[&words[..], &["validation"]].concat()));
+    refused(&place.run(&[&words[..], &["test"]].concat()), 3, &["no split `test`"]);
+    std::fs::rename(place.path("data/validation"), place.path("data/held")).unwrap();
+    shard(&place, "held", &["--val-split", "held"]);
+    assert!(batches(&place, "held", &Caching::Nothing) == folder);
+    refused(
+        &place.run(&["data", "shard", "data", "--output", "x", "--val-split", "none"]),
+        3,
+        &["data/none", "no such folder"],
+    );
+
+    // <class>/* alone.
+    std::fs::rename(place.path("data/train"), place.path("flat")).unwrap();
+    std::fs::remove_dir_all(place.path("data")).unwrap();
+    std::fs::rename(place.path("flat"), place.path("data")).unwrap();
+    std::fs::write(place.path("data/quarantine.txt"), "bag/0003.png\tbroken\n").unwrap();
+    let told = shard(&place, "flat", &[]);
+    assert!(told.contains("train: 35 pictures") && told.contains("val: 0 pictures"), "{told}");
+    refused(
+        &train(&place, "flat", "none", &[]),
+        3,
+        &["no picture of this split", "--val-fraction"],
+    );
+    let parted = ["--val-fraction", "0.25"];
+    // The folder counts the listed picture where it parts, the shards do not have it: without the list both agree.
+    std::fs::remove_file(place.path("data/quarantine.txt")).unwrap();
+    shard(&place, "flat-all", &[]);
+    said(&train(&place, "data", "folder", &parted));
+    said(&train(&place, "flat-all", "flat", &parted));
+    same_weights(&place, "folder", "flat");
+    std::fs::write(place.path("flat-all/quarantine.txt"), "bag/0003.png\tbroken\n").unwrap();
+    let told = said(&train(&place, "flat-all", "flat-listed", &parted));
+    assert!(told.contains("1 pictures left out") && !told.contains("not there"), "{told}");
+}
+
+/// Every member of a tar file, checked as any tar does: name and bytes.
+fn members(path: &Path) -> Vec<(String, Vec<u8>)> {
+    let bytes = std::fs::read(path).unwrap();
+    let text = |field: &[u8]| {
+        String::from_utf8(field.iter().copied().take_while(|b| *b != 0).collect()).unwrap()
+    };
+    let octal = |field: &[u8]| usize::from_str_radix(text(field).trim(), 8).unwrap();
+    let (mut at, mut found, mut extended) = (0, Vec::new(), None);
     while bytes[at] != 0 {
         let header = &bytes[at..at + 512];
         assert_eq!(&header[257..265], b"ustar\x0000");
         let blank = |i: usize| if (148..156).contains(&i) { b' ' } else { header[i] };
-        assert_eq!(
-            octal(&header[148..156]),
-            (0..512).map(|i| usize::from(blank(i))).sum::<usize>()
-        );
+        let sum = (0..512).map(|i| usize::from(blank(i))).sum::<usize>();
+        assert_eq!(octal(&header[148..156]), sum);
         let size = octal(&header[124..136]);
-        assert_eq!(&bytes[at + 512..at + 520], b"\x89PNG\r\n\x1a\n");
+        let content = bytes[at + 512..at + 512 + size].to_vec();
+        let (prefix, name) = (text(&header[345..500]), text(&header[..100]));
+        let name = if prefix.is_empty() { name } else { format!("{prefix}/{name}") };
+        match header[156] {
+            b'x' => {
+                let record = String::from_utf8(content).unwrap();
+                let (length, rest) = record.split_once(' ').unwrap();
+                assert_eq!(length.parse::<usize>().unwrap(), record.len());
+                let name = rest.strip_prefix("path=").unwrap().strip_suffix('\n').unwrap();
+                extended = Some(name.to_owned());
+            }
+            b'0' => found.push((extended.take().unwrap_or(name), content)),
+            kind => panic!("member of kind {kind}"),
+        }
         at += 512 + size.next_multiple_of(512);
-        members += 1;
     }
-    assert_eq!((members, bytes.len() - at), (37, 1024));
+    assert_eq!(bytes.len() - at, 1024);
+    assert!(bytes[at..].iter().all(|byte| *byte == 0));
+    found
 }
 
-/// Seen to fail with the checksum not compared, the length not compared.
+/// Names, order and labels as webdataset takes them: two members of one key for a picture. Seen to fail with the sum
+/// taken over zeros instead of blanks. Planted and seen red besides: a key given twice, dots in a key, no extended header or one with
+/// half of the name,
+/// ustar's prefix left out.
+#[test]
+fn the_files_are_tar_and_webdataset() {
+    let place = with_long_name("shards-tar");
+    // Two parts of ustar; two pictures of one key; a key with dots.
+    let deep = format!("deep-{}/{}.png", "d".repeat(70), "n".repeat(90));
+    let copy = |from: &str, to: &str| {
+        let to = place.path("data/train/bag").join(to);
+        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+        std::fs::copy(place.path("data/train/bag").join(from), to).unwrap();
+    };
+    copy("0001.png", &deep);
+    copy("0002.png", "0002.PNG");
+    copy("0003.png", "a.b.png");
+    shard(&place, "shards", &[]);
+    let index = shards::index(&place.path("shards")).unwrap().unwrap();
+    let (mut seen, mut keys) = (BTreeMap::new(), std::collections::BTreeSet::new());
+    for (split, shards) in [("train", &index.train), ("val", &index.val)] {
+        keys.clear();
+        for shard in shards {
+            let members = members(&place.path("shards").join(&shard.file));
+            assert_eq!(members.len(), 2 * shard.pictures.len());
+            for (pair, picture) in members.chunks_exact(2).zip(&shard.pictures) {
+                let name = format!("{split}/{}", picture.4);
+                let on_disk = std::fs::read(place.path("data").join(&name)).unwrap();
+                assert!(pair[0].1 == on_disk, "{name}");
+                // webdataset: the key ends at the first dot of the last part.
+                let cut = |name: &str| {
+                    let file = name.rfind('/').map_or(0, |at| at + 1);
+                    let dot = file + name[file..].find('.').unwrap();
+                    (name[..dot].to_owned(), name[dot + 1..].to_owned())
+                };
+                let (key, ending) = cut(&pair[0].0);
+                assert_eq!(cut(&pair[1].0), (key.clone(), "cls".to_owned()));
+                assert!(ending.eq_ignore_ascii_case("png"), "{ending}");
+                assert!(keys.insert(key), "{name}: its key is another's");
+                let class = picture.4.split('/').next().unwrap();
+                let label: usize = String::from_utf8_lossy(&pair[1].1).parse().unwrap();
+                assert_eq!((index.classes[label].as_str(), label), (class, picture.2));
+                seen.insert(name, pair[0].0.clone());
+            }
+        }
+    }
+    assert_eq!(seen.len(), 36 + 4 + 15);
+    assert_eq!(seen[&format!("train/bag/{}", long_name())], format!("bag/{}", long_name()));
+    assert_eq!(seen[&format!("train/bag/{deep}")], format!("bag/{deep}"));
+    assert_eq!(seen["train/bag/a.b.png"], "bag/a_b.png");
+    assert_eq!(seen["val/sandal/0004.png"], "sandal/0004.png");
+}
+
+/// More files than a process may have open. Planted and seen red: every file kept open.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_few_handles_are_enough_for_any_number_of_files() {
+    let place = Place::new("shards-handles");
+    for class in ["bag", "sandal", "trouser"] {
+        for i in 0..12 {
+            for copy in 0..8 {
+                let folder = place.path("data/train").join(class);
+                let from = folder.join(format!("{i:04}.png"));
+                std::fs::copy(from, folder.join(format!("{i:04}-{copy}.png"))).unwrap();
+            }
+        }
+    }
+    // A file for every picture.
+    shard(&place, "shards", &["--shard-size", "0.000001"]);
+    let index = shards::index(&place.path("shards")).unwrap().unwrap();
+    assert_eq!((index.train.len(), index.val.len()), (324, 15));
+    let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let folder = ImageFolder::open_train(&place.path("shards"), None).unwrap();
+    let before = open();
+    let mut bytes = Vec::new();
+    for round in 0..2 {
+        for (index, (path, _)) in folder.items.iter().enumerate() {
+            folder.bytes(index, &mut bytes).unwrap();
+            let below = path.strip_prefix(place.path("shards")).unwrap();
+            assert!(bytes == std::fs::read(place.path("data").join(below)).unwrap(), "{round}");
+        }
+    }
+    // Other tests of this file open some meanwhile.
+    assert!(open() < before + 150, "{} after {before}", open());
+    let words = [&["shards"], &SMALL[2..], &["--epochs", "1"]].concat();
+    let limited = std::process::Command::new("sh")
+        .args(["-c", "ulimit -n 128; exec \"$0\" train \"$@\"", env!("CARGO_BIN_EXE_kindling")])
+        .args(words)
+        .current_dir(place.path(""))
+        .output()
+        .unwrap();
+    said(&limited);
+}
+
+/// Planted and seen red: files not removed; the words of training for an unreadable picture; a name made UTF-8 by force.
+#[test]
+fn what_cannot_be_sharded_leaves_nothing_behind() {
+    let place = Place::new("shards-left");
+    let left = || -> Vec<String> {
+        let list = std::fs::read_dir(place.path("shards")).into_iter().flatten().flatten();
+        list.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    };
+    let words = ["data", "shard", "data", "--output", "shards", "--shard-size", "0.01"];
+    std::fs::create_dir_all(place.path("shards/val-000000.tar/in-the-way")).unwrap();
+    refused(&place.run(&words), 8, &["val-000000.tar", "cannot write"]);
+    assert_eq!(left(), ["val-000000.tar"]);
+    std::fs::remove_dir_all(place.path("shards")).unwrap();
+    #[cfg(unix)]
+    {
+        use std::os::unix::ffi::OsStrExt as _;
+        let name = std::ffi::OsStr::from_bytes(b"\xFFz.png");
+        let odd = place.path("data/train/trouser").join(name);
+        std::fs::copy(place.path("data/train/bag/0000.png"), &odd).unwrap();
+        refused(&place.run(&words), 3, &["trouser", "not UTF-8"]);
+        assert_eq!(left(), [""; 0]);
+        std::fs::remove_file(odd).unwrap();
+    }
+    #[cfg(target_os = "linux")]
+    {
+        // A file that nobody can read, root neither: the first page of a process is none.
+        let link = place.path("data/train/trouser/zz.png");
+        std::os::unix::fs::symlink("/proc/self/mem", &link).unwrap();
+        let output = place.run(&words);
+        refused(&output, 3, &["trouser/zz.png", "quarantine.txt"]);
+        assert!(!error(&output).contains("--strict"), "{}", error(&output));
+        assert_eq!(left(), [""; 0]);
+        std::fs::remove_file(link).unwrap();
+    }
+    for size in ["0", "-1", "much", "nan"] {
+        let size = format!("--shard-size={size}");
+        refused(
+            &place.run(&["data", "shard", "data", "--output", "shards", &size]),
+            2,
+            &["above 0"],
+        );
+    }
+    assert!(left().is_empty());
+    shard(&place, "shards", &[]);
+    refused(&place.run(&["data", "shard", "shards", "--output", "x"]), 2, &["a folder of shards"]);
+}
+
+/// Seen to fail with the checksum not compared, the length not compared. Planted and seen red besides: two
+/// pictures of one name; an index sought beside train/, in training and in `data check`.
 #[test]
 fn what_is_wrong_with_shards_is_told() {
     let place = sharded("shards-wrong");
-    let train = |more: &[&str]| {
-        let mut words = SMALL.to_vec();
-        words[1] = "shards";
-        place.run(&[&words[..], more].concat())
-    };
+    let train = |more: &[&str]| train(&place, "shards", "x", more);
     let again = place.run(&["data", "shard", "data", "--output", "shards"]);
     refused(&again, 2, &["index.json", "shards already"]);
     refused(&place.run(&["data", "check", "shards"]), 3, &["shards", "made of"]);
@@ -126,8 +422,20 @@ fn what_is_wrong_with_shards_is_told() {
     refused(&train(&[]), 3, &["train-000000.tar", "copy it again"]);
     std::fs::remove_file(&file).unwrap();
     refused(&train(&[]), 3, &["train-000000.tar", "copy the shards again"]);
-    std::fs::write(place.path("shards/index.json"), "{\"format\": 7}").unwrap();
+    std::fs::write(&file, &whole).unwrap();
+    let index = place.path("shards/index.json");
+    let text = std::fs::read_to_string(&index).unwrap();
+    assert!(text.contains("bag/0001.png"));
+    std::fs::write(&index, text.replace("bag/0001.png", "bag/0000.png")).unwrap();
+    refused(&train(&[]), 3, &["index.json", "two pictures are called `bag/0000.png`"]);
+    std::fs::write(&index, "{\"format\": 7}").unwrap();
     refused(&train(&[]), 3, &["index.json", "layout 7"]);
-    std::fs::write(place.path("shards/index.json"), "[]").unwrap();
+    std::fs::write(&index, "[]").unwrap();
     refused(&train(&[]), 3, &["index.json", "kindling data shard"]);
+    // Beside train/ it is nobody's business.
+    std::fs::write(place.path("data/index.json"), "[]").unwrap();
+    said(&self::train(&place, "data", "beside", &["--epochs", "1"]));
+    let checked = place.run(&["data", "check", "data"]);
+    assert!(code(&checked) == 0 || !error(&checked).contains("shards"), "{}", error(&checked));
+    shard(&place, "other", &[]);
 }

@@ -54,12 +54,7 @@ impl Look {
     }
 
     pub(super) fn is_flat(&self) -> bool {
-        let all: Vec<f64> = (0..ROWS * COLUMNS)
-            .map(|i| f64::from(self.brightness(i % COLUMNS, i / COLUMNS)))
-            .collect();
-        let mean = all.iter().sum::<f64>() / all.len() as f64;
-        let variance = all.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / all.len() as f64;
-        variance.sqrt() < CONTRAST
+        self.contrast() < CONTRAST
     }
 
     /// The difference hash.
@@ -79,6 +74,23 @@ impl Look {
         let mut cells = self.cells;
         cells.chunks_exact_mut(COLUMNS).for_each(|row| row.reverse());
         Self { cells }
+    }
+
+    /// Standard deviation of the cells' brightness, in levels of 255.
+    pub(super) fn contrast(&self) -> f64 {
+        let all: Vec<f64> = (0..ROWS * COLUMNS)
+            .map(|i| f64::from(self.brightness(i % COLUMNS, i / COLUMNS)))
+            .collect();
+        let mean = all.iter().sum::<f64>() / all.len() as f64;
+        (all.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / all.len() as f64).sqrt()
+    }
+
+    /// Root of the mean squared difference of the colours, in levels of 255: a few cells that differ much count, where
+    /// a wide equal background makes the mean difference small.
+    pub(super) fn deviation(&self, other: &Self) -> f64 {
+        let pairs = self.cells.as_flattened().iter().zip(other.cells.as_flattened());
+        let sum: u32 = pairs.map(|(a, b)| u32::from(a.abs_diff(*b)).pow(2)).sum();
+        (f64::from(sum) / (COLUMNS * ROWS * 3) as f64).sqrt()
     }
 
     /// Mean difference of the colours, in levels of 255.

@@ -41,7 +41,7 @@ pub(super) fn splits(root: &Path, val_split: Option<&str>) -> Result<Vec<Split>,
     }
     let mut found = Vec::new();
     let train = root.join("train");
-    if root.join(crate::shards::INDEX).is_file() {
+    if !train.is_dir() && root.join(crate::shards::INDEX).is_file() {
         return Err(Failure::data(format!(
             "{}: a folder of shards; check the folder that they were made of",
             root.display()

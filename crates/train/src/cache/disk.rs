@@ -1,0 +1,196 @@
+//! Decoded pictures as files, one each, named by a hash of where the picture lies.
+//!
+//! A file is written beside its place and renamed, so that runs can share a folder; its head holds path, size and time
+//! of the picture and a checksum of everything, so that one of another picture, of an older state or a damaged one is
+//! not taken.
+
+use std::fs::File;
+use std::io::{Error, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use image::RgbImage;
+use rayon::prelude::*;
+
+use super::Stamp;
+use crate::folder::ImageFolder;
+
+/// First bytes of a file: what it is, and the version of the layout.
+const MAGIC: [u8; 8] = *b"KdlPix\x00\x01";
+
+/// Bytes before the path: magic, checksum of what follows, size and time of the picture, width, height, path's length.
+const FIXED: usize = 8 + 4 + 8 + 8 + 4 + 4 + 4;
+
+/// The files of a folder of pictures.
+pub(super) struct Disk {
+    folder: PathBuf,
+    /// Of the pictures, as absolute as can be.
+    root: PathBuf,
+    exif: bool,
+    /// In the names of files that are being written: no other run has it.
+    token: String,
+    written: AtomicU64,
+}
+
+impl Disk {
+    /// Makes the folder and tries it.
+    ///
+    /// # Errors
+    /// A folder that cannot be made or written.
+    pub(super) fn open(folder: &Path, pictures: &ImageFolder, exif: bool) -> Result<Self, Error> {
+        std::fs::create_dir_all(folder)?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        let token = format!("{}-{now}", std::process::id());
+        let probe = folder.join(format!("{token}.tmp"));
+        File::create(&probe).and_then(|_| std::fs::remove_file(&probe))?;
+        // The folder of a split of shards is only a name; what it lies in is there.
+        let above = pictures.root.parent().filter(|path| !path.as_os_str().is_empty());
+        let absolute =
+            |path: &Path| std::fs::canonicalize(path).or_else(|_| std::path::absolute(path)).ok();
+        let root = match (pictures.root.is_dir(), above, pictures.root.file_name()) {
+            (false, Some(above), Some(name)) => absolute(above).map(|path| path.join(name)),
+            _ => absolute(&pictures.root),
+        };
+        let root = root.unwrap_or_else(|| pictures.root.clone());
+        let (folder, written) = (folder.to_path_buf(), AtomicU64::new(0));
+        Ok(Self { folder, root, exif, token, written })
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The absolute path of a picture.
+    fn path(&self, pictures: &ImageFolder, index: usize) -> PathBuf {
+        let path = &pictures.items[index].0;
+        path.strip_prefix(&pictures.root).map_or_else(|_| path.clone(), |p| self.root.join(p))
+    }
+
+    /// The file of a picture.
+    fn place(&self, path: &Path) -> PathBuf {
+        // FNV-1a of 64 bits; the path in the head tells two of one hash apart.
+        let turned = [u8::from(self.exif)];
+        let all = path.as_os_str().as_encoded_bytes().iter().chain(&turned);
+        let hash = all.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        self.folder.join(format!("{:02x}", hash >> 56)).join(format!("{hash:016x}.rgb"))
+    }
+
+    /// Bytes that a file has beside the pixels.
+    pub(super) fn head(&self, pictures: &ImageFolder, index: usize) -> u64 {
+        (FIXED + self.path(pictures, index).as_os_str().len()) as u64
+    }
+
+    /// Of every picture: the bytes of its file, 0 where there is none.
+    pub(super) fn bytes(&self, pictures: &ImageFolder) -> Vec<u64> {
+        let place = |index| self.place(&self.path(pictures, index));
+        let bytes = |index| std::fs::metadata(place(index)).map_or(0, |file| file.len());
+        (0..pictures.items.len()).into_par_iter().map(bytes).collect()
+    }
+
+    /// Size and time of a picture's file; of one in a shard what the index has.
+    pub(super) fn stamp(pictures: &ImageFolder, index: usize) -> Option<Stamp> {
+        let path = &pictures.items[index].0;
+        if let Some(shards) = &pictures.shards {
+            let (size, checksum) = shards.identity(path);
+            return Some(Stamp { size, time: u64::from(checksum) });
+        }
+        let file = std::fs::metadata(path).ok()?;
+        let time = file.modified().ok()?.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Some(Stamp { size: file.len(), time: time.as_nanos() as u64 })
+    }
+
+    /// The pixels of a picture and the length of their file; nothing where there are none that can be trusted.
+    pub(super) fn read(
+        &self,
+        pictures: &ImageFolder,
+        index: usize,
+        memory: &mut Vec<u8>,
+    ) -> Option<(RgbImage, u64)> {
+        let path = self.path(pictures, index);
+        let mut file = File::open(self.place(&path)).ok()?;
+        let name = path.as_os_str().as_encoded_bytes();
+        let mut head = vec![0; FIXED + name.len()];
+        file.read_exact(&mut head).ok()?;
+        let four = |at: usize| u32::from_le_bytes(head[at..at + 4].try_into().expect("four bytes"));
+        let (checksum, width, height) = (four(8), four(28), four(32));
+        let stamp = Self::stamp(pictures, index)?;
+        if head != self.head_of(name, checksum, stamp, (width, height)) {
+            return None;
+        }
+        let count = u64::from(width) * u64::from(height) * 3;
+        // The length first: a broken head must not ask for all the memory there is.
+        let bytes = file.metadata().ok()?.len();
+        if bytes != head.len() as u64 + count {
+            return None;
+        }
+        let mut pixels = std::mem::take(memory);
+        pixels.resize(count as usize, 0);
+        file.read_exact(&mut pixels).ok()?;
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(&head[12..]);
+        hasher.update(&pixels);
+        if hasher.finalize() != checksum {
+            return None;
+        }
+        Some((RgbImage::from_raw(width, height, pixels)?, bytes))
+    }
+
+    fn head_of(
+        &self,
+        name: &[u8],
+        checksum: u32,
+        stamp: Stamp,
+        (width, height): (u32, u32),
+    ) -> Vec<u8> {
+        let mut head = Vec::with_capacity(FIXED + name.len());
+        head.extend(MAGIC);
+        head.extend(checksum.to_le_bytes());
+        head.extend(stamp.size.to_le_bytes());
+        head.extend(stamp.time.to_le_bytes());
+        head.extend(width.to_le_bytes());
+        head.extend(height.to_le_bytes());
+        // The hash of two paths may be one; whether EXIF has turned the picture stands with the length.
+        let length = (name.len() as u32) << 1 | u32::from(self.exif);
+        head.extend(length.to_le_bytes());
+        head.extend(name);
+        head
+    }
+
+    /// Writes the file of a picture; the checksum tells later what a crash or a disk has left of it.
+    ///
+    /// # Errors
+    /// Whatever the disk says; nothing half written stays.
+    pub(super) fn write(
+        &self,
+        pictures: &ImageFolder,
+        index: usize,
+        stamp: Stamp,
+        pixels: &RgbImage,
+    ) -> Result<(), Error> {
+        let path = self.path(pictures, index);
+        let place = self.place(&path);
+        let name = path.as_os_str().as_encoded_bytes();
+        let mut head = self.head_of(name, 0, stamp, pixels.dimensions());
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(&head[12..]);
+        hasher.update(pixels.as_raw());
+        head[8..12].copy_from_slice(&hasher.finalize().to_le_bytes());
+        let number = self.written.fetch_add(1, Ordering::Relaxed);
+        let parent = place.parent().expect("a folder of 256");
+        std::fs::create_dir_all(parent)?;
+        let scratch = parent.join(format!("{}-{number}.tmp", self.token));
+        let write = || {
+            let mut file = File::create(&scratch)?;
+            file.write_all(&head)?;
+            file.write_all(pixels.as_raw())?;
+            drop(file);
+            std::fs::rename(&scratch, &place)
+        };
+        write().inspect_err(|_| {
+            let _ = std::fs::remove_file(&scratch);
+        })
+    }
+}

@@ -1,0 +1,197 @@
+//! The running epoch: threads that take batches by number, and the order in which they are given out.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
+use burn::data::dataset::DatasetError;
+use burn::tensor::Device;
+
+use super::{Batch, Loader, Room};
+use crate::folder::DataError;
+
+struct State {
+    /// Next batch that a worker takes.
+    next: usize,
+    /// Next batch that is given out.
+    wanted: usize,
+    ready: BTreeMap<usize, Result<Batch, DataError>>,
+    /// Bytes in `ready`.
+    bytes: usize,
+    stopped: bool,
+}
+
+struct Shared {
+    loader: Loader,
+    order: Vec<usize>,
+    epoch: u64,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+fn bytes_of(batch: &Result<Batch, DataError>) -> usize {
+    batch.as_ref().map_or(0, |b| b.images.len() * 4)
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A worker never panics while it holds the lock; if one did, the state is still whole.
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.changed.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn work(&self) {
+        let mut room = Room::default();
+        loop {
+            let number = {
+                let mut state = self.lock();
+                // The batch that is wanted next may always be made, or nothing would move.
+                while !state.stopped
+                    && state.bytes >= self.loader.config.prefetch_bytes
+                    && state.next != state.wanted
+                {
+                    state = self.wait(state);
+                }
+                if state.stopped || state.next >= self.loader.batches() {
+                    return;
+                }
+                state.next += 1;
+                state.next - 1
+            };
+            let mut make = || self.loader.make(&self.order, self.epoch, number, &mut room);
+            let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(&mut make));
+            let batch = made.unwrap_or_else(|_| {
+                let path = self.loader.folder.root.clone();
+                let why =
+                    format!("preparing batch {number} panicked; this is a defect of Kindling");
+                Err(DataError::Folder { path, why })
+            });
+            let mut state = self.lock();
+            state.bytes += bytes_of(&batch);
+            state.ready.insert(number, batch);
+            self.changed.notify_all();
+        }
+    }
+}
+
+/// The running epoch; dropping it stops and joins the threads.
+pub struct Epoch {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+    waited: Duration,
+    given: usize,
+}
+
+impl Epoch {
+    /// Starts the threads of a loader's epoch.
+    pub(super) fn begin(loader: Loader, order: Vec<usize>, epoch: u64, first_batch: usize) -> Self {
+        let left = loader.batches().saturating_sub(first_batch);
+        let workers = loader.config.workers.min(left);
+        let shared = Arc::new(Shared {
+            loader,
+            order,
+            epoch,
+            state: Mutex::new(State {
+                next: first_batch,
+                wanted: first_batch,
+                ready: BTreeMap::new(),
+                bytes: 0,
+                stopped: false,
+            }),
+            changed: Condvar::new(),
+        });
+        let threads = (0..workers)
+            .map(|_| {
+                let shared = Arc::clone(&shared);
+                std::thread::spawn(move || shared.work())
+            })
+            .collect();
+        Self { shared, threads, waited: Duration::ZERO, given: 0 }
+    }
+
+    /// Time that the consumer has waited for batches.
+    pub fn waited(&self) -> Duration {
+        self.waited
+    }
+}
+
+impl Iterator for Epoch {
+    type Item = Result<Batch, DataError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let began = Instant::now();
+        let mut state = self.shared.lock();
+        let wanted = state.wanted;
+        if wanted >= self.shared.loader.batches() {
+            return None;
+        }
+        let batch = loop {
+            if let Some(batch) = state.ready.remove(&wanted) {
+                break batch;
+            }
+            state = self.shared.wait(state);
+        };
+        state.bytes -= bytes_of(&batch);
+        state.wanted += 1;
+        drop(state);
+        self.shared.changed.notify_all();
+        self.waited += began.elapsed();
+        self.given += batch.as_ref().map_or(0, |b| b.labels.len() + b.skipped.len());
+        Some(batch)
+    }
+}
+
+impl Drop for Epoch {
+    fn drop(&mut self) {
+        self.shared.lock().stopped = true;
+        self.shared.changed.notify_all();
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Burn's view of an epoch.
+struct BurnEpoch(Epoch);
+
+impl Iterator for BurnEpoch {
+    type Item = Result<Batch, DatasetError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        Some(self.0.next()?.map_err(DatasetError::new))
+    }
+}
+
+impl DataLoaderIterator<Batch> for BurnEpoch {
+    fn progress(&self) -> Progress {
+        let total = self.0.shared.loader.pictures();
+        Progress { items_processed: self.0.given, items_total: total, unit: Some("images".into()) }
+    }
+}
+
+/// Batches are plain memory, so a device changes nothing; `iter` gives epoch 0 (Burn's trait knows no
+/// epochs; the training loop calls [`Loader::epoch`]).
+impl DataLoader<Batch> for Loader {
+    fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<Batch> + 'a> {
+        Box::new(BurnEpoch(self.epoch(0, 0)))
+    }
+
+    fn num_items(&self) -> usize {
+        self.pictures()
+    }
+
+    fn to_device(&self, _device: &Device) -> Arc<dyn DataLoader<Batch>> {
+        Arc::new(self.clone())
+    }
+
+    fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<Batch>> {
+        let mut part = self.clone();
+        part.range = (self.range.0 + start, self.range.0 + end.min(self.pictures()));
+        Arc::new(part)
+    }
+}

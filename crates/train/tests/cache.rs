@@ -1,0 +1,285 @@
+//! A cache changes no bit of a training, takes nothing that is old or broken, and never ends a run.
+
+#[path = "place/place.rs"]
+mod place;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use image::codecs::jpeg::JpegEncoder;
+use image::{Rgb, RgbImage};
+use place::{Place, SMALL, code, error, refused};
+use train::augment::Augment;
+use train::cache::Caching;
+use train::checkpoint::Checkpoint;
+use train::decode::Picture;
+use train::folder::ImageFolder;
+use train::jpeg::{Jpeg, Space};
+use train::loader::{Batch, Loader, LoaderConfig, Mode};
+use train::preprocess::{Preprocess, Region};
+use train::random::Counter;
+
+const ALL: u64 = u64::MAX;
+
+/// A picture of Fashion-MNIST decoded.
+const PIXELS: u64 = 28 * 28 * 3;
+
+fn loader(place: &Place, repeats: usize, caching: &Caching) -> Loader {
+    let config = LoaderConfig {
+        batch_size: 5,
+        workers: 3,
+        prefetch_bytes: 1 << 20,
+        seed: 3,
+        strict: false,
+        drop_last: false,
+    };
+    let train = ImageFolder::open_train(&place.path("data"), None).unwrap();
+    let augment = Augment { repeats, ..Augment::default() };
+    let rule = Preprocess::imagenet(32, 32);
+    Loader::new(Arc::new(train), rule, Mode::Train(augment), config).caching(caching)
+}
+
+fn epochs(loader: &Loader, which: std::ops::Range<u64>) -> Vec<Batch> {
+    which.flat_map(|epoch| loader.epoch(epoch, 0)).map(|batch| batch.unwrap()).collect()
+}
+
+fn disk(place: &Place, bytes: u64) -> Caching {
+    Caching::Disk { folder: place.path("cache"), bytes }
+}
+
+/// Files below a folder.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        match entry.path() {
+            path if path.is_dir() => found.extend(files(&path)),
+            path => found.push(path),
+        }
+    }
+    found.sort();
+    found
+}
+
+/// A JPEG without some of its last bytes but with its end: a region above decodes, the whole does not.
+fn damaged_jpeg(place: &Place) {
+    let mut draw = Counter::new(1, 0, 0, 0);
+    let picture = RgbImage::from_fn(96, 96, |_, _| Rgb([draw.range(256) as u8; 3]));
+    let mut bytes = Vec::new();
+    JpegEncoder::new_with_quality(&mut bytes, 75).encode_image(&picture).unwrap();
+    let end = bytes.len() - 2;
+    bytes.drain(end - 600..end);
+    let space = &mut Space::default();
+    let opened = Picture::open(&bytes, false).unwrap();
+    assert!(opened.pixels(space).is_none(), "the whole has a fault");
+    let top = Region { top: 0, left: 0, height: 40, width: 96 };
+    let jpeg = Jpeg::parse(&bytes).unwrap();
+    assert!(jpeg.decode(top, space, &mut Vec::new()).is_ok(), "what lies above has none");
+    std::fs::write(place.path("data/train/bag/damaged.jpg"), bytes).unwrap();
+}
+
+/// Planted and seen red: the pixels of another picture, a damaged JPEG kept as far as it decodes.
+#[test]
+fn every_kind_and_size_of_cache_gives_the_same_bits() {
+    let place = Place::new("cache-bits");
+    damaged_jpeg(&place);
+    // Repeats: two threads may keep one picture at a time.
+    let plain = epochs(&loader(&place, 3, &Caching::Nothing), 0..4);
+    for bytes in [ALL, 10 * PIXELS + 1, PIXELS - 1, 0] {
+        let ram = loader(&place, 3, &Caching::Ram { bytes });
+        assert!(epochs(&ram, 0..4) == plain, "{bytes} bytes of memory");
+    }
+    // From a part to all, and from files of runs before.
+    for bytes in [0, 9 * PIXELS, ALL, ALL] {
+        assert!(epochs(&loader(&place, 3, &disk(&place, bytes)), 0..4) == plain, "{bytes} bytes");
+    }
+    assert!(files(&place.path("cache")).len() > 30);
+    assert!(files(&place.path("cache")).iter().all(|file| file.extension().unwrap() == "rgb"));
+}
+
+/// Planted and seen red: the limit not compared; room not given back by the second thread with the same picture; what the
+/// folder holds already not counted.
+#[test]
+fn a_cache_takes_no_more_than_its_limit() {
+    let place = Place::new("cache-limit");
+    let held = || -> u64 {
+        let length = |file: &PathBuf| std::fs::metadata(file).unwrap().len();
+        files(&place.path("cache")).iter().map(length).sum()
+    };
+    let limit = 10 * PIXELS;
+    for _ in 0..3 {
+        epochs(&loader(&place, 3, &disk(&place, limit)), 0..3);
+        // Nearly full: the heads of the files take less than a picture.
+        assert!(held() <= limit && held() > limit - 2 * PIXELS, "{}", held());
+    }
+    epochs(&loader(&place, 3, &disk(&place, limit + 5 * PIXELS)), 0..6);
+    assert!(held() > limit + 3 * PIXELS && held() <= limit + 5 * PIXELS, "{}", held());
+    // What memory holds is seen in what a removed file does.
+    let ram = loader(&place, 3, &Caching::Ram { bytes: limit });
+    epochs(&ram, 0..6);
+    std::fs::remove_dir_all(place.path("data/train")).unwrap();
+    let read: std::collections::BTreeSet<usize> =
+        epochs(&ram, 0..30).iter().flat_map(|batch| batch.indices.clone()).collect();
+    assert_eq!(read.len(), 10);
+}
+
+/// Planted and seen red, each alone: the checksum, the length, the time or the size of the picture not compared.
+#[test]
+fn what_is_old_or_broken_is_decoded_anew() {
+    let place = Place::new("cache-old");
+    let plain = |which| epochs(&loader(&place, 1, &Caching::Nothing), which);
+    let cached = |which| epochs(&loader(&place, 1, &disk(&place, ALL)), which);
+    let before = cached(0..2);
+    assert!(before == plain(0..2));
+    let whole: Vec<(PathBuf, Vec<u8>)> = files(&place.path("cache"))
+        .into_iter()
+        .map(|file| (file.clone(), std::fs::read(&file).unwrap()))
+        .collect();
+    assert_eq!(whole.len(), 36);
+    let damages: [fn(&mut Vec<u8>); 6] = [
+        |bytes| bytes.truncate(bytes.len() - 1),
+        |bytes| bytes.clear(),
+        |bytes| *bytes.last_mut().unwrap() ^= 1,
+        // Width and height exchanged for ones of the same number of pixels, and for huge ones.
+        |bytes| (bytes[28], bytes[32]) = (14, 56),
+        |bytes| bytes[28..36].fill(0xFF),
+        |bytes| bytes.extend([0; 3]),
+    ];
+    for (number, damage) in damages.iter().enumerate() {
+        for (file, bytes) in &whole {
+            let mut bytes = bytes.clone();
+            damage(&mut bytes);
+            std::fs::write(file, bytes).unwrap();
+        }
+        assert!(cached(0..2) == before, "damage {number}");
+        for (file, bytes) in &whole {
+            assert!(std::fs::read(file).unwrap() == *bytes, "damage {number}: repaired");
+        }
+    }
+    // The file of one picture under the name of another.
+    std::fs::copy(&whole[0].0, &whole[1].0).unwrap();
+    assert!(cached(0..2) == before, "another picture's file");
+    // Another picture in its place: longer with the same time, then later with the same length.
+    let place_of = |name: &str| place.path("data/train/bag").join(name);
+    let one = place_of("0001.png");
+    let replace = |by: &str, length: usize, later: u64| {
+        let at = std::fs::metadata(&one).unwrap().modified().unwrap();
+        let mut bytes = std::fs::read(place_of(by)).unwrap();
+        assert!(bytes.len() < length);
+        bytes.resize(length, 0);
+        std::fs::write(&one, &bytes).unwrap();
+        let file = std::fs::File::options().append(true).open(&one).unwrap();
+        file.set_modified(at + std::time::Duration::from_millis(later)).unwrap();
+    };
+    replace("0002.png", 5000, 0);
+    let longer = plain(0..2);
+    assert!(longer != before && cached(0..2) == longer, "longer");
+    replace("0003.png", 5000, 1);
+    let later = plain(0..2);
+    assert!(later != longer && cached(0..2) == later, "later");
+}
+
+/// Planted and seen red: files named and marked without whether EXIF turned the picture.
+#[test]
+fn exif_and_its_absence_do_not_share_pixels() {
+    let place = Place::new("cache-exif");
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/decode");
+    std::fs::copy(fixtures.join("orientation_6.png"), place.path("data/train/bag/turned.png"))
+        .unwrap();
+    let run = |exif: bool, caching: &Caching| {
+        let folder = ImageFolder::open_train(&place.path("data"), None).unwrap();
+        let config = LoaderConfig {
+            batch_size: 50,
+            workers: 1,
+            prefetch_bytes: 1 << 20,
+            seed: 3,
+            strict: true,
+            drop_last: false,
+        };
+        let rule = Preprocess { exif, ..Preprocess::imagenet(32, 32) };
+        let loader = Loader::new(Arc::new(folder), rule, Mode::Eval, config).caching(caching);
+        epochs(&loader, 0..2)
+    };
+    for exif in [false, true, false] {
+        assert!(run(exif, &disk(&place, ALL)) == run(exif, &Caching::Nothing), "{exif}");
+    }
+    assert!(run(true, &Caching::Nothing) != run(false, &Caching::Nothing));
+}
+
+/// The whole program: options, the line at the start, a folder that cannot be written, a second run.
+/// Planted and seen red: the trouble not told, at the start and on the way.
+#[test]
+fn the_program_says_what_fits_and_goes_on_without() {
+    let place = Place::new("cache-program");
+    let run = |name: &str, more: &[&str]| {
+        let words = [&SMALL[..], &["--experiment", name], more].concat();
+        let output =
+            place.command(&words).env("XDG_CACHE_HOME", place.path("xdg")).output().unwrap();
+        assert_eq!(code(&output), 0, "{}", error(&output));
+        let values: Vec<(String, Vec<f32>)> = Checkpoint::read(&place.checkpoint(name))
+            .unwrap()
+            .weights
+            .iter()
+            .map(|weight| (weight.name.clone(), weight.values.clone()))
+            .collect();
+        (String::from_utf8_lossy(&output.stdout).into_owned(), values)
+    };
+    let (said, plain) = run("plain", &[]);
+    assert!(!said.contains("cache"), "{said}");
+    let check = |name: &str, more: &[&str], expected: &[&str]| {
+        let (said, weights) = run(name, more);
+        assert!(weights == plain, "{name}: the weights");
+        let line = said.lines().find(|line| line.contains("cache: ")).unwrap_or_default();
+        for word in expected {
+            assert!(said.contains(word), "{name}: `{word}` in: {said}");
+        }
+        assert_eq!(
+            said.matches("cache").count().min(1),
+            usize::from(!expected.is_empty()),
+            "{line}"
+        );
+    };
+    check("none", &["--cache", "none", "--cache-gb", "1"], &[]);
+    check(
+        "ram",
+        &["--cache-gb", "0.5"],
+        &["cache: 0.5 GB of memory hold all 36 pictures, which need 0.1 MB"],
+    );
+    check("ram-free", &["--cache", "ram"], &["of memory hold all 36 pictures"]);
+    // 36 pictures of 2352 bytes are 84 672: 42 949 are 51 %.
+    check("part", &["--cache", "ram", "--cache-gb", "0.00004"], &["hold 51 % of the 36 pictures"]);
+    check(
+        "disk",
+        &["--cache", "disk"],
+        &["xdg/kindling holds all 36 pictures", "0 are there already"],
+    );
+    check("again", &["--cache", "disk"], &["36 are there already"]);
+    check(
+        "named",
+        &["--cache", "disk", "--cache-dir", "own"],
+        &["cache: own holds", "0 are there already"],
+    );
+    // No folder can be there.
+    check(
+        "file",
+        &["--cache", "disk", "--cache-dir", "data/train/bag/0000.png/x"],
+        &["note: data/train/bag/0000.png/x: the cache cannot be written", "--cache-dir"],
+    );
+    // None below it.
+    let blocked = place.path("blocked");
+    std::fs::create_dir_all(&blocked).unwrap();
+    for number in 0..256 {
+        std::fs::write(blocked.join(format!("{number:02x}")), b"a file").unwrap();
+    }
+    check(
+        "blocked",
+        &["--cache", "disk", "--cache-dir", "blocked"],
+        &["the cache cannot be written"],
+    );
+    // A resumed run may change all three.
+    let words = ["train", "--resume", "out/train/again", "--epochs", "3", "--cache", "ram"];
+    let more = ["--cache-gb", "0.1", "--cache-dir", "other"];
+    let resumed = place.run(&[&words[..], &more].concat());
+    assert_eq!(code(&resumed), 0, "{}", error(&resumed));
+    refused(&place.train("x", &["--cache-gb", "-1"]), 2, &["--cache-gb"]);
+    refused(&place.train("x", &["--cache", "tape"]), 2, &["tape", "ram"]);
+}
