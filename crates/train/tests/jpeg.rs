@@ -4,8 +4,11 @@
 //! markers, optimised tables, sizes around the blocks' edges.
 
 use serde::Deserialize;
-use train::decode::{Picture, decode};
+use train::augment::Augment;
+use train::decode::{Decoding, Picture, decode};
 use train::jpeg::{Jpeg, SHRINKS, Space};
+use train::preprocess::{Preprocess, Workspace};
+use train::random::Counter;
 use train::resize::{Patch, Region};
 
 #[derive(Deserialize)]
@@ -95,6 +98,46 @@ fn a_part_is_that_part_of_the_whole() {
             }
         }
     }
+}
+
+/// The training input of both ways to decode, in levels: near one another where a picture is large, with and without
+/// random crops, and the same bits where it is not.
+#[test]
+fn training_on_smaller_pictures_is_nearly_the_same() {
+    let mut seen = 0;
+    for case in cases().iter().filter(|case| case.size == [97, 61]) {
+        let bytes = case.bytes();
+        let picture = Picture::open(&bytes, false).unwrap();
+        let difference = |edge: usize, still, index| {
+            let rule = Preprocess {
+                mean: [0.0; 3],
+                std: [1.0 / 255.0; 3],
+                ..Preprocess::imagenet(edge, edge)
+            };
+            let make = |decode| {
+                let scale = [0.9, 1.0];
+                let augment = Augment { decode, still, scale, ..Augment::default() };
+                let mut values = vec![0.0; rule.values()];
+                let (mut random, mut space) = (Counter::new(1, 2, index, 3), Workspace::default());
+                rule.apply_train_into(&augment, &picture, &mut random, &mut space, &mut values)
+                    .unwrap();
+                values
+            };
+            let (exact, scaled) = (make(Decoding::Exact), make(Decoding::Scaled));
+            let sum: f32 = exact.iter().zip(&scaled).map(|(a, b)| (a - b).abs()).sum();
+            sum / exact.len() as f32
+        };
+        for (still, index) in [false, true].into_iter().flat_map(|s| (0..20).map(move |i| (s, i))) {
+            // 61 rows are more than 4 x 10 or 4 x 14, and fewer than 4 x 16.
+            for edge in [10, 14] {
+                let levels = difference(edge, still, index);
+                assert!(levels < 3.0, "{}: {edge}: {levels} levels", case.name);
+                seen += usize::from(levels > 0.0);
+            }
+            assert_eq!(difference(16, still, index), 0.0, "{}", case.name);
+        }
+    }
+    assert!(seen > 400, "{seen}");
 }
 
 /// Changed and cut files: an error or some picture, never a panic.
