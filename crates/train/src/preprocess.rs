@@ -421,7 +421,7 @@ mod tests {
     use crate::random::Counter;
     use crate::resize::Region;
 
-    /// Caught when planted: one edge alone asked, a gap of 1, the largest scale first missed, nearest scaled.
+    /// Caught when planted: one edge alone asked, a gap of 1, nearest scaled.
     #[test]
     fn a_crop_is_decoded_as_small_as_the_gap_allows() {
         let check = |height, width, [edge, expected]: [usize; 2]| {

@@ -161,7 +161,7 @@ mod tests {
     use crate::jpeg::tests::{cosines, noise};
 
     /// Against the definition in f64 (means of the full transform), and every set against the portable one in every
-    /// bit.
+    /// bit. Caught when planted: the sign of a constant of the inner pairs, of one of the halves.
     #[test]
     fn a_reduced_block_is_the_mean_of_the_full_one_and_equal_on_every_set() {
         let mut next = noise(3);
