@@ -56,7 +56,6 @@ pub fn inverse_dct_2(isa: Isa, coefficients: &[i16; 64], out: &mut [u8], stride:
 }
 
 #[inline(always)]
-#[expect(clippy::inline_always, reason = "a body of each instruction set's function")]
 fn four(coefficients: &[i16; 64], out: &mut [u8], stride: usize) {
     const FIRST: i32 = COSINE_BITS - PASS_BITS + 1;
     const SECOND: i32 = COSINE_BITS + PASS_BITS + 3 + 1;
@@ -74,7 +73,6 @@ fn four(coefficients: &[i16; 64], out: &mut [u8], stride: usize) {
 }
 
 #[inline(always)]
-#[expect(clippy::inline_always, reason = "a body of each instruction set's function")]
 fn two(coefficients: &[i16; 64], out: &mut [u8], stride: usize) {
     const FIRST: i32 = COSINE_BITS - PASS_BITS + 2;
     const SECOND: i32 = COSINE_BITS + PASS_BITS + 3 + 2;
