@@ -144,7 +144,7 @@ impl Preprocess {
             return values;
         }
         let crop = self.draw(augment, picture.height(), picture.width(), random);
-        self.crop_into(augment, picture, crop.region.into(), &crop, random, space, &mut values);
+        self.crop_into(augment, (picture, crop.region.into()), &crop, random, space, &mut values);
         values
     }
 
@@ -174,7 +174,7 @@ impl Preprocess {
         let crop = self.draw(augment, whole.height as u32, whole.width as u32, random);
         let shrink = shrink(augment.decode, crop.region, self.crop, crop.filter);
         let (pixels, patch) = space.region(picture, crop.region, shrink)?;
-        self.crop_into(augment, &pixels, patch, &crop, random, space, values);
+        self.crop_into(augment, (&pixels, patch), &crop, random, space, values);
         space.keep(pixels);
         Ok(())
     }
@@ -211,8 +211,7 @@ impl Preprocess {
     fn crop_into(
         &self,
         augment: &Augment,
-        picture: &RgbImage,
-        patch: Patch,
+        (picture, patch): (&RgbImage, Patch),
         crop: &Crop,
         random: &mut Counter,
         space: &mut Workspace,
