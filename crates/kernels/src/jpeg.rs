@@ -5,6 +5,8 @@
 //! portable functions are the twins that the vectors are tested against. Neighbour: `train::jpeg` reads the
 //! markers and the entropy code.
 
+pub mod reduced;
+
 use crate::isa::Isa;
 
 /// Bits after the point of the cosines.
@@ -43,12 +45,13 @@ pub fn inverse_dct(isa: Isa, coefficients: &[i16; 64], out: &mut [u8], stride: u
     }
 }
 
-/// The block of a constant coefficient alone, as [`inverse_dct`] gives it.
+/// The block of a constant coefficient alone, `edge` samples high and wide, as [`inverse_dct`] and the [`reduced`]
+/// ones give it.
 #[inline]
-pub fn inverse_dct_constant(constant: i16, out: &mut [u8], stride: usize) {
+pub fn inverse_dct_constant(constant: i16, edge: usize, out: &mut [u8], stride: usize) {
     let sample = (((i32::from(constant) + 4) >> 3) + 128).clamp(0, 255) as u8;
-    for row in out.chunks_mut(stride).take(8) {
-        row[..8].fill(sample);
+    for row in out.chunks_mut(stride).take(edge) {
+        row[..edge].fill(sample);
     }
 }
 
@@ -391,7 +394,7 @@ mod tests {
     use super::{between_rows, double_row, inverse_dct, inverse_dct_constant, ycc_to_rgb};
     use crate::isa::Isa;
 
-    fn noise(seed: u32) -> impl FnMut() -> u32 {
+    pub(super) fn noise(seed: u32) -> impl FnMut() -> u32 {
         let mut state = seed.wrapping_mul(2_654_435_761) | 1;
         move || {
             state ^= state << 13;
@@ -401,8 +404,8 @@ mod tests {
         }
     }
 
-    /// The definition, in f64.
-    fn cosines(coefficients: &[i16; 64]) -> [f64; 64] {
+    /// The definition, in f64: around 128, not cut to bytes.
+    pub(super) fn cosines(coefficients: &[i16; 64]) -> [f64; 64] {
         let c = |u: usize| if u == 0 { std::f64::consts::FRAC_1_SQRT_2 } else { 1.0 };
         let cos = |x: usize, u: usize| {
             ((2 * x + 1) as f64 * u as f64 * std::f64::consts::PI / 16.0).cos()
@@ -415,7 +418,7 @@ mod tests {
                     c(u) * c(v) * f64::from(coefficients[k]) * cos(column, u) * cos(row, v)
                 })
                 .sum();
-            (sum / 4.0 + 128.0).clamp(0.0, 255.0)
+            sum / 4.0 + 128.0
         })
     }
 
@@ -443,7 +446,7 @@ mod tests {
             };
             let portable = run(Isa::Portable);
             if range < 60_000 {
-                for (at, exact) in cosines(&block).iter().enumerate() {
+                for (at, exact) in cosines(&block).map(|x| x.clamp(0.0, 255.0)).iter().enumerate() {
                     let sample = f64::from(portable[at / 8 * stride + at % 8]);
                     assert!((sample - exact).abs() < 0.6, "{round}: {at}: {sample} {exact}");
                 }
@@ -452,7 +455,7 @@ mod tests {
             let mut flat = [0; 64];
             flat[0] = block[0];
             let (mut short, mut long) = (vec![7; 7 * stride + 8], vec![7; 7 * stride + 8]);
-            inverse_dct_constant(flat[0], &mut short, stride);
+            inverse_dct_constant(flat[0], 8, &mut short, stride);
             inverse_dct(Isa::Portable, &flat, &mut long, stride);
             assert_eq!(short, long, "{}", flat[0]);
         }

@@ -1,5 +1,8 @@
 """Preparing pictures: Kindling's loader, torchvision's and timm's, in turn on the same folder and cores.
 
+Kindling decodes large pictures smaller (--decode scaled), `exact` does not; `draft` is torchvision's loader with Pillow
+asked for the same: the crop is drawn first, and the picture decoded at the same scale.
+
     cargo build --release --workspace --examples
     python crates/train/benches/input.py DIR --rounds 3
 
@@ -17,6 +20,39 @@ import sys
 import time
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def draft_crop(path, size=224, gap=2):
+    """A random resized crop of a picture that is decoded as small as the gap allows."""
+    from PIL import Image
+    from torchvision import transforms as t
+
+    with open(path, "rb") as file:
+        picture = Image.open(file)
+        wide, tall = picture.size
+        like = Image.new("1", picture.size)  # get_params reads the size alone
+        top, left, height, width = t.RandomResizedCrop.get_params(like, (0.08, 1.0), (3 / 4, 4 / 3))
+        fits = [s for s in (8, 4, 2, 1) if s == 1 or min(height, width) >= gap * s * size]
+        shrink = fits[0]
+        if shrink > 1:
+            picture.draft("RGB", (wide // shrink, tall // shrink))
+        picture = picture.convert("RGB")
+        box = [edge / shrink for edge in (left, top, left + width, top + height)]
+        box[2:] = min(box[2], picture.width), min(box[3], picture.height)
+        return picture.resize((size, size), Image.BILINEAR, box=box)
+
+
+def draft_loader(args, workers):
+    import torch
+    from torchvision import datasets
+    from torchvision import transforms as t
+
+    steps = t.Compose([t.RandomHorizontalFlip(), t.ToTensor(), t.Normalize(MEAN, STD)])
+    data = datasets.ImageFolder(os.path.join(args.folder, "train"), steps, loader=draft_crop)
+    options = {"persistent_workers": True} if workers else {}
+    return torch.utils.data.DataLoader(
+        data, batch_size=64, shuffle=True, drop_last=True, num_workers=workers, **options
+    )
 
 
 def torchvision_loader(args, workers):
@@ -62,8 +98,9 @@ def measured(args, loader):
 
 
 def run(args, name, workers):
-    if name == "kindling":
-        command = [args.kindling, args.folder, str(workers), str(args.epochs)]
+    if name in ("kindling", "exact"):
+        how = "exact" if name == "exact" else "scaled"
+        command = [args.kindling, args.folder, str(workers), str(args.epochs), how]
     else:
         command = [sys.executable, __file__, args.folder, "--contender", name, "--workers", str(workers)]
         command += ["--epochs", str(args.epochs)]
@@ -77,19 +114,21 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder")
     parser.add_argument("--workers", nargs="+", type=int, default=[1, 2])
+    every = ["kindling", "exact", "torchvision", "draft", "timm"]
+    parser.add_argument("--contenders", nargs="+", choices=every, default=["kindling", "torchvision", "timm"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--kindling", default="target/release/examples/input_speed")
-    parser.add_argument("--contender", choices=["torchvision", "timm"], help=argparse.SUPPRESS)
+    parser.add_argument("--contender", choices=["torchvision", "draft", "timm"], help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.contender:
         import torch
 
         torch.set_num_threads(1)
-        make = {"torchvision": torchvision_loader, "timm": timm_loader}[args.contender]
+        make = {"torchvision": torchvision_loader, "draft": draft_loader, "timm": timm_loader}[args.contender]
         return measured(args, make(args, args.workers[0]))
     for workers in args.workers:
-        names = ["kindling", "torchvision", "timm"]
+        names = args.contenders
         rounds = [{name: run(args, name, workers) for name in names} for _ in range(args.rounds)]
         print(f"{workers} workers")
         for name in names:

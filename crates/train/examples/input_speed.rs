@@ -1,4 +1,5 @@
-//! How many pictures a second the loader prepares, nobody consuming them: `input_speed DIR WORKERS [EPOCHS]`.
+//! How many pictures a second the loader prepares, nobody consuming them:
+//! `input_speed DIR WORKERS [EPOCHS [exact|scaled]]`.
 //!
 //! Random resized crop to 224, mirror image, normalised, batches of 64; one line of JSON. `benches/input.py` runs
 //! it beside torchvision's and timm's loaders.
@@ -10,6 +11,7 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use train::augment::Augment;
+use train::decode::Decoding;
 use train::folder::ImageFolder;
 use train::loader::{Loader, LoaderConfig, Mode};
 use train::preprocess::Preprocess;
@@ -21,6 +23,11 @@ fn main() -> anyhow::Result<()> {
     };
     let workers: usize = workers.parse().context("WORKERS is a number")?;
     let epochs: u64 = words.get(2).map_or(Ok(3), |word| word.parse()).context("EPOCHS")?;
+    let decode = match words.get(3).map(String::as_str) {
+        Some("exact") => Decoding::Exact,
+        None | Some("scaled") => Decoding::Scaled,
+        Some(word) => anyhow::bail!("{word}: expected exact or scaled"),
+    };
     let config = LoaderConfig {
         batch_size: 64,
         workers,
@@ -33,7 +40,7 @@ fn main() -> anyhow::Result<()> {
     let loader = Loader::new(
         folder,
         Preprocess::imagenet(256, 224),
-        Mode::Train(Augment::default()),
+        Mode::Train(Augment { decode, ..Augment::default() }),
         config,
     );
     let mut pictures = 0;

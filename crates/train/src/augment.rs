@@ -26,6 +26,7 @@ use crate::augment::canvas::Canvas;
 use crate::augment::erase::Erase;
 use crate::augment::jitter::Jitter;
 use crate::augment::policy::{Filter, Policy};
+use crate::decode::Decoding;
 use crate::mix::Mix;
 use crate::preprocess::Interpolation;
 use crate::random::Counter;
@@ -67,6 +68,9 @@ pub struct Augment {
     /// Nothing at all happens to a picture: short edge to the size of the crop, centre crop.
     #[serde(default)]
     pub still: bool,
+    /// Whether large JPEGs may be decoded smaller; files from before it say nothing and mean exactly.
+    #[serde(default)]
+    pub decode: Decoding,
 }
 
 fn once() -> usize {
@@ -89,6 +93,7 @@ impl Default for Augment {
             repeats: once(),
             growth: None,
             still: false,
+            decode: Decoding::Exact,
         }
     }
 }

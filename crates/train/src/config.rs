@@ -14,6 +14,7 @@ use crate::augment::erase::Fill;
 use crate::augment::policy::Policy;
 use crate::backend::Backend;
 use crate::cache::CacheKind;
+use crate::decode::Decoding;
 use crate::evaluate::EvalMetric;
 use crate::failure::Failure;
 use crate::gradients::ClipMode;
@@ -40,6 +41,8 @@ pub struct Plan {
     pub mean: [f32; 3],
     pub std: [f32; 3],
     pub exif: bool,
+    #[serde(default)]
+    pub decode: Decoding,
     pub scale: [f64; 2],
     pub ratio: [f64; 2],
     pub hflip: f64,
@@ -253,6 +256,7 @@ impl Options {
             mean: three("--mean", &self.mean, [0.485, 0.456, 0.406])?,
             std: three("--std", &self.std, [0.229, 0.224, 0.225])?,
             exif: self.exif.unwrap_or(false),
+            decode: self.decode.unwrap_or(Decoding::Scaled),
             scale: two("--scale", &self.scale, if on_default { [0.6, 1.0] } else { [0.08, 1.0] })?,
             ratio: two("--ratio", &self.ratio, [3.0 / 4.0, 4.0 / 3.0])?,
             hflip: self.hflip.unwrap_or(0.5),
@@ -694,6 +698,16 @@ mod tests {
         let text = toml::to_string(&plan).unwrap();
         let again: Options = toml::from_str(&text).unwrap();
         assert_eq!(again.plan().unwrap(), plan);
+    }
+
+    /// Caught when planted: a default of `scaled` for plans without the key.
+    #[test]
+    fn an_old_plan_decodes_exactly_and_a_new_one_smaller() {
+        let plan = Options::default().plan().unwrap();
+        assert_eq!((plan.decode, plan.augment().decode), (Decoding::Scaled, Decoding::Scaled));
+        let text = toml::to_string(&plan).unwrap();
+        let old: Plan = toml::from_str(&text.replace("decode = \"scaled\"\n", "")).unwrap();
+        assert_eq!((old.decode, old.augment().decode), (Decoding::Exact, Decoding::Exact));
     }
 
     #[test]

@@ -9,18 +9,31 @@ use std::borrow::Cow;
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use clap::ValueEnum;
 use image::{
     DynamicImage, ImageBuffer, ImageDecoder as _, ImageError, ImageFormat, ImageReader, Limits,
     Pixel, RgbImage,
 };
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::jpeg::{Jpeg, Space};
-use crate::preprocess::Region;
+use crate::resize::{Patch, Region};
 
 /// Bytes that a decoded picture may take, 512 MiB: 179 million RGB pixels, where Pillow too speaks
 /// of a decompression bomb.
 pub const MAX_BYTES: u64 = 512 << 20;
+
+/// Whether the training may decode a large JPEG smaller than it is, before its crop is resized.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Decoding {
+    /// Every pixel, as evaluation always does.
+    #[default]
+    Exact,
+    /// At 1/2, 1/4 or 1/8 where the resize still halves it.
+    Scaled,
+}
 
 /// Why a file is not a picture that can be used.
 #[derive(Debug, Error)]
@@ -66,7 +79,7 @@ pub fn decode(bytes: &[u8], exif: bool) -> Result<RgbImage, DecodeError> {
         let mut space = Space::default();
         let picture = Picture::open_unguarded(bytes, exif)?;
         let whole = picture.whole();
-        Ok(picture.region_unguarded(whole, &mut space, Vec::new())?.0.into_owned())
+        Ok(picture.region_unguarded(whole, 1, &mut space, Vec::new())?.0.into_owned())
     })
 }
 
@@ -140,6 +153,9 @@ impl<'a> Picture<'a> {
 
     /// Pixels, and where among them the region is. `memory` may be used for them.
     ///
+    /// With `shrink` 2, 4 or 8 (see [`crate::jpeg::SHRINKS`]) a usual JPEG is decoded at 1/`shrink` of its size; every
+    /// other picture as with 1.
+    ///
     /// # Errors
     /// [`DecodeError`]; a fault outside the region may go unseen.
     ///
@@ -148,29 +164,36 @@ impl<'a> Picture<'a> {
     pub fn region(
         &self,
         region: Region,
+        shrink: usize,
         space: &mut Space,
         memory: Vec<u8>,
-    ) -> Result<(Cow<'_, RgbImage>, Region), DecodeError> {
-        guarded(|| self.region_unguarded(region, space, memory))
+    ) -> Result<(Cow<'_, RgbImage>, Patch), DecodeError> {
+        guarded(|| self.region_unguarded(region, shrink, space, memory))
     }
 
     fn region_unguarded(
         &self,
         region: Region,
+        shrink: usize,
         space: &mut Space,
         mut memory: Vec<u8>,
-    ) -> Result<(Cow<'_, RgbImage>, Region), DecodeError> {
+    ) -> Result<(Cow<'_, RgbImage>, Patch), DecodeError> {
         let jpeg = match &self.kind {
             Kind::Regions(jpeg) => jpeg,
-            Kind::Pixels(pixels) => return Ok((Cow::Borrowed(pixels), region)),
+            Kind::Pixels(pixels) => return Ok((Cow::Borrowed(pixels), region.into())),
         };
-        if jpeg.decode(region, space, &mut memory).is_err() {
+        let patch = Patch::at(region, shrink);
+        if jpeg.decode(patch.region, shrink, space, &mut memory).is_err() {
             // The general decoder has the last word, and the words for what is wrong.
-            return Ok((Cow::Owned(decode_generally(self.bytes, false)?), region));
+            return Ok((Cow::Owned(decode_generally(self.bytes, false)?), region.into()));
         }
-        let pixels = RgbImage::from_raw(region.width as u32, region.height as u32, memory)
+        let Region { height, width, .. } = patch.region;
+        let pixels = RgbImage::from_raw(width as u32, height as u32, memory)
             .expect("three bytes for a pixel");
-        Ok((Cow::Owned(pixels), Region { top: 0, left: 0, ..region }))
+        Ok((
+            Cow::Owned(pixels),
+            Patch { region: Region { top: 0, left: 0, height, width }, ..patch },
+        ))
     }
 }
 

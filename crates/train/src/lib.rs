@@ -48,6 +48,7 @@ pub mod quarantine;
 pub mod random;
 pub mod recipe;
 pub mod replay;
+pub mod resize;
 pub mod roof;
 pub mod run_folder;
 pub mod schedule;

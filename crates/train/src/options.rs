@@ -12,6 +12,7 @@ use crate::augment::erase::Fill;
 use crate::augment::policy::Policy;
 use crate::backend::Backend;
 use crate::cache::CacheKind;
+use crate::decode::Decoding;
 use crate::evaluate::EvalMetric;
 use crate::failure::Failure;
 use crate::gradients::ClipMode;
@@ -69,6 +70,11 @@ pub struct Options {
     #[arg(long, num_args = 0..=1, default_missing_value = "true")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exif: Option<bool>,
+    /// Whether the training decodes large JPEGs at 1/2, 1/4 or 1/8 where the resize still halves them
+    /// [default: scaled]
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decode: Option<Decoding>,
     /// Area of the random resized crop, as shares of the picture; `1 1` keeps it whole
     #[arg(long, num_args = 2, value_names = ["MIN", "MAX"])]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -2,23 +2,21 @@
 //!
 //! [`Preprocess`] is the whole rule. It is stored with the weights and used by training, evaluation
 //! and prediction alike, because another resize alone costs up to two points of accuracy. The
-//! resize is Pillow's own algorithm in 8-bit fixed point (`Resample.c` of Pillow 13), equal to it in every
-//! bit;
-//! `tests/preprocess.rs` compares. Neighbours: `decode` before, `loader` after.
+//! resize (`resize`) is Pillow's in every bit; `tests/preprocess.rs` compares. Neighbours: `decode` before, `loader`
+//! after.
 
 use std::borrow::Cow;
 use std::ops::Range;
 
 use clap::ValueEnum;
 use image::RgbImage;
-use kernels::isa::Isa;
-use kernels::resize::{Taps, WEIGHT_BITS, horizontal, vertical};
 use serde::{Deserialize, Serialize};
 
 use crate::augment::Augment;
-use crate::decode::{DecodeError, Picture};
-use crate::jpeg::Space;
+use crate::decode::{DecodeError, Decoding, Picture};
+use crate::jpeg::{SHRINKS, Space};
 use crate::random::Counter;
+use crate::resize::{Passes, Patch, Region, resize_window};
 
 /// How a picture becomes the input of a network.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -110,8 +108,9 @@ impl Preprocess {
     /// # Panics
     /// On a picture without pixels, or another count of numbers.
     pub fn apply_into(&self, picture: &RgbImage, space: &mut Workspace, values: &mut [f32]) {
-        self.centre(picture, space);
-        self.normalise(&space.crop, false, values);
+        let whole = Region::whole(picture);
+        let resized = self.resized(whole.height, whole.width);
+        self.centre(picture, whole.into(), resized, space, values);
     }
 
     /// Numbers of a prepared picture: 3 x height x width of the crop.
@@ -145,11 +144,12 @@ impl Preprocess {
             return values;
         }
         let crop = self.draw(augment, picture.height(), picture.width(), random);
-        self.crop_into(augment, picture, crop, random, space, &mut values);
+        self.crop_into(augment, (picture, crop.region.into()), &crop, random, space, &mut values);
         values
     }
 
-    /// [`Preprocess::apply_train`] of a picture of which the crop alone is decoded, into memory that is there.
+    /// [`Preprocess::apply_train`] of a picture of which the crop alone is decoded, and as small as
+    /// [`Augment::decode`] allows, into memory that is there.
     ///
     /// # Errors
     /// As [`Picture::region`].
@@ -161,13 +161,20 @@ impl Preprocess {
         space: &mut Workspace,
         values: &mut [f32],
     ) -> Result<(), DecodeError> {
+        let whole = picture.whole();
         if augment.still {
-            return self.still().apply_eval_into(picture, space, values);
+            let rule = self.still();
+            let [height, width] = rule.resized(whole.height, whole.width);
+            let shrink = shrink(augment.decode, whole, [height, width], rule.interpolation);
+            let (pixels, patch) = space.region(picture, whole, shrink)?;
+            rule.centre(&pixels, patch, [height, width], space, values);
+            space.keep(pixels);
+            return Ok(());
         }
-        let Region { height, width, .. } = picture.whole();
-        let crop = self.draw(augment, height as u32, width as u32, random);
-        let (pixels, region) = space.region(picture, crop.region)?;
-        self.crop_into(augment, &pixels, Crop { region, ..crop }, random, space, values);
+        let crop = self.draw(augment, whole.height as u32, whole.width as u32, random);
+        let shrink = shrink(augment.decode, crop.region, self.crop, crop.filter);
+        let (pixels, patch) = space.region(picture, crop.region, shrink)?;
+        self.crop_into(augment, (&pixels, patch), &crop, random, space, values);
         space.keep(pixels);
         Ok(())
     }
@@ -182,7 +189,7 @@ impl Preprocess {
         space: &mut Workspace,
         values: &mut [f32],
     ) -> Result<(), DecodeError> {
-        let (pixels, _) = space.region(picture, picture.whole())?;
+        let (pixels, _) = space.region(picture, picture.whole(), 1)?;
         self.apply_into(&pixels, space, values);
         space.keep(pixels);
         Ok(())
@@ -204,15 +211,17 @@ impl Preprocess {
     fn crop_into(
         &self,
         augment: &Augment,
-        picture: &RgbImage,
-        crop: Crop,
+        (picture, patch): (&RgbImage, Patch),
+        crop: &Crop,
         random: &mut Counter,
         space: &mut Workspace,
         values: &mut [f32],
     ) {
         let ([height, width], mut mirror) = (self.crop, crop.mirror);
         let (rows, columns) = (0..height, 0..width);
-        resize_window(picture, crop.region, self.crop, &rows, &columns, crop.filter, space);
+        let Workspace { crop: pixels, passes, .. } = space;
+        let window = [&rows, &columns];
+        resize_window(picture, patch, self.crop, window, crop.filter, passes, pixels);
         if augment.changes_bytes() {
             if mirror {
                 space.crop.chunks_exact_mut(width * 3).for_each(|row| {
@@ -230,26 +239,37 @@ impl Preprocess {
         }
     }
 
-    /// Resize and centre crop to `space.crop`, [crop height, crop width, 3].
-    fn centre(&self, picture: &RgbImage, space: &mut Workspace) {
-        let (height, width) = (picture.height() as usize, picture.width() as usize);
+    /// Height and width of a picture resized for the centre crop.
+    fn resized(&self, height: usize, width: usize) -> [usize; 2] {
         let (short, long) = (height.min(width), height.max(width));
         let long = self.resize * long / short;
-        let resized = if width <= height { [long, self.resize] } else { [self.resize, long] };
+        if width <= height { [long, self.resize] } else { [self.resize, long] }
+    }
+
+    /// Resize of a whole picture to `resized`, and centre crop, normalised.
+    fn centre(
+        &self,
+        picture: &RgbImage,
+        patch: Patch,
+        resized: [usize; 2],
+        space: &mut Workspace,
+        values: &mut [f32],
+    ) {
         let (rows, top) = centre_window(resized[0], self.crop[0]);
         let (columns, left) = centre_window(resized[1], self.crop[1]);
-        let whole = Region::whole(picture);
         // Only the window is computed, never the whole long edge of a very long picture.
-        resize_window(picture, whole, resized, &rows, &columns, self.interpolation, space);
+        let Workspace { crop, passes, .. } = space;
+        let window = [&rows, &columns];
+        resize_window(picture, patch, resized, window, self.interpolation, passes, crop);
         if rows.len() == self.crop[0] && columns.len() == self.crop[1] {
-            return;
+            return self.normalise(&space.crop, false, values);
         }
         let mut padded = vec![0; self.values()];
         for (row, line) in space.crop.chunks_exact(columns.len() * 3).enumerate() {
             let at = ((top + row) * self.crop[1] + left) * 3;
             padded[at..at + line.len()].copy_from_slice(line);
         }
-        space.crop = padded;
+        self.normalise(&padded, false, values);
     }
 
     /// [height, width, 3] bytes, or their mirror image left to right, to [3, height, width] numbers.
@@ -301,11 +321,7 @@ struct Crop {
 pub struct Workspace {
     /// The resized pixels.
     crop: Vec<u8>,
-    /// What the first pass of a resize passes on.
-    between: Vec<u8>,
-    horizontal: Taps,
-    vertical: Taps,
-    exact: Vec<f64>,
+    passes: Passes,
     /// Memory of the last decoded pixels.
     pixels: Vec<u8>,
     jpeg: Space,
@@ -316,8 +332,9 @@ impl Workspace {
         &mut self,
         picture: &'a Picture,
         region: Region,
-    ) -> Result<(Cow<'a, RgbImage>, Region), DecodeError> {
-        picture.region(region, &mut self.jpeg, std::mem::take(&mut self.pixels))
+        shrink: usize,
+    ) -> Result<(Cow<'a, RgbImage>, Patch), DecodeError> {
+        picture.region(region, shrink, &mut self.jpeg, std::mem::take(&mut self.pixels))
     }
 
     /// Takes the memory back.
@@ -326,6 +343,27 @@ impl Workspace {
             self.pixels = pixels.into_raw();
         }
     }
+}
+
+/// A picture is decoded smaller only as long as the resize still shrinks it by this much: the filter has its say,
+/// and what the training sees differs by a third of a level on average (Pillow's `reducing_gap=2.0`).
+const GAP: usize = 2;
+
+/// Pixels of an edge that may become one when a region is decoded that is then resized to `size`.
+fn shrink(
+    decoding: Decoding,
+    region: Region,
+    size: [usize; 2],
+    interpolation: Interpolation,
+) -> usize {
+    // Nearest takes single pixels, no mean.
+    if decoding == Decoding::Exact || interpolation == Interpolation::Nearest {
+        return 1;
+    }
+    let enough = |&shrink: &usize| {
+        region.height >= GAP * shrink * size[0] && region.width >= GAP * shrink * size[1]
+    };
+    SHRINKS.into_iter().rev().find(enough).unwrap_or(1)
 }
 
 /// What a centre crop of `crop` keeps of `size` pixels, and where it lies in the crop: padding when
@@ -341,28 +379,6 @@ fn centre_window(size: usize, crop: usize) -> (Range<usize>, usize) {
 /// Python's `round`.
 fn round_half_even(value: f64) -> f64 {
     value.round_ties_even()
-}
-
-/// A rectangle of a picture, pixels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Region {
-    /// First row.
-    pub top: usize,
-    /// First column.
-    pub left: usize,
-    /// Rows.
-    pub height: usize,
-    /// Columns.
-    pub width: usize,
-}
-
-impl Region {
-    /// All of a picture.
-    #[must_use]
-    pub fn whole(picture: &RgbImage) -> Self {
-        let (height, width) = (picture.height() as usize, picture.width() as usize);
-        Self { top: 0, left: 0, height, width }
-    }
 }
 
 /// `RandomResizedCrop.get_params` of torchvision: ten tries, then the largest centred region whose
@@ -394,180 +410,37 @@ fn random_region(augment: &Augment, height: u32, width: u32, random: &mut Counte
     Region { top: (height - h) / 2, left: (width - w) / 2, height: h, width: w }
 }
 
-/// Resizes a region, cut out first (its neighbours do not shine in), to `size` (height, width) with
-/// Pillow's `Image.resize`, bit for bit.
-///
-/// # Shapes
-/// Returns `[size[0], size[1], 3]`, flat.
-///
-/// # Panics
-/// When the region is empty or not inside the picture, or `size` has a 0.
-#[must_use]
-pub fn resize(
-    picture: &RgbImage,
-    region: Region,
-    size: [usize; 2],
-    interpolation: Interpolation,
-) -> Vec<u8> {
-    let mut space = Workspace::default();
-    resize_window(picture, region, size, &(0..size[0]), &(0..size[1]), interpolation, &mut space);
-    space.crop
-}
-
-/// Rows and columns of the resized region, without computing the others, to `space.crop`.
-fn resize_window(
-    picture: &RgbImage,
-    region: Region,
-    size: [usize; 2],
-    rows: &Range<usize>,
-    columns: &Range<usize>,
-    interpolation: Interpolation,
-    space: &mut Workspace,
-) {
-    let whole = Region::whole(picture);
-    assert!(
-        region.height > 0
-            && region.width > 0
-            && region.top + region.height <= whole.height
-            && region.left + region.width <= whole.width,
-        "{region:?} is empty or not inside {} x {} pixels",
-        whole.height,
-        whole.width
-    );
-    assert!(size[0] > 0 && size[1] > 0, "resize to {size:?}: expected at least 1 x 1");
-    let stride = whole.width * 3;
-    // From a pixel of the region on.
-    let from = |row: usize, column: usize| {
-        &picture.as_raw()[(region.top + row) * stride + (region.left + column) * 3..]
-    };
-    let (filter, support): (fn(f64) -> f64, f64) = match interpolation {
-        Interpolation::Nearest => {
-            return nearest(from, region, size, rows, columns, &mut space.crop);
-        }
-        Interpolation::Bilinear => (triangle, 1.0),
-        Interpolation::Bicubic => (cubic, 2.0),
-    };
-    let Workspace { crop, between, horizontal: across, vertical: down, exact, .. } = space;
-    weigh(down, exact, region.height, size[0], rows, support, filter);
-    weigh(across, exact, region.width, size[1], columns, support, filter);
-    let isa = Isa::chosen();
-    crop.resize(rows.len() * columns.len() * 3, 0);
-
-    // Taps of an unchanged length are the identity in fixed point, so Pillow's skipping of such a pass
-    // needs no twin here. Each pass computes only what the other one reads.
-    let (tall, wide) = (region.height, region.width);
-    let shrinks = tall as i64 - size[0] as i64;
-    if shrinks > 0 && shrinks > 2 * (wide as i64 - size[1] as i64) {
-        // Since Pillow 13 the height goes first where it shrinks much more than the width.
-        let (first, last) = across.reach();
-        let width = (last - first) * 3;
-        between.resize(rows.len() * width, 0);
-        let top = down.reach().0;
-        vertical(isa, from(top, first), stride, top, down, width, between);
-        horizontal(isa, between, width, first, across, crop);
-        return;
-    }
-    let (first, last) = down.reach();
-    let (left, _) = across.reach();
-    let width = columns.len() * 3;
-    if tall == size[0] {
-        horizontal(isa, from(first, left), stride, left, across, crop);
-    } else if wide == size[1] {
-        vertical(isa, from(first, columns.start), stride, first, down, width, crop);
-    } else {
-        between.resize((last - first) * width, 0);
-        horizontal(isa, from(first, left), stride, left, across, between);
-        vertical(isa, between, width, first, down, width, crop);
-    }
-}
-
-/// `precompute_coeffs` and `normalize_coeffs_8bpc` of `Resample.c`, for a window of the output.
-fn weigh(
-    taps: &mut Taps,
-    exact: &mut Vec<f64>,
-    from: usize,
-    to: usize,
-    window: &Range<usize>,
-    support: f64,
-    filter: fn(f64) -> f64,
-) {
-    let scale = from as f64 / to as f64;
-    let filter_scale = scale.max(1.0);
-    let support = support * filter_scale;
-    let most = support.ceil() as usize * 2 + 1;
-    taps.begin(most, from);
-    let step = 1.0 / filter_scale;
-    for out in window.clone() {
-        let centre = (out as f64 + 0.5) * scale;
-        // C truncates towards 0, then negative numbers become 0: `as` does both.
-        let first = (centre - support + 0.5) as usize;
-        let end = ((centre + support + 0.5) as usize).min(from);
-        exact.clear();
-        exact.extend((first..end).map(|x| filter((x as f64 - centre + 0.5) * step)));
-        let total: f64 = exact.iter().sum();
-        let fixed = exact.iter().map(|&weight| {
-            let weight = if total == 0.0 { weight } else { weight / total };
-            let scaled = weight * f64::from(1 << WEIGHT_BITS);
-            (scaled + if weight < 0.0 { -0.5 } else { 0.5 }) as i32
-        });
-        taps.push(first, fixed);
-    }
-}
-
-fn triangle(x: f64) -> f64 {
-    (1.0 - x.abs()).max(0.0)
-}
-
-/// Keys' cubic convolution, in the order of operations of `Resample.c`.
-fn cubic(x: f64) -> f64 {
-    const A: f64 = -0.5;
-    let x = x.abs();
-    if x < 1.0 {
-        ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
-    } else if x < 2.0 {
-        (((x - 5.0) * x + 8.0) * x - 4.0) * A
-    } else {
-        0.0
-    }
-}
-
-/// Pillow's nearest (`ImagingScaleAffine`): the position is summed up, rounding errors and all.
-fn nearest<'a>(
-    from: impl Fn(usize, usize) -> &'a [u8],
-    region: Region,
-    size: [usize; 2],
-    rows: &Range<usize>,
-    columns: &Range<usize>,
-    pixels: &mut Vec<u8>,
-) {
-    let places = |from: usize, to: usize, window: &Range<usize>| -> Vec<usize> {
-        let scale = from as f64 / to as f64;
-        let mut at = scale * 0.5;
-        let mut places = Vec::with_capacity(window.len());
-        for out in 0..window.end {
-            if out >= window.start {
-                places.push((at as usize).min(from - 1));
-            }
-            at += scale;
-        }
-        places
-    };
-    let columns = places(region.width, size[1], columns);
-    pixels.clear();
-    for row in places(region.height, size[0], rows) {
-        let line = from(row, 0);
-        pixels
-            .extend(columns.iter().flat_map(|&x| [line[x * 3], line[x * 3 + 1], line[x * 3 + 2]]));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use image::{Rgb, RgbImage};
 
-    use super::{Interpolation, Preprocess, Region, random_region};
+    use super::{Interpolation, Preprocess, random_region, shrink};
     use crate::augment::Augment;
+    use crate::decode::Decoding;
     use crate::random::Counter;
+    use crate::resize::Region;
+
+    /// Caught when planted: one edge alone asked, a gap of 1, nearest scaled.
+    #[test]
+    fn a_crop_is_decoded_as_small_as_the_gap_allows() {
+        let check = |height, width, [edge, expected]: [usize; 2]| {
+            let region = Region { top: 3, left: 5, height, width };
+            let of = |decoding, filter| shrink(decoding, region, [edge, 2 * edge], filter);
+            let scaled = of(Decoding::Scaled, Interpolation::Bilinear);
+            assert_eq!(scaled, expected, "{height} x {width} to {edge}");
+            assert_eq!(of(Decoding::Scaled, Interpolation::Bicubic), expected);
+            assert_eq!(of(Decoding::Scaled, Interpolation::Nearest), 1);
+            assert_eq!(of(Decoding::Exact, Interpolation::Bilinear), 1);
+        };
+        check(399, 5000, [100, 1]);
+        check(5000, 799, [100, 1]);
+        check(400, 800, [100, 2]);
+        check(799, 1600, [100, 2]);
+        check(800, 1600, [100, 4]);
+        check(1600, 3199, [100, 4]);
+        check(1600, 3200, [100, 8]);
+        check(90_000, 90_000, [100, 8]);
+    }
 
     #[test]
     fn crops_have_the_area_and_ratio_asked_for() {

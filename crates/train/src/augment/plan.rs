@@ -124,6 +124,7 @@ impl Plan {
                 .zip(self.progressive_epochs)
                 .map(|(start, epochs)| Growth { start, epochs }),
             still: self.no_aug,
+            decode: self.decode,
         }
     }
 }
