@@ -126,6 +126,8 @@ pub(crate) struct Cache {
     open: AtomicBool,
     /// Why not, until it is told.
     trouble: Mutex<Option<String>>,
+    /// Height and width from which a picture is not kept, because the run decodes it smaller.
+    large: Option<[usize; 2]>,
 }
 
 enum Store {
@@ -144,6 +146,7 @@ impl Default for Cache {
             busy: Vec::new(),
             open: AtomicBool::new(false),
             trouble: Mutex::new(None),
+            large: None,
         }
     }
 }
@@ -178,7 +181,17 @@ impl Cache {
             busy: (0..count).map(|_| AtomicBool::new(false)).collect(),
             open: AtomicBool::new(true),
             trouble: Mutex::new(None),
+            large: None,
         }
+    }
+
+    /// The same, but of pictures at least this high and wide none.
+    pub(crate) fn without(self, large: Option<[usize; 2]>) -> Self {
+        Self { large, ..self }
+    }
+
+    fn is_large(&self, [height, width]: [usize; 2]) -> bool {
+        self.large.is_some_and(|from| height >= from[0] && width >= from[1])
     }
 
     /// One line of how much will be kept of how much there is; `None` without a cache.
@@ -186,17 +199,23 @@ impl Cache {
         let count = folder.items.len();
         let mut sizes = Vec::new();
         let mut bytes = Vec::new();
+        let (mut looked, mut large) = (0_usize, 0_usize);
         let step = count.div_ceil(SAMPLE).max(1);
         for index in (0..count).step_by(step) {
             if folder.bytes(index, &mut bytes).is_ok()
                 && let Ok(reader) = ImageReader::new(Cursor::new(&bytes)).with_guessed_format()
                 && let Ok((width, height)) = reader.into_dimensions()
             {
+                looked += 1;
                 let pixels = 3 * u64::from(width) * u64::from(height);
-                sizes.push(self.cost(folder, index, pixels));
+                match self.is_large([height as usize, width as usize]) {
+                    true => large += 1,
+                    false => sizes.push(self.cost(folder, index, pixels)),
+                }
             }
         }
         let mean = sizes.iter().sum::<u64>() as f64 / sizes.len().max(1) as f64;
+        let count = (count * (looked - large)).checked_div(looked).unwrap_or(count);
         let needed = mean * count as f64;
         let about = if step == 1 { "" } else { "about " };
         let limit = self.limit as f64;
@@ -204,7 +223,7 @@ impl Cache {
             true => format!("{:.0} % of the {count} pictures", 100.0 * limit / needed),
             false => format!("all {count} pictures"),
         };
-        Some(match &self.store {
+        let mut line = match &self.store {
             Store::Nothing => return None,
             Store::Ram(_) => format!(
                 "cache: {} of memory hold {share}, which need {about}{} decoded",
@@ -223,7 +242,14 @@ impl Cache {
                     size(needed)
                 )
             }
-        })
+        };
+        if large > 0 {
+            let share = 100.0 * large as f64 / looked as f64;
+            line += &format!(
+                "; {about}{share:.0} % are large, decoded smaller each time and not kept (--decode exact keeps them)"
+            );
+        }
+        Some(line)
     }
 
     /// Why nothing more is kept, once.
@@ -244,6 +270,9 @@ impl Cache {
             Store::Ram(pictures) => pictures[index].get().map(Cow::Borrowed),
             Store::Disk(disk) => {
                 let (pixels, bytes) = disk.read(folder, index, memory)?;
+                if self.is_large([pixels.height() as usize, pixels.width() as usize]) {
+                    return None;
+                }
                 // Another run has put it there.
                 let zero = (Ordering::Relaxed, Ordering::Relaxed);
                 if self.counted[index].compare_exchange(0, bytes, zero.0, zero.1).is_ok() {
@@ -290,6 +319,9 @@ impl Cache {
         space: &mut Space,
     ) -> Option<Cow<'_, RgbImage>> {
         let whole = picture.whole();
+        if self.is_large([whole.height, whole.width]) {
+            return None;
+        }
         let bytes = self.cost(folder, index, (whole.height * whole.width * 3) as u64);
         // A changed picture takes the place of the old one.
         let before = self.counted[index].load(Ordering::Relaxed);

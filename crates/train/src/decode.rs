@@ -137,7 +137,7 @@ impl<'a> Picture<'a> {
             Kind::Regions(jpeg) => jpeg,
         };
         let (whole, mut rgb) = (self.whole(), Vec::new());
-        guarded(|| Ok(jpeg.decode(whole, space, &mut rgb))).ok()?.ok()?;
+        guarded(|| Ok(jpeg.decode(whole, 1, space, &mut rgb))).ok()?.ok()?;
         RgbImage::from_raw(whole.width as u32, whole.height as u32, rgb)
     }
 

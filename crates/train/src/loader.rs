@@ -13,7 +13,7 @@ use crate::cache::{Cache, Caching};
 use crate::decode::Picture;
 use crate::folder::{DataError, ImageFolder};
 use crate::jpeg::Space;
-use crate::preprocess::{Preprocess, Workspace};
+use crate::preprocess::{Preprocess, Workspace, shrunk_from};
 use crate::random::{Counter, permutation};
 
 /// Purpose of the counter that draws a picture's crop and flip.
@@ -104,8 +104,15 @@ impl Loader {
     /// The same keeping decoded pictures from epoch to epoch; every bit of the batches stays.
     #[must_use]
     pub fn caching(self, caching: &Caching) -> Self {
-        let cache = Arc::new(Cache::new(caching, &self.folder, self.preprocess.exif));
-        Self { cache, ..self }
+        let large = match &self.mode {
+            Mode::Train(augment) => {
+                // Pictures grow from epoch to epoch: the first are the smallest.
+                shrunk_from(augment.decode, self.rule(0).crop)
+            }
+            Mode::Eval => None,
+        };
+        let cache = Cache::new(caching, &self.folder, self.preprocess.exif).without(large);
+        Self { cache: Arc::new(cache), ..self }
     }
 
     /// One line of how many pictures will be kept; none where nothing is.

@@ -366,6 +366,11 @@ fn shrink(
     SHRINKS.into_iter().rev().find(enough).unwrap_or(1)
 }
 
+/// Height and width from which a picture may be decoded smaller for training on `crop`.
+pub(crate) fn shrunk_from(decoding: Decoding, crop: [usize; 2]) -> Option<[usize; 2]> {
+    (decoding == Decoding::Scaled).then(|| crop.map(|size| GAP * SHRINKS[1] * size))
+}
+
 /// What a centre crop of `crop` keeps of `size` pixels, and where it lies in the crop: padding when
 /// the crop is larger (the odd pixel after), else an offset of Python's `round(.. / 2)`.
 fn centre_window(size: usize, crop: usize) -> (Range<usize>, usize) {

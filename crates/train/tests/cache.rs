@@ -12,7 +12,7 @@ use place::{Place, SMALL, code, error, refused};
 use train::augment::Augment;
 use train::cache::Caching;
 use train::checkpoint::Checkpoint;
-use train::decode::Picture;
+use train::decode::{Decoding, Picture};
 use train::folder::ImageFolder;
 use train::jpeg::{Jpeg, Space};
 use train::loader::{Batch, Loader, LoaderConfig, Mode};
@@ -75,6 +75,32 @@ fn damaged_jpeg(place: &Place) {
     let jpeg = Jpeg::parse(&bytes).unwrap();
     assert!(jpeg.decode(top, space, &mut Vec::new()).is_ok(), "what lies above has none");
     std::fs::write(place.path("data/train/bag/damaged.jpg"), bytes).unwrap();
+}
+
+/// A JPEG that training decodes smaller is not kept: neither in memory nor taken from the files of a run that decoded
+/// it whole. Planted and seen red: large pictures kept, those of the other run taken.
+#[test]
+fn a_picture_that_is_decoded_smaller_is_not_kept() {
+    let place = Place::new(SMALL);
+    let mut draw = Counter::new(1, 0, 0, 0);
+    let picture = RgbImage::from_fn(300, 260, |_, _| Rgb([draw.range(256) as u8; 3]));
+    let mut bytes = Vec::new();
+    JpegEncoder::new_with_quality(&mut bytes, 75).encode_image(&picture).unwrap();
+    std::fs::write(place.path("data/train/bag/large.jpg"), bytes).unwrap();
+    let scaled = |caching: &Caching| {
+        let mut loader = loader(&place, 1, &Caching::Nothing);
+        let Mode::Train(augment) = &mut loader.mode else { panic!("it trains") };
+        augment.decode = Decoding::Scaled;
+        loader.caching(caching)
+    };
+    let plain = epochs(&scaled(&Caching::Nothing), 0..2);
+    assert_ne!(plain, epochs(&loader(&place, 1, &Caching::Nothing), 0..2), "it has an effect");
+    let memory = scaled(&Caching::Ram { bytes: ALL });
+    let told = memory.cache_outlook().unwrap();
+    assert!(told.contains("decoded smaller each time"), "{told}");
+    assert_eq!(plain, epochs(&memory, 0..2));
+    epochs(&loader(&place, 1, &disk(&place, ALL)), 0..1);
+    assert_eq!(plain, epochs(&scaled(&disk(&place, ALL)), 0..2));
 }
 
 /// Planted and seen red: the pixels of another picture, a damaged JPEG kept as far as it decodes.
