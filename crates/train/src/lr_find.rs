@@ -96,7 +96,7 @@ pub fn lr_find(args: &LrFind) -> Result<(), Failure> {
         }
         let lr = args.lr_first * (rise * step as f64).exp();
         let dropout = dropout_seed(plan.seed, epoch, number);
-        let lesson = lesson(&state.network, &objective, &mut batch, 1, dropout, &tape)?;
+        let lesson = lesson(&state.network, &objective, &mut batch, 1.0, dropout, &tape)?;
         let loss = lesson.loss;
         mean = SMOOTH * mean + (1.0 - SMOOTH) * loss;
         let smooth = mean / (1.0 - SMOOTH.powi(points.len() as i32 + 1));
