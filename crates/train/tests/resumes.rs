@@ -10,53 +10,84 @@ use std::time::Duration;
 use place::{Place, SMALL, code, error, refused};
 use train::checkpoint::Checkpoint;
 
-/// Compares weights, running statistics and optimizer state with an uninterrupted run.
-#[test]
-fn a_killed_run_resumes_to_the_same_bits() {
-    let place = Place::new("resume");
-    let ema = ["--model-ema", "--model-ema-decay", "0.9"];
-    let plateau =
-        ["--sched", "plateau", "--patience-epochs", "0", "--decay-rate", "0.5", "--epochs", "4"];
-    let swa = ["--swa-start", "1", "--swa-lr", "0.001", "--epochs", "3"];
-    let noisy = ["--lr-noise", "0", "1", "--clip-grad", "0.5", "--balanced-sampling"];
-    let cases: [(&str, &str, &[&str]); 8] = [
-        ("adamw", "1", &ema),
-        ("sgd", "2", &[]),
-        ("rmsprop", "1", &plateau),
-        ("rmsproptf", "2", &ema),
-        ("lamb", "1", &noisy),
-        ("lion", "1", &swa),
-        ("muon", "1", &["--freeze", "features.0", "features.1"]),
-        ("momentum", "1", &["--layer-decay", "0.8", "--clip-grad", "0.1", "--clip-mode", "agc"]),
-    ];
-    for (opt, more, extra) in cases {
-        let flags = ["--opt", opt, "--grad-accum-steps", more, "--checkpoint-interval-steps", "1"];
-        let flags = [&flags[..], extra].concat();
-        let (whole, cut) = (format!("whole-{opt}"), format!("cut-{opt}"));
-        let output = place.train(&whole, &flags);
-        assert_eq!(code(&output), 0, "{}", error(&output));
-        let name = ["--experiment", cut.as_str()];
-        let mut child = place
-            .command(&[&SMALL[..], &name, &flags].concat())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        // SIGKILL at whatever step the run has reached once its first checkpoint is there.
-        while !place.checkpoint(&cut).exists() && child.try_wait().unwrap().is_none() {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        std::thread::sleep(Duration::from_millis(u64::from(child.id()) % 150));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        let stopped = Checkpoint::read(&place.checkpoint(&cut)).unwrap().manifest.position;
-        let _ = stopped;
-        let output = place.run(&["train", "--resume", &format!("out/train/{cut}")]);
-        assert_eq!(code(&output), 0, "{}", error(&output));
-        let a = Checkpoint::read(&place.checkpoint(&whole)).unwrap();
-        let b = Checkpoint::read(&place.checkpoint(&cut)).unwrap();
-        assert_eq!(a.averages.is_empty(), !(extra == ema || extra == swa), "{opt}");
-        same_bits(&a, &b, opt);
+/// A run that is killed at whatever step, and resumed, against one that was not: weights, running statistics, averages
+/// and the optimizer's state.
+fn killed_and_resumed(opt: &str, flags: &[&str]) {
+    let place = Place::new(&format!("resume-{opt}"));
+    let flags = [&["--opt", opt, "--checkpoint-interval-steps", "1"], flags].concat();
+    let output = place.train("whole", &flags);
+    assert_eq!(code(&output), 0, "{}", error(&output));
+    let name = ["--experiment", "cut"];
+    let mut child =
+        place.command(&[&SMALL[..], &name, &flags].concat()).stdout(Stdio::null()).spawn().unwrap();
+    // SIGKILL at whatever step the run has reached once its first checkpoint is there.
+    while !place.checkpoint("cut").exists() && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(5));
     }
+    std::thread::sleep(Duration::from_millis(u64::from(child.id()) % 150));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let output = place.run(&["train", "--resume", "out/train/cut"]);
+    assert_eq!(code(&output), 0, "{}", error(&output));
+    let a = Checkpoint::read(&place.checkpoint("whole")).unwrap();
+    let b = Checkpoint::read(&place.checkpoint("cut")).unwrap();
+    let averaged = flags.iter().any(|flag| ["--model-ema", "--swa-start"].contains(flag));
+    assert_eq!(a.averages.is_empty(), !averaged, "{opt}");
+    same_bits(&a, &b, opt);
+}
+
+#[test]
+fn adamw_with_an_average_resumes() {
+    killed_and_resumed("adamw", &["--model-ema", "--model-ema-decay", "0.9"]);
+}
+
+#[test]
+fn sgd_with_accumulation_resumes() {
+    killed_and_resumed("sgd", &["--grad-accum-steps", "2"]);
+}
+
+/// Seen to fail: with the position's steps in place of the optimizer's (it has none of its own: the momentum of a
+/// one-cycle taken from the start).
+#[test]
+fn adam_with_a_momentum_that_cycles_resumes() {
+    killed_and_resumed("adam", &["--sched", "onecycle", "--epochs", "3"]);
+}
+
+#[test]
+fn rmsprop_on_a_plateau_resumes() {
+    let rate = ["--sched", "plateau", "--patience-epochs", "0", "--decay-rate", "0.5"];
+    killed_and_resumed("rmsprop", &[&rate[..], &["--epochs", "4"]].concat());
+}
+
+#[test]
+fn rmsproptf_with_a_warmed_average_resumes() {
+    let average = ["--model-ema", "--model-ema-warmup", "timm"];
+    killed_and_resumed("rmsproptf", &[&average[..], &["--grad-accum-steps", "2"]].concat());
+}
+
+#[test]
+fn lamb_with_noise_resumes() {
+    killed_and_resumed(
+        "lamb",
+        &["--lr-noise", "0", "1", "--clip-grad", "0.5", "--balanced-sampling"],
+    );
+}
+
+#[test]
+fn lion_with_equal_averages_resumes() {
+    let swa = ["--swa-start", "1", "--swa-lr", "0.001", "--swa-anneal-epochs", "2"];
+    killed_and_resumed("lion", &[&swa[..], &["--epochs", "4"]].concat());
+}
+
+#[test]
+fn muon_with_frozen_layers_resumes() {
+    killed_and_resumed("muon", &["--freeze", "features.0", "features.1"]);
+}
+
+#[test]
+fn momentum_with_adaptive_clipping_resumes() {
+    let clip = ["--clip-grad", "0.1", "--clip-mode", "agc"];
+    killed_and_resumed("momentum", &[&["--layer-decay", "0.8"], &clip[..]].concat());
 }
 
 /// Weights, running statistics and optimizer state.
