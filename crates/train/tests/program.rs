@@ -90,7 +90,10 @@ fn mistakes_in_a_configuration_are_told_with_a_suggestion() {
     let mut faults = Vec::new();
     let mut check = |text: &str, words: &[&str]| {
         std::fs::write(place.path("c.toml"), text).unwrap();
-        let fault = unlike(&place.run(&["train", "data", "--config", "c.toml"]), 2, words);
+        // What is not refused after all ends soon.
+        let soon = ["--img-size", "32", "--max-hours", "0.0001", "--backend", "flex"];
+        let given = ["train", "data", "--config", "c.toml"];
+        let fault = unlike(&place.run(&[&given[..], &soon].concat()), 2, words);
         faults.extend(fault.map(|fault| format!("{text}: {fault}")));
     };
     check("epochs = 3\nbatch_sise = 4\n", &["c.toml", "line 2", "did you mean `batch_size`"]);
@@ -183,7 +186,8 @@ fn a_broken_checkpoint_is_refused_in_words() {
 fn a_diverging_run_stops_before_the_weights_are_spoilt() {
     let place = Place::new("diverges");
     let words = ["--opt", "sgd", "--lr", "100", "--warmup-epochs", "0", "--epochs", "40"];
-    let output = place.train("d", &words);
+    // A run that went on for ever would end by its time.
+    let output = place.train("d", &[&words[..], &["--max-hours", "0.01"]].concat());
     refused(&output, 5, &["not finite", "--lr"]);
     if let Ok(checkpoint) = Checkpoint::read(&place.checkpoint("d")) {
         assert!(checkpoint.weights.iter().all(|t| t.values.iter().all(|v| v.is_finite())));
