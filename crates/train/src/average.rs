@@ -242,6 +242,7 @@ mod tests {
         assert!((got - mean).abs() < 1e-6, "{got} for {mean}");
     }
 
+    /// Seen to fail with timm's updates counted from 1.
     #[test]
     fn a_young_average_forgets_quickly() {
         let tensorflow = EmaWarmup::Tensorflow;
@@ -259,6 +260,7 @@ mod tests {
         }
     }
 
+    /// Seen to fail with another word taken for none.
     #[test]
     fn older_checkpoints_say_yes_or_no() {
         let read = |text: &str| serde_json::from_str::<EmaWarmup>(text);

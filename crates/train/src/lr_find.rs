@@ -300,7 +300,7 @@ mod tests {
         assert_eq!(drawing.matches("<circle").count(), points.len());
     }
 
-    /// Wherever the two lines stand. Seen to fail with both words always to the right, and with the rows fixed.
+    /// Wherever the two lines stand. Seen to fail with the rows fixed.
     #[test]
     fn no_line_goes_through_the_words_of_the_other() {
         for a in 70..=700 {
@@ -320,7 +320,7 @@ mod tests {
         }
     }
 
-    /// Seen to fail with every power.
+    /// Seen to fail with the powers alone, however few.
     #[test]
     fn ticks_have_room_and_there_are_some() {
         for (first, last) in [(-30.0, 0.0), (-6.0, 0.0), (-3.0, -2.8), (-5.2, -1.1), (-100.0, 2.0)]

@@ -114,7 +114,7 @@ pub fn note(
 mod tests {
     use super::*;
 
-    /// Seen to fail with the second line of a panic, and with every panic taken for one.
+    /// Seen to fail with all lines of a panic, and with every panic taken for one.
     #[test]
     fn missing_memory_is_told_from_other_panics() {
         assert_eq!(tried(|| 7), Ok(7));

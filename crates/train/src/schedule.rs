@@ -346,7 +346,7 @@ mod tests {
         }
     }
 
-    /// Seen to fail with the two ends exchanged, and with the momentum rising along with the rate.
+    /// Seen to fail with the momentum rising along with the rate.
     #[test]
     fn the_momentum_goes_against_the_rate_as_torchs() {
         let bare = Schedule { warmup_steps: 33, ..schedule(Decay::OneCycle) };

@@ -357,8 +357,7 @@ fn augmix_mixes_as_timms() {
 
 /// On pictures: torchvision's own goes by way of tensors, whose rounding of affine operations is another one.
 ///
-/// Seen to fail: with the picture's share last in the sum, rounded for cut, posterize from 8 bits, the signs
-/// left away, translations of AutoAugment.
+/// Seen to fail with sums rounded in place of cut; `magnitudes_are_torchvisions` with AutoAugment's translations.
 #[test]
 fn augmix_mixes_as_torchvisions() {
     let fixture = fixture();

@@ -6,6 +6,7 @@ mod place;
 use place::{Place, code, error, refused};
 use train::checkpoint::Checkpoint;
 
+/// Seen to fail with the averages of SWA beginning an epoch late.
 #[test]
 fn averages_are_kept_evaluated_and_chosen() {
     let place = Place::new("averages");

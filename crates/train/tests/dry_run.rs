@@ -90,7 +90,7 @@ fn wrong_types_and_words_in_a_file_name_line_and_key() {
 }
 
 /// Every card on the carried pictures, made small: its options go through the loader, the loss, the optimizer, the
-/// schedule and the averages for real. Seen to fail with a rule that panics and with a batch that does not divide.
+/// schedule and the averages for real. Seen to fail with a rule (LAMB) that panics.
 #[test]
 fn every_recipe_is_rehearsed() {
     let place = Place::new("recipes");

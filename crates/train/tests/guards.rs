@@ -118,8 +118,8 @@ fn a_run_that_stays_not_finite_goes_back_and_then_gives_up() {
 /// A device without room for a batch: the batch is taken apart, the step stays the same to the bit (but for batch norm,
 /// which the smaller batches of the second run have too), and a resumed run goes on so.
 ///
-/// Seen to fail: with the statistics of the failed pass left in, with the gradients of the failed micro-batches
-/// left in, with micro-batches not weighted by their part, with `micro_batch` not read from the checkpoint.
+/// Seen to fail: with the statistics of the failed pass left in, with micro-batches not weighted by their part, with
+/// `micro_batch` not read from the checkpoint.
 #[test]
 fn a_batch_without_room_is_taken_apart_and_the_step_stays_the_same() {
     let place = Place::new("memory");

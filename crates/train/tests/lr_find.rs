@@ -40,17 +40,19 @@ fn everything(place: &Place) -> Vec<(std::path::PathBuf, Vec<u8>)> {
     found
 }
 
-/// Seen to fail: rates that rise by equal steps, a smoothed loss without the correction of its beginning, the steepest
-/// ascent, the least loss of a single batch for the smoothed one, the larger of the two suggestions, a drawing without
-/// its line.
+/// Seen to fail: rates that rise half as fast, the steepest ascent.
 #[test]
 fn the_suggestion_follows_from_the_table_and_nothing_else_is_touched() {
     let place = Place::new("lr-find");
     assert_eq!(code(&place.train("r", &["--epochs", "1"])), 0);
     let before = everything(&place);
     let more = ["--lr-first", "1e-5", "--lr-last", "10", "--steps", "60", "--csv", "found.csv"];
-    let start = ["--pretrained-path", "out/train/r/last.ckpt"];
-    let output = place.run(&[&SEARCH[..], &more, &start].concat());
+    let start =
+        ["--pretrained-path", "out/train/r/last.ckpt", "--steps", "12", "--csv", "found.csv"];
+    let output = place.run(&[&SEARCH[..], &start].concat());
+    assert_eq!(code(&output), 0, "{}", error(&output));
+    // From the beginning, with all pictures in three batches: the loss falls well before it rises.
+    let output = place.run(&[&SEARCH[..], &more, &["--no-aug", "--batch-size", "12"]].concat());
     assert_eq!(code(&output), 0, "{}", error(&output));
     let csv = std::fs::read_to_string(place.path("found.csv")).unwrap();
     let drawing = std::fs::read_to_string(place.path("found.svg")).unwrap();
@@ -81,6 +83,7 @@ fn the_suggestion_follows_from_the_table_and_nothing_else_is_touched() {
         line.unwrap_or_else(|| panic!("`{words}` in {said}")).trim().parse().unwrap()
     };
     let least = (0..rows.len()).min_by(|a, b| rows[*a][2].total_cmp(&rows[*b][2])).unwrap();
+    assert!(least > 10, "the loss falls: {csv}");
     let tenth = rows[least][0] / 10.0;
     assert!((number("a tenth of the blow-up") / tenth - 1.0).abs() < 0.01, "{said}");
     // The fastest fall over five steps up to the least.
@@ -103,7 +106,7 @@ fn the_suggestion_follows_from_the_table_and_nothing_else_is_touched() {
     }
 }
 
-/// Seen to fail with each check of its own taken out, and where `--recipe` was not read.
+/// Seen to fail where `--recipe` was not read (as it was not), and with `--batch-size 0` let through.
 #[test]
 fn mistakes_are_told_with_their_codes() {
     let place = Place::new("lr-find-flags");

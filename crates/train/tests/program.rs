@@ -45,8 +45,8 @@ fn it_learns_and_the_checkpoint_alone_evaluates_and_predicts() {
     assert_eq!(csv.lines().count(), 1 + 12);
 }
 
-/// Seen to fail line by line: no range is checked (8), no number of at least 1 (6), no word that needs another (3), no
-/// name of a model, of a weight, of a file.
+/// Seen to fail with each of: numbers of at least 1 not checked, ranges not checked, NaN taken for a number, words without
+/// the word they need let through, no near name told.
 #[test]
 fn mistakes_on_the_command_line_are_told() {
     let place = Place::new("flags");
@@ -84,6 +84,7 @@ fn mistakes_on_the_command_line_are_told() {
     assert!(!place.path("out").exists(), "a refused run leaves nothing behind");
 }
 
+/// Seen to fail with no near name told, and with an unknown word taken for none.
 #[test]
 fn mistakes_in_a_configuration_are_told_with_a_suggestion() {
     let place = Place::new("config");

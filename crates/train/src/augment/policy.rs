@@ -196,7 +196,7 @@ impl Policy {
                 let chains: Vec<Canvas> = (0..CHAINS)
                     .map(|_| {
                         let mut chain = original.clone();
-                        for _ in 0..1 + random.range(3) {
+                        for _ in 0..=random.range(3) {
                             let choices = torchvision::MIX_CHOICES;
                             let name = choices[random.range(choices.len())];
                             let bin = if name.graded() { random.range(severity) } else { 0 };
