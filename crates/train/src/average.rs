@@ -7,6 +7,8 @@ use burn::tensor::{Device, Tensor};
 use nn::network::{Network, NetworkConfig};
 use nn::pretrained::{HeadPolicy, NamedTensor, WeightsError, load_state_dict, state_dict};
 
+use serde::{Deserialize, Serialize};
+
 use crate::values::{Values, changed};
 
 /// A running average of every weight and statistic of a network.
@@ -16,11 +18,65 @@ pub struct Average {
     pub count: u64,
 }
 
-/// The decay of an exponential average after `updates` updates: `decay`, and while it is young at most
-/// `(1 + updates) / (10 + updates)` (TensorFlow's ExponentialMovingAverage with `num_updates`).
-pub fn warmed(decay: f64, updates: u64, warmup: bool) -> f64 {
-    let young = (1.0 + updates as f64) / (10.0 + updates as f64);
-    if warmup { decay.min(young) } else { decay }
+/// How an exponential average begins: the most that its decay is after t updates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(try_from = "Written", into = "Written")]
+pub enum EmaWarmup {
+    /// `1 - (1 + t)^(-2/3)` (timm's ModelEmaV3 with its `--model-ema-warmup`).
+    Timm,
+    /// `(1 + t) / (10 + t)` (TensorFlow's ExponentialMovingAverage with `num_updates`).
+    #[default]
+    #[value(alias = "true")]
+    Tensorflow,
+    /// The decay from the first update on.
+    #[value(alias = "false")]
+    None,
+}
+
+/// A word, or yes and no as before there was a choice.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Written {
+    Flag(bool),
+    Word(String),
+}
+
+impl TryFrom<Written> for EmaWarmup {
+    type Error = String;
+
+    fn try_from(written: Written) -> Result<Self, String> {
+        match written {
+            Written::Flag(true) => Ok(Self::Tensorflow),
+            Written::Flag(false) => Ok(Self::None),
+            Written::Word(word) => match word.as_str() {
+                "timm" => Ok(Self::Timm),
+                "tensorflow" => Ok(Self::Tensorflow),
+                "none" => Ok(Self::None),
+                _ => Err(format!("`{word}`: expected timm, tensorflow or none")),
+            },
+        }
+    }
+}
+
+impl From<EmaWarmup> for Written {
+    fn from(warmup: EmaWarmup) -> Self {
+        let word = match warmup {
+            EmaWarmup::Timm => "timm",
+            EmaWarmup::Tensorflow => "tensorflow",
+            EmaWarmup::None => "none",
+        };
+        Self::Word(word.to_owned())
+    }
+}
+
+/// The decay of an exponential average after `updates` updates.
+pub fn warmed(decay: f64, updates: u64, warmup: EmaWarmup) -> f64 {
+    let updates = updates as f64;
+    match warmup {
+        EmaWarmup::Timm => decay.min(1.0 - (1.0 + updates).powf(-2.0 / 3.0)),
+        EmaWarmup::Tensorflow => decay.min((1.0 + updates) / (10.0 + updates)),
+        EmaWarmup::None => decay,
+    }
 }
 
 struct Collect(Vec<Values>);
@@ -186,11 +242,34 @@ mod tests {
         assert!((got - mean).abs() < 1e-6, "{got} for {mean}");
     }
 
+    /// Seen to fail with timm's updates counted from 1.
     #[test]
     fn a_young_average_forgets_quickly() {
-        assert_eq!(warmed(0.9998, 0, true), 0.1);
-        assert_eq!(warmed(0.9998, 8, true), 0.5);
-        assert_eq!(warmed(0.9998, 1_000_000, true), 0.9998);
-        assert_eq!(warmed(0.9998, 0, false), 0.9998);
+        let tensorflow = EmaWarmup::Tensorflow;
+        assert_eq!(warmed(0.9998, 0, tensorflow), 0.1);
+        assert_eq!(warmed(0.9998, 8, tensorflow), 0.5);
+        assert_eq!(warmed(0.9998, 1_000_000, tensorflow), 0.9998);
+        assert_eq!(warmed(0.9998, 0, EmaWarmup::None), 0.9998);
+        // timm's own, `tests/fixtures/make_schedules.py`.
+        let fixture: serde_json::Value =
+            serde_json::from_str(include_str!("../tests/fixtures/schedules.json")).unwrap();
+        for (updates, expected) in fixture["ema"].as_array().unwrap().iter().enumerate() {
+            let (got, expected) =
+                (warmed(0.99, updates as u64, EmaWarmup::Timm), expected.as_f64());
+            assert!((got - expected.unwrap()).abs() < 1e-12, "{updates}: {got} for {expected:?}");
+        }
+    }
+
+    /// Seen to fail with another word taken for none.
+    #[test]
+    fn older_checkpoints_say_yes_or_no() {
+        let read = |text: &str| serde_json::from_str::<EmaWarmup>(text);
+        assert_eq!(read("true").unwrap(), EmaWarmup::Tensorflow);
+        assert_eq!(read("false").unwrap(), EmaWarmup::None);
+        for warmup in [EmaWarmup::Timm, EmaWarmup::Tensorflow, EmaWarmup::None] {
+            assert_eq!(read(&serde_json::to_string(&warmup).unwrap()).unwrap(), warmup);
+        }
+        let error = read("\"tim\"").unwrap_err().to_string();
+        assert!(error.contains("timm, tensorflow or none"), "{error}");
     }
 }

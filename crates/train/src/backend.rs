@@ -28,6 +28,13 @@ pub struct Chosen {
     pub name: String,
 }
 
+impl Chosen {
+    /// Whether it computes in the memory of the machine.
+    pub fn is_host(&self) -> bool {
+        self.device == Device::flex() || self.device == ndarray()
+    }
+}
+
 impl Backend {
     /// Opens the device.
     ///

@@ -8,10 +8,11 @@ use nn::cost::cost;
 use nn::variants::Variant;
 
 use crate::checkpoint::{Checkpoint, Manifest, write_atomically};
-use crate::dry_run::dry_run;
+use crate::dry_run::{computed_mb, dry_run};
 use crate::failure::Failure;
 use crate::fit::{self, Run};
 use crate::journal::{Journal, LogFormat};
+use crate::memory;
 use crate::objective::Objective;
 use crate::options::Options;
 use crate::out;
@@ -49,7 +50,8 @@ pub struct Train {
 }
 
 /// What a resumed run may change; everything else is part of what was computed so far.
-const CHANGEABLE: [&str; 16] = [
+const CHANGEABLE: [&str; 17] = [
+    "val_batch_size",
     "val_interval",
     "patience",
     "max_hours",
@@ -162,6 +164,13 @@ pub fn train(args: &Train) -> Result<u8, Failure> {
         ));
         journal.say(&format!("run folder: {}", folder.display()));
         plan.notes().iter().for_each(|note| journal.say(&format!("note: {note}")));
+        // A device tells when its memory is out, and the loop answers; a machine ends the run.
+        if let (true, Some(available)) = (chosen.is_host(), memory::available_mb()) {
+            let batch = plan.batch_size.min(data.items.len());
+            let needs = |pictures| computed_mb(&plan, data.classes.len(), pictures);
+            let note = memory::note(batch, plan.grad_accum_steps, available, needs);
+            note.iter().for_each(|note| journal.say(note));
+        }
     }
     let stop = Stop::listen().map_err(|e| Failure::file(format!("signals: {e}")))?;
     if !fresh {

@@ -149,6 +149,9 @@ pub struct Manifest {
     /// What the guard against losses that are not finite remembers.
     #[serde(default)]
     pub strain: Strain,
+    /// Most pictures of a micro-batch, where the memory was too small for a batch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub micro_batch: Option<usize>,
     /// Training set.
     pub data: DataMark,
 }

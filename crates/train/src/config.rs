@@ -1,6 +1,8 @@
 //! What may be written (flags, TOML) becomes a checked [`Plan`]. Precedence: default < recipe < file < flag.
 //! After a `Plan` exists nothing in it can be invalid.
 
+mod learning;
+
 use std::path::PathBuf;
 
 use nn::activation::Activation;
@@ -12,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::augment::TrainFilter;
 use crate::augment::erase::Fill;
 use crate::augment::policy::Policy;
+use crate::average::EmaWarmup;
 use crate::backend::Backend;
 use crate::cache::CacheKind;
 use crate::decode::Decoding;
@@ -20,10 +23,10 @@ use crate::failure::Failure;
 use crate::gradients::ClipMode;
 use crate::guard::NanAction;
 use crate::journal::LogFormat;
-use crate::optimizer::{LrScale, OptimizerConfig, Rule};
+use crate::optimizer::Rule;
 use crate::options::Options;
 use crate::preprocess::{Interpolation, Preprocess};
-use crate::schedule::{Decay, Noise, ONE_CYCLE_FIRST, ONE_CYCLE_LAST, ONE_CYCLE_RISE, Schedule};
+use crate::schedule::{Anneal, Decay, ONE_CYCLE_FIRST, ONE_CYCLE_LAST, ONE_CYCLE_RISE};
 
 /// A run, resolved and checked. Written to `args.toml`, which `--config` reads back.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -95,12 +98,16 @@ pub struct Plan {
     pub model_ema: bool,
     #[serde(default = "ema_decay")]
     pub model_ema_decay: f64,
-    #[serde(default = "yes")]
-    pub model_ema_warmup: bool,
+    #[serde(default)]
+    pub model_ema_warmup: EmaWarmup,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub swa_start: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub swa_lr: Option<f64>,
+    #[serde(default)]
+    pub swa_anneal_epochs: u64,
+    #[serde(default)]
+    pub swa_anneal_strategy: Anneal,
     #[serde(default)]
     pub bn_reestimate: usize,
     pub workers: usize,
@@ -135,6 +142,8 @@ pub struct Plan {
     pub min_lr: f64,
     pub decay_epochs: f64,
     pub decay_rate: f64,
+    #[serde(default)]
+    pub cycle_momentum: bool,
     #[serde(default)]
     pub decay_milestones: Vec<f64>,
     #[serde(default)]
@@ -294,9 +303,11 @@ impl Options {
             epochs,
             model_ema: self.model_ema.unwrap_or(false),
             model_ema_decay: self.model_ema_decay.unwrap_or(0.9998),
-            model_ema_warmup: self.model_ema_warmup.unwrap_or(true),
+            model_ema_warmup: self.model_ema_warmup.unwrap_or_default(),
             swa_start: self.swa_start,
             swa_lr: self.swa_lr,
+            swa_anneal_epochs: self.swa_anneal_epochs.unwrap_or(0),
+            swa_anneal_strategy: self.swa_anneal_strategy.unwrap_or_default(),
             bn_reestimate: self.bn_reestimate.unwrap_or(0),
             workers: self.workers.unwrap_or(cores.min(8)),
             cache: self.cache,
@@ -337,6 +348,7 @@ impl Options {
                 Decay::Multistep | Decay::Plateau => 0.1,
                 _ => 0.973,
             }),
+            cycle_momentum: self.cycle_momentum.unwrap_or(sched == Decay::OneCycle),
             decay_milestones: self.decay_milestones.clone().unwrap_or_default(),
             decay_staircase: self.decay_staircase.unwrap_or(false),
             poly_power: self.poly_power.unwrap_or(1.0),
@@ -390,25 +402,7 @@ impl Options {
         plan.check()?;
         Ok(plan)
     }
-
-    /// The peak learning rate: `--lr`, or timm's rule for a base rate and the batch.
-    fn peak(&self, opt: Rule) -> f64 {
-        let Some(base) = self.lr_base else { return self.lr.unwrap_or(opt.lr()) };
-        let batch = self.batch_size.unwrap_or(32) * self.grad_accum_steps.unwrap_or(1);
-        let ratio = batch as f64 / self.lr_base_size.unwrap_or(256).max(1) as f64;
-        let scale = self.lr_base_scale.unwrap_or(match opt {
-            Rule::Adam | Rule::Adamw | Rule::Lamb => LrScale::Sqrt,
-            _ => LrScale::Linear,
-        });
-        self.lr.unwrap_or(match scale {
-            LrScale::Linear => base * ratio,
-            LrScale::Sqrt => base * ratio.sqrt(),
-        })
-    }
 }
-
-/// Refuses a flag's value outside of a range.
-type Between = dyn Fn(&str, f64, f64, f64) -> Result<(), Failure>;
 
 impl Plan {
     fn check(&self) -> Result<(), Failure> {
@@ -483,64 +477,6 @@ impl Plan {
         self.preprocess().validate().map_err(Failure::usage)
     }
 
-    /// What belongs to losses, optimizers, schedules and averages.
-    fn check_training(&self, between: &Between) -> Result<(), Failure> {
-        let without = |flag: &str, other: &str| {
-            Err(Failure::usage(format!("{flag}: has no effect without {other}; add it")))
-        };
-        between("--model-ema-decay", self.model_ema_decay, 0.0, 0.999_999_9)?;
-        between("--clip-grad", self.clip_grad, 0.0, 1e9)?;
-        between("--layer-decay", self.layer_decay.unwrap_or(1.0), 0.01, 1.0)?;
-        between("--opt-betas BETA1", self.opt_betas[0], 0.0, 0.999_999)?;
-        between("--opt-betas BETA2", self.opt_betas[1], 0.0, 0.999_999)?;
-        between("--alpha-smoothing", self.alpha_smoothing, 0.0, 0.999_999)?;
-        between("--norm-weight-decay", self.norm_weight_decay, 0.0, 10.0)?;
-        between("--poly-power", self.poly_power, 0.01, 100.0)?;
-        between("--lr-noise-pct", self.lr_noise_pct, 1e-3, 1.0)?;
-        between("--lr-noise-std", self.lr_noise_std, 0.0, 10.0)?;
-        if let Some([from, to]) = self.lr_noise {
-            between("--lr-noise FROM", from, 0.0, to)?;
-            between("--lr-noise TO", to, from, 1.0)?;
-        }
-        if self.sched == Decay::Multistep && self.decay_milestones.is_empty() {
-            return without("--sched multistep", "--decay-milestones");
-        }
-        for at in &self.decay_milestones {
-            between("--decay-milestones", *at, 0.0, 1e6)?;
-        }
-        between("--focal-gamma", self.focal_gamma, 0.0, 10.0)?;
-        between("--bce-target-thresh", self.bce_target_thresh.unwrap_or(0.5), 0.0, 1.0)?;
-        if !self.bce_loss && (self.bce_sum || self.bce_target_thresh.is_some()) {
-            return without("--bce-sum and --bce-target-thresh", "--bce-loss");
-        }
-        between("--distill-alpha", self.distill_alpha, 0.0, 1.0)?;
-        between("--distill-temperature", self.distill_temperature, 0.1, 100.0)?;
-        if let Some(lr) = self.swa_lr {
-            between("--swa-lr", lr, 0.0, 100.0)?;
-        }
-        match self.swa_start {
-            Some(start) => between("--swa-start", start as f64, 0.0, self.last_epoch() as f64)?,
-            None if self.swa_lr.is_some() => return without("--swa-lr", "--swa-start"),
-            None => {}
-        }
-        match self.nan_patience {
-            0 => Err(Failure::usage("--nan-patience: `0`: expected at least 1")),
-            _ => Ok(()),
-        }
-    }
-
-    /// Epochs of the run, its cool-down included (which plateau counts for itself).
-    pub fn total_epochs(&self) -> u64 {
-        match self.sched {
-            Decay::Plateau => self.epochs,
-            _ => self.epochs + self.cooldown_epochs,
-        }
-    }
-
-    fn last_epoch(&self) -> u64 {
-        self.total_epochs().saturating_sub(1)
-    }
-
     /// The one rule by which pictures become tensors.
     pub fn preprocess(&self) -> Preprocess {
         Preprocess {
@@ -569,49 +505,6 @@ impl Plan {
             activation: self.relu.then_some(Activation::Relu),
             auxiliary: self.aux,
             ..self.variant().config(classes)
-        }
-    }
-
-    /// Rule and constants of the optimizer.
-    pub fn optimizer(&self) -> OptimizerConfig {
-        OptimizerConfig {
-            rule: self.opt,
-            momentum: self.momentum,
-            alpha: self.alpha_smoothing,
-            betas: self.opt_betas,
-            epsilon: self.opt_eps,
-            weight_decay: self.weight_decay,
-        }
-    }
-
-    /// The learning rate for epochs of so many optimizer steps.
-    pub fn schedule(&self, steps_per_epoch: u64) -> Schedule {
-        let steps = |epochs: f64| (epochs * steps_per_epoch as f64).round() as u64;
-        let total_steps = self.epochs * steps_per_epoch;
-        let noise = self.lr_noise.map(|[from, to]| {
-            let at = |share: f64| steps((share * self.epochs as f64).round());
-            Noise {
-                steps: (at(from), at(to)),
-                epoch_steps: steps_per_epoch,
-                limit: self.lr_noise_pct,
-                deviation: self.lr_noise_std,
-                seed: self.seed,
-            }
-        });
-        Schedule {
-            lr: self.lr,
-            warmup_lr: self.warmup_lr.min(self.lr),
-            warmup_steps: steps(self.warmup_epochs),
-            min_lr: self.min_lr,
-            decay: self.sched,
-            decay_steps: (self.decay_epochs * steps_per_epoch as f64).max(1.0),
-            decay_rate: self.decay_rate,
-            milestones: self.decay_milestones.iter().map(|at| steps(*at)).collect(),
-            power: self.poly_power,
-            staircase: self.decay_staircase,
-            total_steps,
-            noise,
-            swa: self.swa_start.zip(self.swa_lr).map(|(at, lr)| (at * steps_per_epoch, lr)),
         }
     }
 }
@@ -646,10 +539,6 @@ fn symmetric() -> Padding {
 
 fn ema_decay() -> f64 {
     0.9998
-}
-
-fn yes() -> bool {
-    true
 }
 
 fn norm() -> ClipMode {

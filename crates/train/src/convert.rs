@@ -221,6 +221,7 @@ fn checkpoint(
         prefer_ema: false,
         plateau: Plateau::default(),
         strain: Strain::default(),
+        micro_batch: None,
         data: DataMark { pictures: 0, crc32: 0 },
     };
     Ok(Checkpoint { manifest, weights, optimizer: Vec::new(), averages: Vec::new() })

@@ -42,7 +42,8 @@ pub fn preview(args: &Preview) -> Result<u8, Failure> {
         None => Options::default(),
     };
     let file = args.options.output.clone().unwrap_or_else(|| "preview.png".into());
-    let plan = selection::follow_weights(args.options.over(&under))?.plan()?;
+    let plan =
+        selection::follow_weights(crate::recipe::under(args.options.over(&under))?)?.plan()?;
     let (train, _) = fit::open(&plan)?;
     let classes = train.classes.clone();
     let loader = fit::loader(&plan, &Arc::new(train), Mode::Train(plan.augment()), plan.batch_size);

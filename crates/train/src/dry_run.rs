@@ -232,7 +232,8 @@ pub fn dry_run(
         evaluations,
         eta_s: per_batch * (told.batches_per_epoch as u64 * told.epochs) as f64
             + evaluation_s * evaluations as f64,
-        peak_memory_mb: measured.unwrap_or_else(|| computed_mb(plan, train.classes.len())),
+        peak_memory_mb: measured
+            .unwrap_or_else(|| computed_mb(plan, train.classes.len(), plan.batch_size)),
         memory_measured: measured.is_some(),
         checkpoint_bytes: bytes,
         // Last and best, the epochs kept, and the one that is being written.
@@ -250,11 +251,11 @@ pub fn dry_run(
 }
 
 /// Weights, gradients and two states of the optimizer, and every map of a batch with its gradient.
-fn computed_mb(plan: &Plan, classes: usize) -> f64 {
+pub(crate) fn computed_mb(plan: &Plan, classes: usize, batch: usize) -> f64 {
     let layers = plan.network(classes).layers(plan.img_size, plan.img_size, Naming::Torchvision);
     let maps: usize = layers.iter().map(|layer| layer.output.iter().product::<usize>()).sum();
     let weights: u64 = layers.iter().map(nn::blueprint::Layer::parameters).sum();
-    (4.0 * weights as f64 + 2.0 * (maps * plan.batch_size) as f64) * 4.0 / f64::from(1 << 20)
+    (4.0 * weights as f64 + 2.0 * (maps * batch) as f64) * 4.0 / f64::from(1 << 20)
 }
 
 fn text(e: &Estimate) -> String {

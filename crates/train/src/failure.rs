@@ -15,6 +15,8 @@ pub enum Kind {
     Checkpoint,
     /// A backend that this machine cannot run (7).
     Backend,
+    /// The device's memory is too small for one picture (7, too).
+    Memory,
     /// Reading or writing a file failed, a full disk included (8).
     File,
 }
@@ -27,7 +29,7 @@ impl Kind {
             Kind::Data => 3,
             Kind::Diverged => 5,
             Kind::Checkpoint => 6,
-            Kind::Backend => 7,
+            Kind::Backend | Kind::Memory => 7,
             Kind::File => 8,
         }
     }
@@ -61,7 +63,7 @@ macro_rules! constructors {
     };
 }
 constructors!(usage => Usage, data => Data, diverged => Diverged, checkpoint => Checkpoint,
-              backend => Backend, file => File);
+              backend => Backend, memory => Memory, file => File);
 
 impl From<crate::folder::DataError> for Failure {
     fn from(error: crate::folder::DataError) -> Self {

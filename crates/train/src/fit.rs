@@ -18,13 +18,14 @@ use crate::cache::Caching;
 use crate::checkpoint::{Best, Checkpoint, Position, Tally};
 use crate::config::Plan;
 use crate::evaluate::{Report, evaluate};
-use crate::failure::Failure;
+use crate::failure::{Failure, Kind};
 use crate::folder::ImageFolder;
 use crate::gradients::Gradients;
 use crate::guard::Verdict;
 use crate::journal::{Journal, Line};
-use crate::lesson::{dropout_seed, lesson};
+use crate::lesson::{dropout_seed, study};
 use crate::loader::{Loader, LoaderConfig, Mode};
+use crate::memory;
 use crate::objective::Objective;
 use crate::quarantine;
 use crate::replay::{self, Incident};
@@ -161,19 +162,38 @@ pub fn fit(run: Run, journal: &Journal) -> Result<Ended, Failure> {
             let at = state.position;
             let closes = at.batch % plan.grad_accum_steps == 0 || at.batch == batches;
             let mut loss = f64::NAN;
+            let indices = batch.indices.clone();
             if count > 0 {
                 let share = group_size(at.batch, batches, plan.grad_accum_steps);
                 let dropout = dropout_seed(plan.seed, at.epoch, at.batch);
-                let network = &state.network;
-                let lesson = lesson(network, &objective, &mut batch, share, dropout, &tape)?;
-                loss = lesson.loss;
-                if loss.is_finite() {
-                    accumulator.accumulate(network, lesson.gradients(network)?);
+                let before = match held {
+                    0 => statistics.clone(),
+                    _ => statistics::kept(&state.network),
+                };
+                let studied = loop {
+                    let most = state.micro_batch.unwrap_or(plan.batch_size);
+                    let network = &state.network;
+                    let failure =
+                        match study(network, &objective, batch, most, share, dropout, &tape) {
+                            Err(failure) if failure.kind == Kind::Memory => failure,
+                            other => break other?,
+                        };
+                    let smaller = smaller(count.min(most)).ok_or(failure)?;
+                    state.micro_batch = Some(smaller);
+                    state.network = statistics::restored(state.network, before.clone());
+                    journal.say(&parted(plan.batch_size, smaller));
+                    // The same pictures to the bit: a batch is a function of its number.
+                    let again = loader.epoch(at.epoch, at.batch - 1).next();
+                    batch = again.expect("the epoch has this batch")?;
+                };
+                loss = studied.loss;
+                if let Some(gradients) = studied.gradients {
+                    accumulator.accumulate(&state.network, gradients);
                     held += 1;
                     state.tally.loss += loss * count as f64;
                     state.tally.seen += count as u64;
                 } else {
-                    poisoned = Some((at.batch, batch.indices.clone()));
+                    poisoned = Some((at.batch, indices.clone()));
                 }
             }
             let mut grad_norm = None;
@@ -182,7 +202,7 @@ pub fn fit(run: Run, journal: &Journal) -> Result<Ended, Failure> {
                 let norm = if held > 0 { gradients.norm() } else { 0.0 };
                 grad_norm = (held > 0).then_some(norm);
                 if poisoned.is_some() || !norm.is_finite() {
-                    let (number, indices) = poisoned.unwrap_or((at.batch, batch.indices));
+                    let (number, indices) = poisoned.unwrap_or((at.batch, indices));
                     let position = Position { batch: number, ..at };
                     state.network = statistics::restored(state.network, statistics);
                     let incident = Incident::new(position, lr, loss, norm, &train, &indices);
@@ -194,9 +214,9 @@ pub fn fit(run: Run, journal: &Journal) -> Result<Ended, Failure> {
                     }
                     journal.say(&incident.sentence(verdict, &state.strain, file.as_deref()));
                     if verdict == Verdict::RollBack {
-                        let strain = state.strain;
+                        let (strain, micro_batch) = (state.strain, state.micro_batch);
                         state = setup.resume(Checkpoint::read(&last)?, false)?;
-                        state.strain = strain;
+                        (state.strain, state.micro_batch) = (strain, micro_batch);
                         run_folder::rewind_steps(&folder, state.position)?;
                         continue 'epochs;
                     }
@@ -207,6 +227,9 @@ pub fn fit(run: Run, journal: &Journal) -> Result<Ended, Failure> {
                         let settings = state.optimizer.settings();
                         let (mode, limit) = (plan.clip_mode, plan.clip_grad);
                         gradients.clip(mode, limit, norm, &state.network, settings);
+                    }
+                    if let Some(momentum) = schedule.momentum(state.position.step) {
+                        state.optimizer.set_momentum(momentum);
                     }
                     state.network = state.optimizer.apply(lr, state.network, gradients);
                     if let Some(ema) = &mut state.ema {
@@ -275,7 +298,16 @@ pub fn fit(run: Run, journal: &Journal) -> Result<Ended, Failure> {
         }
         let each = |done| journal.evaluated(done, val.items.len());
         let judge = |network: nn::network::Network| {
-            evaluate(&network.valid(), &val_loader, &train.classes, &device, &stop, each)
+            let work =
+                || evaluate(&network.valid(), &val_loader, &train.classes, &device, &stop, each);
+            memory::tried(work).unwrap_or_else(|why| {
+                Err(Failure::memory(format!(
+                    "an evaluation of {} pictures at a time does not fit the device's memory \
+                     ({why}); --resume {} with a lower --val-batch-size",
+                    plan.val_batch_size,
+                    folder.display()
+                )))
+            })
         };
         let report = judge(state.network.valid())?;
         let ema_report = state.ema.as_ref().map(|ema| judge(setup.network_of(ema))).transpose()?;
@@ -433,6 +465,22 @@ pub fn loader(plan: &Plan, folder: &Arc<ImageFolder>, mode: Mode, batch_size: us
     };
     let balanced = plan.balanced_sampling && matches!(mode, Mode::Train(_));
     Loader::new(Arc::clone(folder), plan.preprocess(), mode, config).balanced(balanced)
+}
+
+/// Half of a micro-batch that did not fit; nothing smaller than one picture.
+fn smaller(pictures: usize) -> Option<usize> {
+    (pictures > 1).then(|| pictures.div_ceil(2))
+}
+
+/// What is said when a batch is taken apart.
+fn parted(batch: usize, micro: usize) -> String {
+    let parts = batch.div_ceil(micro);
+    let norm = batch.div_ceil(parts);
+    let pictures = if norm == 1 { "picture" } else { "pictures" };
+    format!(
+        "note: out of memory at batch {batch}: going on with {parts} micro-batches of {norm}; batch norm sees {norm} \
+         {pictures}"
+    )
 }
 
 /// How many batches share the optimizer step that batch number `batch` (from 1) belongs to.

@@ -177,7 +177,7 @@ mod tests {
     }
 
     /// Against torch.nn.utils and timm; the linear weight, which lies the other way round here, by hand.
-    /// Seen to fail with the rows of a linear weight for its units.
+    /// Seen to fail with the rows of a linear weight for its units, and with another least norm of weights.
     #[test]
     fn clipping_equals_torch_and_timm() {
         let device = Device::flex().autodiff();

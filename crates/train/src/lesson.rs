@@ -1,26 +1,25 @@
-//! One batch forward and backward: what the training loop, the search for a learning rate and the replay of a
-//! failed step share.
+//! A batch forward and backward: what the training loop, the search for a learning rate and the replay of a failed step
+//! share.
 
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-
-use burn::optim::GradientsParams;
+use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Tensor, TensorData};
 use nn::network::Network;
 
 use crate::failure::Failure;
 use crate::loader::Batch;
+use crate::memory;
 use crate::objective::Objective;
 use crate::random::Counter;
 
 /// Where the counter-based generator is used for dropout (the loader has its own purposes).
 const DROPOUT: u64 = 0xD0;
 
-/// A batch that went forward.
+/// Pictures that went forward.
 pub struct Lesson {
-    /// The mean over its pictures.
+    /// The mean over the pictures.
     pub loss: f64,
     tensor: Tensor<1>,
-    share: usize,
+    divisor: f64,
     shape: [usize; 4],
 }
 
@@ -29,7 +28,7 @@ pub fn dropout_seed(seed: u64, epoch: u64, batch: usize) -> u64 {
     Counter::new(seed, epoch, batch as u64, DROPOUT).u64()
 }
 
-/// The loss of a batch, whose gradients will be divided by the `share` batches that make one step. Takes the
+/// The loss of a batch, whose gradients will be divided by `divisor` (the batches that make one step). Takes the
 /// pictures out of the batch.
 ///
 /// # Errors
@@ -38,20 +37,21 @@ pub fn lesson(
     network: &Network,
     objective: &Objective,
     batch: &mut Batch,
-    share: usize,
+    divisor: f64,
     dropout: u64,
     tape: &Device,
 ) -> Result<Lesson, Failure> {
     let (values, shape) = (std::mem::take(&mut batch.images), batch.shape);
-    caught(shape, || {
+    let forward = || {
         let images = Tensor::<4>::from_data(TensorData::new(values, shape), tape);
         let targets = objective.targets(batch, tape);
         let taught = objective.taught(&images);
         let outputs = network.forward_train(images, dropout);
         let tensor = objective.loss(&outputs, targets, taught);
         let loss = f64::from(tensor.clone().inner().into_scalar::<f32>());
-        Lesson { loss, tensor, share, shape }
-    })
+        Lesson { loss, tensor, divisor, shape }
+    };
+    memory::tried(forward).map_err(|why| no_room(shape, &why))
 }
 
 impl Lesson {
@@ -60,58 +60,130 @@ impl Lesson {
     /// # Errors
     /// When the device has no memory for them.
     pub fn gradients(self, network: &Network) -> Result<GradientsParams, Failure> {
-        let Self { tensor, share, shape, .. } = self;
-        caught(shape, || {
-            GradientsParams::from_grads(tensor.div_scalar(share as f32).backward(), network)
-        })
+        let Self { tensor, divisor, shape, .. } = self;
+        let backward = || {
+            memory::rehearse(shape[0]);
+            GradientsParams::from_grads(tensor.div_scalar(divisor as f32).backward(), network)
+        };
+        memory::tried(backward).map_err(|why| no_room(shape, &why))
     }
 }
 
-/// The work, its panic for want of memory made a sentence.
-fn caught<R>(
-    [count, _, height, width]: [usize; 4],
-    work: impl FnOnce() -> R,
-) -> Result<R, Failure> {
-    // Nothing that is changed inside is used again after a panic.
-    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| match exhausted(&*panic) {
-        Some(why) => Failure::backend(format!(
-            "a batch of {count} pictures of {height}x{width} pixels does not fit the device's memory \
-             ({why}); halve --batch-size and double --grad-accum-steps, which keeps the step the same \
-             but for batch norm; the last checkpoint is intact"
-        )),
-        None => resume_unwind(panic),
-    })
+fn no_room([count, _, height, width]: [usize; 4], why: &str) -> Failure {
+    let (pictures, way_out) = match count {
+        1 => ("picture", "lower --img-size or --width, or use --backend flex"),
+        _ => ("pictures", "lower --batch-size"),
+    };
+    Failure::memory(format!(
+        "a batch of {count} {pictures} of {height}x{width} pixels does not fit the device's memory ({why}); \
+         {way_out}; the last checkpoint is intact"
+    ))
 }
 
-/// The first line of a panic that tells of missing memory. Burn and wgpu have no error for it.
-fn exhausted(panic: &(dyn std::any::Any + Send)) -> Option<String> {
-    let text = panic
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| panic.downcast_ref::<&str>().copied())?;
-    let small = text.to_lowercase();
-    let words =
-        ["out of memory", "outofmemory", "out_of_memory", "memory allocation", "max_buffer_size"];
-    words
-        .iter()
-        .any(|word| small.contains(word))
-        .then(|| text.lines().next().unwrap_or_default().to_owned())
+/// Loss and gradients of a batch.
+pub struct Studied {
+    /// The mean over the pictures.
+    pub loss: f64,
+    /// Divided as asked; none where the loss is not finite.
+    pub gradients: Option<GradientsParams>,
+}
+
+/// A batch forward and backward in micro-batches of at most `most` pictures, the gradients those of the whole batch
+/// divided by the `share` batches that make one step. Batch norm sees a micro-batch at a time.
+///
+/// # Errors
+/// When the device has no memory for a micro-batch; running statistics have moved by then.
+pub fn study(
+    network: &Network,
+    objective: &Objective,
+    batch: Batch,
+    most: usize,
+    share: usize,
+    dropout: u64,
+    tape: &Device,
+) -> Result<Studied, Failure> {
+    let whole = batch.labels.len() as f64;
+    let mut loss = 0.0;
+    let mut taken: Option<GradientsParams> = None;
+    let mut sum = GradientsAccumulator::new();
+    for (number, mut part) in parts(batch, most).into_iter().enumerate() {
+        let pictures = part.labels.len() as f64;
+        // The first has the seed of the batch, so that one micro-batch is the batch.
+        let dropout = match number {
+            0 => dropout,
+            _ => Counter::new(dropout, number as u64, 0, DROPOUT).u64(),
+        };
+        let divisor = share as f64 * (whole / pictures);
+        let lesson = lesson(network, objective, &mut part, divisor, dropout, tape)?;
+        loss += lesson.loss * (pictures / whole);
+        if !loss.is_finite() {
+            return Ok(Studied { loss, gradients: None });
+        }
+        let gradients = lesson.gradients(network)?;
+        match taken.take() {
+            None if number == 0 => taken = Some(gradients),
+            first => {
+                first.into_iter().for_each(|first| sum.accumulate(network, first));
+                sum.accumulate(network, gradients);
+            }
+        }
+    }
+    Ok(Studied { loss, gradients: Some(taken.unwrap_or_else(|| sum.grads())) })
+}
+
+/// The batch in equal parts of at most `most` pictures, in order.
+fn parts(batch: Batch, most: usize) -> Vec<Batch> {
+    let count = batch.labels.len();
+    let parts = count.div_ceil(most);
+    if parts < 2 {
+        return vec![batch];
+    }
+    let [_, channels, height, width] = batch.shape;
+    let size = channels * height * width;
+    let part = |number: usize| {
+        let range = number * count / parts..(number + 1) * count / parts;
+        let labels = |all: &[i64]| all[range.clone()].to_vec();
+        Batch {
+            images: batch.images[range.start * size..range.end * size].to_vec(),
+            shape: [range.len(), channels, height, width],
+            labels: labels(&batch.labels),
+            partner: batch.partner.as_ref().map(|(all, share)| (labels(all), *share)),
+            indices: batch.indices[range.clone()].to_vec(),
+            skipped: Vec::new(),
+        }
+    };
+    (0..parts).map(part).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::exhausted;
+    use super::*;
 
+    /// Seen to fail with the labels of the partners left whole, and with the remainder in the last part.
     #[test]
-    fn missing_memory_is_told_from_other_panics() {
-        let of = |text: &str| {
-            let panic = std::panic::catch_unwind(|| panic!("{text}")).unwrap_err();
-            exhausted(&*panic)
+    fn a_batch_comes_apart_in_equal_parts() {
+        let batch = || Batch {
+            images: (0_u8..35 * 3).map(f32::from).collect(),
+            shape: [35, 3, 1, 1],
+            labels: (0..35).collect(),
+            partner: Some(((0..35).rev().collect(), 0.25)),
+            indices: (100..135).collect(),
+            skipped: Vec::new(),
         };
-        assert_eq!(
-            of("wgpu error: Out of Memory\nmore").as_deref(),
-            Some("wgpu error: Out of Memory")
-        );
-        assert!(of("index out of bounds").is_none());
+        let apart = parts(batch(), 16);
+        let sizes: Vec<usize> = apart.iter().map(|part| part.labels.len()).collect();
+        assert_eq!(sizes, [11, 12, 12]);
+        let joined =
+            |of: &dyn Fn(&Batch) -> Vec<f64>| apart.iter().flat_map(of).collect::<Vec<_>>();
+        let numbers = |from: u32, to: u32| (from..to).map(f64::from).collect::<Vec<_>>();
+        assert_eq!(joined(&|b| b.images.iter().map(|v| f64::from(*v)).collect()), numbers(0, 105));
+        assert_eq!(joined(&|b| b.labels.iter().map(|v| *v as f64).collect()), numbers(0, 35));
+        assert_eq!(joined(&|b| b.indices.iter().map(|v| *v as f64).collect()), numbers(100, 135));
+        let partners =
+            joined(&|b| b.partner.as_ref().unwrap().0.iter().map(|v| *v as f64).collect());
+        assert_eq!(partners, numbers(0, 35).into_iter().rev().collect::<Vec<_>>());
+        assert!(apart.iter().all(|b| b.shape[0] == b.labels.len()));
+        assert_eq!(parts(batch(), 35).len(), 1);
+        assert_eq!(parts(batch(), 1).len(), 35);
     }
 }

@@ -35,6 +35,7 @@ pub mod lesson;
 pub mod loader;
 pub mod loss;
 pub mod lr_find;
+pub mod memory;
 pub mod merge;
 pub mod mix;
 pub mod objective;

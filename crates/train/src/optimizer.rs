@@ -162,6 +162,14 @@ impl Optimizer {
         &self.settings
     }
 
+    /// The momentum from the next step on: of Adam and its kin the first beta, as torch's OneCycleLR has it.
+    pub fn set_momentum(&mut self, momentum: f64) {
+        match self.config.rule {
+            Rule::Adam | Rule::Adamw | Rule::Lamb | Rule::Lion => self.config.betas[0] = momentum,
+            _ => self.config.momentum = momentum,
+        }
+    }
+
     /// Updates done.
     pub fn steps(&self) -> u64 {
         self.steps

@@ -1,7 +1,9 @@
 //! Every option of a run as it may be written: a flag, or a key of a TOML file. What they mean together is
 //! decided in `config`.
 
-use std::path::{Path, PathBuf};
+mod file;
+
+use std::path::PathBuf;
 
 use clap::Args;
 use nn::block::convolution::Padding;
@@ -10,17 +12,17 @@ use serde::{Deserialize, Serialize};
 use crate::augment::TrainFilter;
 use crate::augment::erase::Fill;
 use crate::augment::policy::Policy;
+use crate::average::EmaWarmup;
 use crate::backend::Backend;
 use crate::cache::CacheKind;
 use crate::decode::Decoding;
 use crate::evaluate::EvalMetric;
-use crate::failure::Failure;
 use crate::gradients::ClipMode;
 use crate::guard::NanAction;
 use crate::journal::LogFormat;
 use crate::optimizer::{LrScale, Rule};
 use crate::preprocess::Interpolation;
-use crate::schedule::Decay;
+use crate::schedule::{Anneal, Decay};
 
 /// Every option of a run, as typed: in a configuration file by the same names with `_` for `-`.
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -99,8 +101,8 @@ pub struct Options {
     #[arg(long, num_args = 0..=1, default_missing_value = "true")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub no_aug: Option<bool>,
-    /// Automatic augmentation, as timm (rand-m9-mstd0.5-inc1, original, v0, augmix) or torchvision (ra, ta_wide,
-    /// imagenet) names it
+    /// Automatic augmentation, as timm (rand-m9-mstd0.5-inc1, original, v0, augmix-m3) or torchvision (ra, ta_wide,
+    /// imagenet, augmix) names it
     #[arg(long, alias = "auto-augment")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aa: Option<Policy>,
@@ -197,10 +199,11 @@ pub struct Options {
     #[arg(long, value_parser = finite)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model_ema_decay: Option<f64>,
-    /// Shorter averages at first: decay at most (1 + t) / (10 + t) after t steps
-    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    /// Shorter averages at first: timm's rise of the decay (where no word is given), TensorFlow's, or none [default:
+    /// tensorflow]
+    #[arg(long, num_args = 0..=1, default_missing_value = "timm", value_enum)]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub model_ema_warmup: Option<bool>,
+    pub model_ema_warmup: Option<EmaWarmup>,
     /// First epoch, from 0, whose end counts in the average of SWA (arXiv:1803.05407)
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -209,6 +212,14 @@ pub struct Options {
     #[arg(long, value_parser = finite)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub swa_lr: Option<f64>,
+    /// Epochs in which the rate comes to --swa-lr, as torch's SWALR (which has 10); 0 is at once
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub swa_anneal_epochs: Option<u64>,
+    /// How it comes there [default: cos]
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub swa_anneal_strategy: Option<Anneal>,
     /// Batches to estimate the statistics of batch norm anew on: of SWA [default: an epoch], and of the weights at the end of the run [default: 0, none]
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -313,6 +324,11 @@ pub struct Options {
     #[arg(long, alias = "lr-gamma", value_parser = finite)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decay_rate: Option<f64>,
+    /// Momentum, or Adam's first beta, from .95 to .85 and back against the rate of `--sched onecycle`, instead of
+    /// --momentum and --opt-betas [default: true with onecycle, as in torch]
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cycle_momentum: Option<bool>,
     /// Epochs at which `--sched multistep` drops
     #[arg(long, num_args = 1.., value_name = "EPOCH", value_delimiter = ',')]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -480,51 +496,6 @@ pub struct Options {
 }
 
 impl Options {
-    /// Reads a TOML file.
-    ///
-    /// # Errors
-    /// Unreadable file, or as [`Options::parse`].
-    pub fn read(path: &Path) -> Result<Self, Failure> {
-        let place = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            Failure::usage(format!("{place}: cannot read the configuration: {error}"))
-        })?;
-        Self::parse(&text, &place)
-    }
-
-    /// Reads TOML; `place` is its name in messages.
-    ///
-    /// # Errors
-    /// Wrong TOML, a value of the wrong type, or an unknown key or word, with the nearest known one; each with its
-    /// line and key.
-    pub fn parse(text: &str, place: &str) -> Result<Self, Failure> {
-        let table = text.parse::<toml::Table>().unwrap_or_default();
-        let broken = |v: &toml::Value| v.as_float().is_some_and(|f| !f.is_finite());
-        if let Some((key, _)) = table.iter().find(|(_, v)| broken(v)) {
-            return Err(Failure::usage(format!("{place}: {key}: not a finite number")));
-        }
-        toml::from_str(text).map_err(|error| {
-            let before = error.span().map_or("", |s| text.get(..s.start).unwrap_or(text));
-            let number = 1 + before.matches('\n').count();
-            // The span of a wrong value begins at the value: its key stands before it.
-            let key = before
-                .rsplit('\n')
-                .next()
-                .and_then(|line| line.split_once('='))
-                .map_or_else(String::new, |(key, _)| format!("{}: ", key.trim()));
-            let message = error.message();
-            let hint = unknown(message, "field ")
-                .map(|(word, known)| ("key", word, known))
-                .or_else(|| unknown(message, "variant ").map(|(w, known)| ("word", w, known)))
-                .and_then(|(what, word, known)| {
-                    let near = nearest(&word, &known)?;
-                    Some(format!("unknown {what} `{word}`; did you mean `{near}`?"))
-                });
-            let message = hint.unwrap_or_else(|| message.replace('\n', " "));
-            Failure::usage(format!("{place}: line {number}: {key}{message}"))
-        })
-    }
-
     /// These options over `under`: what is given here wins.
     #[must_use]
     pub fn over(&self, under: &Options) -> Options {
@@ -563,13 +534,6 @@ fn finite(text: &str) -> Result<f64, String> {
         Ok(value) if value.is_finite() => Ok(value),
         _ => Err("not a finite number".into()),
     }
-}
-
-/// The word and the known words in serde's "unknown field `x`, expected one of `a`, `b`".
-fn unknown(message: &str, what: &str) -> Option<(String, Vec<String>)> {
-    let rest = message.strip_prefix("unknown ")?.strip_prefix(what)?;
-    let mut quoted = rest.split('`').skip(1).step_by(2);
-    Some((quoted.next()?.to_owned(), quoted.map(str::to_owned).collect()))
 }
 
 /// The nearest of some known names, if it is near at all.

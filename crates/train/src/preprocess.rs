@@ -483,6 +483,7 @@ mod tests {
         check(9, 100, [44, 0, 12, 9]);
     }
 
+    /// Seen to fail with the pixels in their order.
     #[test]
     fn a_mirror_image_swaps_pixels_and_not_channels() {
         let rule = Preprocess {

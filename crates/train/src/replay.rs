@@ -159,7 +159,7 @@ pub fn replay(args: &Replay) -> Result<(), Failure> {
     out!("{}", incident.what());
     out!("input       {} values, {odd} not finite, largest {largest:.4e}", batch.images.len());
     let dropout = dropout_seed(plan.seed, epoch, number);
-    let lesson = lesson(&state.network, &objective, &mut batch, 1, dropout, &tape)?;
+    let lesson = lesson(&state.network, &objective, &mut batch, 1.0, dropout, &tape)?;
     out!("loss        {}", lesson.loss);
     let taken = lesson.gradients(&state.network)?;
     let all = gradients(&state.network, &taken, Naming::Torchvision);

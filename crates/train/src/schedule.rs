@@ -14,6 +14,8 @@ pub const ONE_CYCLE_FIRST: f64 = 1.0 / 25.0;
 pub const ONE_CYCLE_LAST: f64 = 1e-4;
 /// Share of the run that OneCycleLR's rate rises, where none is given (torch's `pct_start`).
 pub const ONE_CYCLE_RISE: f64 = 0.3;
+/// OneCycleLR's momentum at both ends and at the top (torch's `max_momentum`, `base_momentum`).
+pub const ONE_CYCLE_MOMENTUM: [f64; 2] = [0.95, 0.85];
 
 /// The decay after the warm-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -35,7 +37,7 @@ pub enum Decay {
     Poly,
     /// Times the rate whenever the evaluation has got no better (torch's ReduceLROnPlateau).
     Plateau,
-    /// Up and down once, both half cosines (arXiv:1708.07120; torch's OneCycleLR without momentum).
+    /// Up and down once, both half cosines, the momentum against it (arXiv:1708.07120; torch's OneCycleLR).
     #[value(name = "onecycle", alias = "one-cycle")]
     OneCycle,
     /// `lr` throughout.
@@ -69,8 +71,51 @@ pub struct Schedule {
     pub total_steps: u64,
     /// Noise on the rate of each epoch of a range.
     pub noise: Option<Noise>,
-    /// From this step on the rate is that of weight averaging.
-    pub swa: Option<(u64, f64)>,
+    /// The rate while weights are averaged.
+    pub swa: Option<Swa>,
+    /// Whether the momentum goes against the rate of [`Decay::OneCycle`].
+    pub cycle_momentum: bool,
+}
+
+/// torch's SWALR: from the schedule's rate to that of weight averaging, epoch by epoch.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Swa {
+    /// First step of the first epoch that is averaged, whose rate the annealing begins with.
+    pub from: u64,
+    /// The rate that it comes to.
+    pub lr: f64,
+    /// Optimizer steps of an epoch.
+    pub epoch_steps: u64,
+    /// Epochs in which it comes there; 0: at once.
+    pub epochs: u64,
+    /// How it comes there.
+    pub anneal: Anneal,
+}
+
+/// How one rate goes over into another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Anneal {
+    /// Half a cosine.
+    #[default]
+    Cos,
+    /// A straight line.
+    Linear,
+}
+
+impl Swa {
+    /// The rate of a step of the averaged part, where the schedule's rate was `before` at its beginning.
+    fn at(&self, step: u64, before: f64) -> f64 {
+        let epoch = (step - self.from) / self.epoch_steps;
+        if epoch >= self.epochs {
+            return self.lr;
+        }
+        let share = epoch as f64 / self.epochs as f64;
+        match self.anneal {
+            Anneal::Cos => wave(before, self.lr, share),
+            Anneal::Linear => before + (self.lr - before) * share,
+        }
+    }
 }
 
 /// timm's `--lr-noise`: the rate of an epoch times `1 + n`, n normal and below the limit.
@@ -114,22 +159,33 @@ impl Schedule {
     /// The learning rate of optimizer step `step`, counted from 0. Past the end it stays put.
     pub fn at(&self, step: u64) -> f64 {
         match (self.swa, &self.noise) {
-            (Some((from, lr)), _) if step >= from => lr,
+            (Some(swa), _) if step >= swa.from => swa.at(step, self.smooth(swa.from)),
             (_, Some(noise)) => self.smooth(step) * (1.0 + noise.at(step)),
             _ => self.smooth(step),
         }
     }
 
+    /// The momentum of a step, where it cycles.
+    pub fn momentum(&self, step: u64) -> Option<f64> {
+        let [most, least] = ONE_CYCLE_MOMENTUM;
+        self.cycle_momentum.then(|| self.cycle(step, [most, least, most]))
+    }
+
+    /// A step of [`Decay::OneCycle`] between three values: the first, that of the top, the last.
+    fn cycle(&self, step: u64, [first, peak, last]: [f64; 3]) -> f64 {
+        let (top, end) = (self.warmup_steps.max(2) - 1, self.total_steps.max(2) - 1);
+        match step <= top {
+            true => wave(first, peak, step as f64 / top as f64),
+            false => {
+                let share = (step - top) as f64 / end.saturating_sub(top).max(1) as f64;
+                wave(peak, last, share.min(1.0))
+            }
+        }
+    }
+
     fn smooth(&self, step: u64) -> f64 {
         if self.decay == Decay::OneCycle {
-            let (top, end) = (self.warmup_steps.max(2) - 1, self.total_steps.max(2) - 1);
-            return match step <= top {
-                true => wave(self.warmup_lr, self.lr, step as f64 / top as f64),
-                false => {
-                    let share = (step - top) as f64 / end.saturating_sub(top).max(1) as f64;
-                    wave(self.lr, self.min_lr, share.min(1.0))
-                }
-            };
+            return self.cycle(step, [self.warmup_lr, self.lr, self.min_lr]);
         }
         if step < self.warmup_steps {
             let share = step as f64 / self.warmup_steps as f64;
@@ -232,6 +288,7 @@ mod tests {
             total_steps: 110,
             noise: None,
             swa: None,
+            cycle_momentum: false,
         }
     }
 
@@ -289,6 +346,46 @@ mod tests {
         }
     }
 
+    /// Seen to fail with the momentum rising along with the rate.
+    #[test]
+    fn the_momentum_goes_against_the_rate_as_torchs() {
+        let bare = Schedule { warmup_steps: 33, ..schedule(Decay::OneCycle) };
+        assert_eq!(bare.momentum(0), None);
+        let cycling = Schedule { cycle_momentum: true, ..bare };
+        for name in ["onecycle_momentum", "onecycle_beta1"] {
+            for (step, expected) in expected(name).into_iter().enumerate() {
+                let got = cycling.momentum(step as u64).unwrap();
+                assert!((got - expected).abs() < 1e-9, "{name} {step}: {got} for {expected}");
+            }
+        }
+        assert_eq!(cycling.momentum(5000), Some(0.95));
+    }
+
+    /// Seen to fail with the annealing an epoch ahead, and with the rate of each step for that of the first.
+    #[test]
+    fn the_rate_of_averaging_is_annealed_as_torchs_swalr() {
+        let rates = [("swa_cos", Anneal::Cos, 5), ("swa_linear", Anneal::Linear, 4)];
+        for (name, anneal, epochs) in rates.into_iter().chain([("swa_at_once", Anneal::Cos, 0)]) {
+            let swa = Swa { from: 30, lr: 0.05, epoch_steps: 10, epochs, anneal };
+            // A schedule that has come to 0.4 at step 30 and goes on falling.
+            let falling = Schedule {
+                warmup_steps: 0,
+                min_lr: 0.0,
+                total_steps: 50,
+                power: 1.0,
+                swa: Some(swa),
+                ..schedule(Decay::Poly)
+            };
+            assert!((falling.at(29) - 0.42).abs() < 1e-12);
+            for (epoch, expected) in expected(name).into_iter().enumerate() {
+                for step in [0, 9] {
+                    let got = falling.at(30 + 10 * epoch as u64 + step);
+                    assert!((got - expected).abs() < 1e-9, "{name} {epoch}: {got} for {expected}");
+                }
+            }
+        }
+    }
+
     /// Seen to fail with a drop at `patience` instead of after it.
     #[test]
     fn plateau_is_torchs() {
@@ -322,7 +419,8 @@ mod tests {
         assert!(rates.iter().all(|r| (r - 1.0).abs() < 0.67 && *r != 1.0), "{rates:?}");
         assert_ne!(rates[0], rates[1]);
         assert_eq!(noisy.at(20), noisy.at(29));
-        let averaged = Schedule { swa: Some((50, 0.03)), ..noisy };
+        let swa = Swa { from: 50, lr: 0.03, epoch_steps: 10, epochs: 0, anneal: Anneal::Cos };
+        let averaged = Schedule { swa: Some(swa), ..noisy };
         assert_eq!(averaged.at(49), averaged.at(40));
         assert_eq!((averaged.at(50), averaged.at(500)), (0.03, 0.03));
     }

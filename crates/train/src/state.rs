@@ -55,6 +55,8 @@ pub struct State {
     pub plateau: Plateau,
     /// Of the guard against losses that are not finite.
     pub strain: Strain,
+    /// Most pictures that go through the network at a time, where the memory was too small for a batch.
+    pub micro_batch: Option<usize>,
 }
 
 impl<'a> Setup<'a> {
@@ -104,6 +106,7 @@ impl<'a> Setup<'a> {
             prefer_ema: false,
             plateau: Plateau::default(),
             strain: Strain::default(),
+            micro_batch: None,
         })
     }
 
@@ -145,6 +148,7 @@ impl<'a> Setup<'a> {
             prefer_ema: manifest.prefer_ema,
             plateau: manifest.plateau,
             strain: manifest.strain,
+            micro_batch: manifest.micro_batch,
         })
     }
 
@@ -169,6 +173,7 @@ impl<'a> Setup<'a> {
             prefer_ema: state.prefer_ema,
             plateau: state.plateau,
             strain: state.strain,
+            micro_batch: state.micro_batch,
             data: self.data,
         };
         let tensors = |average: &Option<Average>, prefix: &str| {

@@ -88,3 +88,27 @@ fn wrong_types_and_words_in_a_file_name_line_and_key() {
     check("scale = [\"a\", 1.0]\n", &["line 1: scale: "]);
     check("recipe = \"mobilenet_v2/torchvisoin\"\n", &["did you mean `mobilenet_v2/torchvision`"]);
 }
+
+/// Every card on the carried pictures, made small: its options go through the loader, the loss, the optimizer, the
+/// schedule and the averages for real. Seen to fail with a rule (LAMB) that panics.
+#[test]
+fn every_recipe_is_rehearsed() {
+    let place = Place::new("recipes");
+    let cards = place.run(&["recipes", "--json"]);
+    let cards: Value = serde_json::from_slice(&cards.stdout).unwrap();
+    let cards = cards.as_array().unwrap();
+    assert!(cards.len() > 20);
+    let small = ["--batch-size", "2", "--val-batch-size", "5", "--grad-accum-steps", "2"];
+    let size = ["--img-size", "80", "--aux", "false", "--backend", "flex", "--workers", "2"];
+    let mut wrong = Vec::new();
+    for card in cards {
+        let name = card["name"].as_str().unwrap();
+        let words = ["train", "data", "--dry-run", "--json", "--recipe", name];
+        let output = place.run(&[&words[..], &small, &size].concat());
+        let told: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        if code(&output) != 0 || told["total_steps"].as_u64().is_none_or(|steps| steps == 0) {
+            wrong.push(format!("{name}: exit {}: {}", code(&output), error(&output)));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}

@@ -6,7 +6,7 @@ mod place;
 
 use std::process::Output;
 
-use place::{Place, code, error, refused};
+use place::{Place, code, error, refused, unlike};
 use train::checkpoint::Checkpoint;
 
 #[test]
@@ -45,10 +45,16 @@ fn it_learns_and_the_checkpoint_alone_evaluates_and_predicts() {
     assert_eq!(csv.lines().count(), 1 + 12);
 }
 
+/// Seen to fail with each of: numbers of at least 1 not checked, ranges not checked, NaN taken for a number, words without
+/// the word they need let through, no near name told.
 #[test]
 fn mistakes_on_the_command_line_are_told() {
     let place = Place::new("flags");
-    let check = |more: &[&str], words: &[&str]| refused(&place.train("x", more), 2, words);
+    let mut faults = Vec::new();
+    let mut check = |more: &[&str], words: &[&str]| {
+        let fault = unlike(&place.train("x", more), 2, words);
+        faults.extend(fault.map(|fault| format!("{more:?}: {fault}")));
+    };
     check(&["--lrr", "1"], &["--lrr", "--lr"]);
     check(&["--batch-size", "0"], &["--batch-size", "at least 1"]);
     check(&["--val-batch-size", "0"], &["--val-batch-size"]);
@@ -69,22 +75,35 @@ fn mistakes_on_the_command_line_are_told() {
     check(&["--bce-sum"], &["--bce-loss"]);
     check(&["--sched", "multistep"], &["--decay-milestones"]);
     check(&["--swa-lr", "0.1"], &["--swa-start"]);
+    check(&["--swa-start", "1", "--swa-anneal-epochs", "2"], &["--swa-lr"]);
+    check(&["--cycle-momentum"], &["--sched onecycle"]);
+    check(&["--model-ema-warmup", "tim"], &["timm", "tensorflow"]);
+    check(&["--aa", "augmix-s11"], &["s11", "1 to 10"]);
     check(&["--clip-mode", "l2"], &["agc"]);
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
     assert!(!place.path("out").exists(), "a refused run leaves nothing behind");
 }
 
+/// Seen to fail with no near name told, and with an unknown word taken for none.
 #[test]
 fn mistakes_in_a_configuration_are_told_with_a_suggestion() {
     let place = Place::new("config");
-    let check = |text: &str, words: &[&str]| {
+    let mut faults = Vec::new();
+    let mut check = |text: &str, words: &[&str]| {
         std::fs::write(place.path("c.toml"), text).unwrap();
-        refused(&place.run(&["train", "data", "--config", "c.toml"]), 2, words);
+        // What is not refused after all ends soon.
+        let soon = ["--img-size", "32", "--max-hours", "0.0001", "--backend", "flex"];
+        let given = ["train", "data", "--config", "c.toml"];
+        let fault = unlike(&place.run(&[&given[..], &soon].concat()), 2, words);
+        faults.extend(fault.map(|fault| format!("{text}: {fault}")));
     };
     check("epochs = 3\nbatch_sise = 4\n", &["c.toml", "line 2", "did you mean `batch_size`"]);
     check("epochs = \"three\"\n", &["c.toml", "line 1"]);
     check("lr = nan\n", &["c.toml", "lr"]);
     check("epochs = = 3\n", &["c.toml", "line 1"]);
     check("model = \"resnet50\"\n", &["resnet50"]);
+    check("model_ema_warmup = \"tim\"\n", &["c.toml", "line 1", "timm, tensorflow or none"]);
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
     let output = place.run(&["train", "data", "--config", "none.toml"]);
     refused(&output, 2, &["none.toml"]);
 }
@@ -168,7 +187,8 @@ fn a_broken_checkpoint_is_refused_in_words() {
 fn a_diverging_run_stops_before_the_weights_are_spoilt() {
     let place = Place::new("diverges");
     let words = ["--opt", "sgd", "--lr", "100", "--warmup-epochs", "0", "--epochs", "40"];
-    let output = place.train("d", &words);
+    // A run that went on for ever would end by its time.
+    let output = place.train("d", &[&words[..], &["--max-hours", "0.01"]].concat());
     refused(&output, 5, &["not finite", "--lr"]);
     if let Ok(checkpoint) = Checkpoint::read(&place.checkpoint("d")) {
         assert!(checkpoint.weights.iter().all(|t| t.values.iter().all(|v| v.is_finite())));

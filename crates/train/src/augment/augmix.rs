@@ -83,3 +83,17 @@ pub fn blend_in_turn(canvas: &mut Canvas, chains: &[Canvas], weights: &[f32], sh
         });
     }
 }
+
+/// The picture by its share and every chain by its weight, summed in f32 in this order and cut to bytes, as torchvision
+/// does it.
+pub fn mix_in(canvas: &mut Canvas, own: f32, chains: &[Canvas], weights: &[f32]) {
+    canvas.redraw(|from, to| {
+        let mut sums: Vec<f32> = from.iter().map(|&byte| own * f32::from(byte)).collect();
+        for (chain, weight) in chains.iter().zip(weights) {
+            for (sum, &byte) in sums.iter_mut().zip(chain.pixels()) {
+                *sum += weight * f32::from(byte);
+            }
+        }
+        to.iter_mut().zip(sums).for_each(|(to, sum)| *to = sum as u8);
+    });
+}

@@ -2,7 +2,8 @@
 //!
 //! timm: `original`, `originalr`, `v0`, `v0r`, `3a`, each with `-mstd0.5`;
 //! `rand-m9-n2-p0.5-mstd0.5-mmax10-inc1-t3a`; `augmix-m3-w3-d2-a1-b1-mstd0.5`. torchvision: `imagenet`,
-//! `cifar10`, `svhn`, `ra` (also `ra-m9-n2`), `ta_wide`.
+//! `cifar10`, `svhn`, `ra` (also `ra-m9-n2`), `ta_wide`, `augmix` (also `augmix-s3`, its severity): without a number of
+//! timm's, `augmix` is torchvision's.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -14,8 +15,8 @@ use crate::augment::policy::{Choice, Dataset, Policy, Rand, Table};
 /// The forms that are accepted, for messages.
 pub const FORMS: &str = "rand-m9-mstd0.5-inc1 (timm's RandAugment; n, p, mmax and t too), original, \
                          originalr, v0, v0r, 3a (timm's AutoAugment, each with -mstd0.5 too), \
-                         augmix-m3-w3-d2 (a, b and mstd too), or torchvision's imagenet, cifar10, svhn, \
-                         ra (also ra-m9-n2) and ta_wide";
+                         augmix-m3-w3-d2 (timm's AugMix; a, b and mstd too), or torchvision's imagenet, \
+                         cifar10, svhn, ra (also ra-m9-n2), ta_wide and augmix (also augmix-s3)";
 
 impl FromStr for Policy {
     type Err = String;
@@ -54,6 +55,9 @@ impl Sections<'_> {
         }
         Ok(match name {
             "rand" => Policy::Rand(self.rand()?),
+            "augmix" if self.sections.iter().all(|word| key_of(word) == "s") => {
+                Policy::Mixed { severity: self.whole("s", 1..=10)?.unwrap_or(3) }
+            }
             "augmix" => Policy::AugMix(AugMix {
                 magnitude: self.whole("m", 0..=10)?.unwrap_or(3) as u32,
                 width: self.whole("w", 1..=64)?.unwrap_or(3),
@@ -238,6 +242,8 @@ impl fmt::Display for Policy {
             Policy::Learned(Dataset::Svhn) => f.write_str("svhn"),
             Policy::Ra { magnitude, count } => write!(f, "ra-m{magnitude}-n{count}"),
             Policy::TrivialWide => f.write_str("ta_wide"),
+            Policy::Mixed { severity: 3 } => f.write_str("augmix"),
+            Policy::Mixed { severity } => write!(f, "augmix-s{severity}"),
         }
     }
 }

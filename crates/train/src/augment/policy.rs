@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::augment::affine::Look;
-use crate::augment::augmix::AugMix;
+use crate::augment::augmix::{AugMix, mix_in};
 use crate::augment::canvas::Canvas;
 use crate::augment::operation::Operation;
 use crate::augment::{timm, torchvision};
@@ -37,6 +37,12 @@ pub enum Policy {
     },
     /// torchvision's TrivialAugmentWide: one operation of any strength.
     TrivialWide,
+    /// torchvision's AugMix: three chains of one to three operations, mixed with one another and with the picture, all
+    /// shares alike probable (arXiv:1912.02781).
+    Mixed {
+        /// Bins of ten that the operations have, from the weakest on.
+        severity: usize,
+    },
 }
 
 /// A table of timm.
@@ -176,9 +182,38 @@ impl Policy {
                 let operation = name.at(signed(name, &space, bin, size, random));
                 torchvision(canvas, operation, random);
             }
+            Policy::Mixed { severity } => {
+                let [own, share] = [0, 1].map({
+                    let shares = random.dirichlet(1.0, 2);
+                    move |number: usize| shares[number] as f32
+                });
+                let weights: Vec<f32> = random
+                    .dirichlet(1.0, CHAINS)
+                    .into_iter()
+                    .map(|weight| weight as f32 * share)
+                    .collect();
+                let original = canvas.clone();
+                let chains: Vec<Canvas> = (0..CHAINS)
+                    .map(|_| {
+                        let mut chain = original.clone();
+                        for _ in 0..=random.range(3) {
+                            let choices = torchvision::MIX_CHOICES;
+                            let name = choices[random.range(choices.len())];
+                            let bin = if name.graded() { random.range(severity) } else { 0 };
+                            let magnitude = signed(name, &torchvision::MIX, bin, size, random);
+                            torchvision(&mut chain, name.at(magnitude), random);
+                        }
+                        chain
+                    })
+                    .collect();
+                mix_in(canvas, own, &chains, &weights);
+            }
         }
     }
 }
+
+/// Chains of torchvision's AugMix.
+const CHAINS: usize = 3;
 
 /// torchvision's magnitude with a random sign where there is one.
 fn signed(

@@ -1,5 +1,6 @@
-//! torchvision's operations by name and bin, its AutoAugment tables and the spaces of its RandAugment and
-//! TrivialAugment (`autoaugment.py` of torchvision 0.29.2; arXiv:1805.09501, 1909.13719, 2103.10158).
+//! torchvision's operations by name and bin, its AutoAugment tables and the spaces of its RandAugment,
+//! TrivialAugment and AugMix (`autoaugment.py` of torchvision 0.29.2; arXiv:1805.09501, 1909.13719, 2103.10158,
+//! 1912.02781).
 //!
 //! `tests/augment.rs` compares tables and magnitudes with torchvision's own.
 
@@ -41,6 +42,8 @@ pub struct Space {
     pub factor: f64,
     /// Bits of a channel that the strongest posterize takes.
     pub bits: f64,
+    /// Bits of a channel that the weakest posterize leaves.
+    pub depth: f64,
 }
 
 /// A length.
@@ -60,6 +63,7 @@ pub const AUTO: Space = Space {
     rotate: 30.0,
     factor: 0.9,
     bits: 4.0,
+    depth: 8.0,
 };
 
 /// RandAugment.
@@ -73,7 +77,29 @@ pub const WIDE: Space = Space {
     rotate: 135.0,
     factor: 0.99,
     bits: 6.0,
+    depth: 8.0,
 };
+
+/// AugMix.
+pub const MIX: Space =
+    Space { bins: 10, translate: Translate::Share(1.0 / 3.0), depth: 4.0, ..AUTO };
+
+/// What AugMix chooses among, with all operations.
+pub const MIX_CHOICES: [Name; 13] = [
+    Name::ShearX,
+    Name::ShearY,
+    Name::TranslateX,
+    Name::TranslateY,
+    Name::Rotate,
+    Name::Posterize,
+    Name::Solarize,
+    Name::AutoContrast,
+    Name::Equalize,
+    Name::Brightness,
+    Name::Color,
+    Name::Contrast,
+    Name::Sharpness,
+];
 
 /// What RandAugment and TrivialAugment choose among.
 pub const CHOICES: [Name; 14] = [
@@ -136,7 +162,7 @@ impl Name {
             }
             Name::Posterize => {
                 let one = ((space.bins - 1) as f64 / space.bits) as f32;
-                f64::from(8.0 - (bin as f32 / one).round_ties_even())
+                space.depth - f64::from((bin as f32 / one).round_ties_even())
             }
             Name::Solarize => linspace(255.0, 0.0, space.bins, bin),
             Name::Identity | Name::AutoContrast | Name::Equalize | Name::Invert => 0.0,

@@ -81,8 +81,8 @@ const RULES: [(&str, Rule); 9] = [
     ("muon", Rule::Muon),
 ];
 
-/// Seen to fail with RMSpropTF's epsilon outside the root (on slices alone, which the next test sees too) and, for Muon,
-/// with another rule for vectors.
+/// Seen to fail with RMSpropTF's epsilon outside the root (on slices alone, which the next test sees too), with AdamW
+/// without its decay and, for Muon, with another rule for vectors and with a step five times as long.
 #[test]
 fn five_steps_equal_torch_and_timm_on_slices_and_composed() {
     let fixture = fixture();

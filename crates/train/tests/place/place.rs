@@ -95,3 +95,11 @@ pub fn refused(output: &Output, exit: i32, words: &[&str]) {
         assert!(text.contains(word), "`{word}` in: {text}");
     }
 }
+
+/// What is wrong with a refusal, if anything: for tests that show all faults at once.
+pub fn unlike(output: &Output, exit: i32, words: &[&str]) -> Option<String> {
+    let text = error(output);
+    let told = !text.contains("panicked") && words.iter().all(|word| text.contains(word));
+    (code(output) != exit || !told)
+        .then(|| format!("exit {} for {exit}, {words:?} in: {text}", code(output)))
+}

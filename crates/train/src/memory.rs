@@ -1,0 +1,139 @@
+//! A device or a machine whose memory is too small: told from other panics, tried for by tests, foreseen where that is
+//! possible.
+//!
+//! On a CPU a failed allocation ends the process, and Linux ends one that takes too much; there nothing can be caught,
+//! and a note at the start is all there is. Burn and wgpu have no error for missing memory either, but a panic.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind, set_hook, take_hook};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{LazyLock, Once};
+
+/// What `work` gives, or the first line of its panic for want of memory. Other panics go on.
+///
+/// # Errors
+/// The device had no memory left.
+pub fn tried<R>(work: impl FnOnce() -> R) -> Result<R, String> {
+    static QUIET: Once = Once::new();
+    // A panic that is answered is not printed as a fault of the program.
+    QUIET.call_once(|| {
+        let loud = take_hook();
+        set_hook(Box::new(move |info| {
+            if exhausted(info.payload()).is_none() {
+                loud(info);
+            }
+        }));
+    });
+    // Nothing that is changed inside is used again after a panic but the running statistics, which the loop takes back.
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| match exhausted(&*panic) {
+        Some(why) => why,
+        None => resume_unwind(panic),
+    })
+}
+
+/// The first line of a panic that tells of missing memory.
+fn exhausted(panic: &(dyn Any + Send)) -> Option<String> {
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())?;
+    let small = text.to_lowercase();
+    let words =
+        ["out of memory", "outofmemory", "out_of_memory", "memory allocation", "max_buffer_size"];
+    words
+        .iter()
+        .any(|word| small.contains(word))
+        .then(|| text.lines().next().unwrap_or_default().to_owned())
+}
+
+/// `KINDLING_TEST_MEMORY`, for tests: `4@1,2@5` has no room for more than 4 pictures from the first backward pass of the
+/// process on, and for 2 from the fifth.
+static ROOFS: LazyLock<Vec<(usize, u64)>> = LazyLock::new(|| {
+    let given = std::env::var("KINDLING_TEST_MEMORY").unwrap_or_default();
+    let pair = |text: &str| {
+        let (pictures, from) = text.split_once('@')?;
+        Some((pictures.parse().ok()?, from.parse().ok()?))
+    };
+    given.split(',').filter_map(pair).collect()
+});
+
+/// Stands for the device in tests: panics as it would where so many pictures have no room.
+pub(crate) fn rehearse(pictures: usize) {
+    static PASSES: AtomicU64 = AtomicU64::new(0);
+    if ROOFS.is_empty() {
+        return;
+    }
+    let pass = 1 + PASSES.fetch_add(1, Ordering::Relaxed);
+    if let Some((roof, _)) = ROOFS.iter().rev().find(|(_, from)| *from <= pass) {
+        assert!(pictures <= *roof, "Out of Memory: {pictures} pictures, {roof} in a test");
+    }
+}
+
+/// Megabytes that this process can have: what Linux calls available, or the limit of its control group.
+pub fn available_mb() -> Option<f64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let free: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    let limit = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
+    let limit = limit.and_then(|text| text.trim().parse::<f64>().ok());
+    Some((free / 1024.0).min(limit.map_or(f64::INFINITY, |bytes| bytes / f64::from(1 << 20))))
+}
+
+/// What to say where a batch needs more than there is; `needs` gives the megabytes of so many pictures.
+pub fn note(
+    batch: usize,
+    accumulate: usize,
+    available: f64,
+    needs: impl Fn(usize) -> f64,
+) -> Option<String> {
+    let whole = needs(batch);
+    if whole <= available {
+        return None;
+    }
+    let have = format!(
+        "note: a batch of {batch} pictures takes about {whole:.0} MB and this machine has \
+         {available:.0} MB free, so the system may end the run"
+    );
+    let halves = (1..).map_while(|power| {
+        let parts = 1_usize << power;
+        (batch / parts > 0).then_some(parts)
+    });
+    let fits = halves.into_iter().find(|parts| needs(batch.div_ceil(*parts)) <= available);
+    Some(match fits {
+        Some(parts) => format!(
+            "{have}; --batch-size {} --grad-accum-steps {} keeps the step the same but for batch \
+             norm",
+            batch.div_ceil(parts),
+            accumulate * parts
+        ),
+        None => format!("{have}, with a batch of one picture too; lower --img-size or --width"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Seen to fail with all lines of a panic, and with every panic taken for one.
+    #[test]
+    fn missing_memory_is_told_from_other_panics() {
+        assert_eq!(tried(|| 7), Ok(7));
+        let why = tried(|| panic!("wgpu error: Out of Memory\nmore"));
+        assert_eq!(why, Err("wgpu error: Out of Memory".to_owned()));
+        let other = std::panic::catch_unwind(|| tried(|| panic!("index out of bounds")));
+        assert!(other.is_err(), "another panic goes on");
+    }
+
+    /// Seen to fail with the accumulation not multiplied, and with the first half that is too large still.
+    #[test]
+    fn a_batch_that_cannot_fit_is_told_with_one_that_does() {
+        let needs = |pictures: usize| 100.0 + 10.0 * pictures as f64;
+        assert_eq!(note(64, 3, 740.0, needs), None);
+        let text = note(64, 3, 300.0, needs).unwrap();
+        assert!(text.contains("64 pictures takes about 740 MB"), "{text}");
+        assert!(text.contains("--batch-size 16 --grad-accum-steps 12"), "{text}");
+        let text = note(64, 1, 105.0, needs).unwrap();
+        assert!(text.contains("one picture too") && !text.contains("--batch-size"), "{text}");
+        assert!(available_mb().is_none_or(|mb| mb > 1.0));
+    }
+}
