@@ -1,6 +1,7 @@
 //! What may be written (flags, TOML) becomes a checked [`Plan`]. Precedence: default < recipe < file < flag.
 //! After a `Plan` exists nothing in it can be invalid.
 
+mod defaults;
 mod learning;
 
 use std::path::PathBuf;
@@ -63,9 +64,9 @@ pub struct Plan {
     pub force_color_jitter: bool,
     #[serde(default)]
     pub reprob: f64,
-    #[serde(default = "pixel")]
+    #[serde(default = "defaults::pixel")]
     pub remode: Fill,
-    #[serde(default = "once")]
+    #[serde(default = "defaults::once")]
     pub recount: usize,
     #[serde(default)]
     pub mixup: f64,
@@ -73,13 +74,13 @@ pub struct Plan {
     pub cutmix: f64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cutmix_minmax: Option<[f64; 2]>,
-    #[serde(default = "always")]
+    #[serde(default = "defaults::always")]
     pub mixup_prob: f64,
-    #[serde(default = "half")]
+    #[serde(default = "defaults::half")]
     pub mixup_switch_prob: f64,
     #[serde(default)]
     pub mixup_off_epoch: u64,
-    #[serde(default = "once")]
+    #[serde(default = "defaults::once")]
     pub aug_repeats: usize,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub img_size_start: Option<usize>,
@@ -96,7 +97,7 @@ pub struct Plan {
     pub epochs: u64,
     #[serde(default)]
     pub model_ema: bool,
-    #[serde(default = "ema_decay")]
+    #[serde(default = "defaults::ema_decay")]
     pub model_ema_decay: f64,
     #[serde(default)]
     pub model_ema_warmup: EmaWarmup,
@@ -125,13 +126,13 @@ pub struct Plan {
     pub freeze: Vec<String>,
     #[serde(default)]
     pub clip_grad: f64,
-    #[serde(default = "norm")]
+    #[serde(default = "defaults::norm")]
     pub clip_mode: ClipMode,
     pub momentum: f64,
     pub opt_eps: f64,
-    #[serde(default = "betas")]
+    #[serde(default = "defaults::betas")]
     pub opt_betas: [f64; 2],
-    #[serde(default = "alpha")]
+    #[serde(default = "defaults::alpha")]
     pub alpha_smoothing: f64,
     pub weight_decay: f64,
     #[serde(default)]
@@ -148,17 +149,17 @@ pub struct Plan {
     pub decay_milestones: Vec<f64>,
     #[serde(default)]
     pub decay_staircase: bool,
-    #[serde(default = "power")]
+    #[serde(default = "defaults::power")]
     pub poly_power: f64,
     #[serde(default)]
     pub cooldown_epochs: u64,
-    #[serde(default = "ten")]
+    #[serde(default = "defaults::ten")]
     pub patience_epochs: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lr_noise: Option<[f64; 2]>,
-    #[serde(default = "noise_limit")]
+    #[serde(default = "defaults::noise_limit")]
     pub lr_noise_pct: f64,
-    #[serde(default = "power")]
+    #[serde(default = "defaults::power")]
     pub lr_noise_std: f64,
     pub smoothing: f64,
     #[serde(default)]
@@ -175,14 +176,14 @@ pub struct Plan {
     pub balanced_sampling: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub teacher: Option<PathBuf>,
-    #[serde(default = "half")]
+    #[serde(default = "defaults::half")]
     pub distill_alpha: f64,
-    #[serde(default = "temperature")]
+    #[serde(default = "defaults::temperature")]
     pub distill_temperature: f64,
     pub drop: f64,
     pub bn_momentum: f64,
     pub bn_eps: f64,
-    #[serde(default = "symmetric")]
+    #[serde(default = "defaults::symmetric")]
     pub padding: Padding,
     #[serde(default)]
     pub relu: bool,
@@ -198,23 +199,23 @@ pub struct Plan {
     pub checkpoint_hist: usize,
     pub checkpoint_interval_steps: u64,
     pub log_interval: usize,
-    #[serde(default = "one")]
+    #[serde(default = "defaults::one")]
     pub val_interval: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub val_fraction: Option<f64>,
     #[serde(default)]
     pub patience: u64,
-    #[serde(default = "top1")]
+    #[serde(default = "defaults::top1")]
     pub eval_metric: EvalMetric,
-    #[serde(default = "ten")]
+    #[serde(default = "defaults::ten")]
     pub nan_patience: u64,
-    #[serde(default = "skip")]
+    #[serde(default = "defaults::skip")]
     pub nan_action: NanAction,
     #[serde(default)]
     pub max_hours: f64,
     #[serde(default)]
     pub checkpoint_interval_minutes: f64,
-    #[serde(default = "text")]
+    #[serde(default = "defaults::text")]
     pub log_format: LogFormat,
 }
 
@@ -276,7 +277,7 @@ impl Options {
             color_jitter: self.color_jitter.clone(),
             force_color_jitter: self.force_color_jitter.unwrap_or(false),
             reprob: self.reprob.unwrap_or(0.0),
-            remode: self.remode.unwrap_or(pixel()),
+            remode: self.remode.unwrap_or(defaults::pixel()),
             recount: self.recount.unwrap_or(1),
             mixup: self.mixup.unwrap_or(0.0),
             cutmix: self.cutmix.unwrap_or(0.0),
@@ -284,8 +285,8 @@ impl Options {
                 None => None,
                 given => Some(two("--cutmix-minmax", given, [0.0, 1.0])?),
             },
-            mixup_prob: self.mixup_prob.unwrap_or(always()),
-            mixup_switch_prob: self.mixup_switch_prob.unwrap_or(half()),
+            mixup_prob: self.mixup_prob.unwrap_or(defaults::always()),
+            mixup_switch_prob: self.mixup_switch_prob.unwrap_or(defaults::half()),
             mixup_off_epoch: self.mixup_off_epoch.unwrap_or(0),
             // timm's 0 is once, too.
             aug_repeats: self.aug_repeats.unwrap_or(1).max(1),
@@ -507,74 +508,6 @@ impl Plan {
             ..self.variant().config(classes)
         }
     }
-}
-
-fn one() -> u64 {
-    1
-}
-
-fn pixel() -> Fill {
-    Fill::Pixel
-}
-
-fn once() -> usize {
-    1
-}
-
-fn always() -> f64 {
-    1.0
-}
-
-fn half() -> f64 {
-    0.5
-}
-
-fn text() -> LogFormat {
-    LogFormat::Text
-}
-
-fn symmetric() -> Padding {
-    Padding::Symmetric
-}
-
-fn ema_decay() -> f64 {
-    0.9998
-}
-
-fn norm() -> ClipMode {
-    ClipMode::Norm
-}
-
-fn betas() -> [f64; 2] {
-    [0.9, 0.999]
-}
-
-fn alpha() -> f64 {
-    0.9
-}
-
-fn power() -> f64 {
-    1.0
-}
-
-fn ten() -> u64 {
-    10
-}
-
-fn noise_limit() -> f64 {
-    0.67
-}
-
-fn temperature() -> f64 {
-    4.0
-}
-
-fn top1() -> EvalMetric {
-    EvalMetric::Top1
-}
-
-fn skip() -> NanAction {
-    NanAction::Skip
 }
 
 #[cfg(test)]
