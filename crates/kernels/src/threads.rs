@@ -17,16 +17,16 @@ pub fn inside<R: Send>(work: impl FnOnce() -> R + Send) -> R {
 /// in the cache, where a whole batch's would not. Where the kernels do not serve, the batch as it is.
 ///
 /// # Shapes
-/// `images` `[b, c, h, w]`; `infer` gives a row for every picture.
-pub fn picture_by_picture(
+/// `images` `[b, c, h, w]`; `infer` gives one of something for every picture.
+pub fn picture_by_picture<const D: usize>(
     images: Tensor<4>,
-    infer: impl Fn(Tensor<4>) -> Tensor<2> + Sync,
-) -> Tensor<2> {
+    infer: impl Fn(Tensor<4>) -> Tensor<D> + Sync,
+) -> Tensor<D> {
     let [batch, _, _, _] = images.dims();
     if batch == 1 || images.device().is_autodiff() || !serves(&images) {
         return infer(images);
     }
-    let rows: Vec<Tensor<2>> = (0..batch)
+    let rows: Vec<Tensor<D>> = (0..batch)
         .into_par_iter()
         .with_max_len(1)
         .map(|i| infer(images.clone().narrow(0, i, 1)))

@@ -5,6 +5,8 @@
 //! second stride 2 that table 1 prints at 7x7x1024 is 1, as in every implementation; weight decay on
 //! depthwise filters is the trainer's matter.
 
+use std::ops::Range;
+
 use burn::module::Module;
 use burn::nn::{Initializer, Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
@@ -17,7 +19,7 @@ use crate::block::linear::through;
 use crate::block::separable::{DepthwiseSeparable, Separable};
 use crate::blueprint::{Draft, Init, Layer, Line, pair};
 use crate::channels::make_divisible;
-use crate::network::{NetworkConfig, Scaling};
+use crate::network::{NetworkConfig, Scaling, at_sixteenth};
 
 /// Table 1, the depthwise-separable rows: channels out and the stride of the depthwise convolution.
 #[rustfmt::skip]
@@ -119,16 +121,36 @@ impl MobileNetV1 {
         }
     }
 
-    /// `[b, 3, h, w]` to `[b, 1024, h/32, w/32]`; `tap` is shown the last map of every stride.
-    pub(crate) fn trunk(&self, images: Tensor<4>, tap: &mut dyn FnMut(&Tensor<4>)) -> Tensor<4> {
-        let mut x = self.stem.forward(images); // [b, 32, h/2, w/2]
-        for (block, stride) in self.blocks.iter().zip(&self.strides) {
+    /// `[b, 3, h, w]` to `[b, 512, h/16, w/16]`; `tap` is shown the last map of every stride.
+    pub(crate) fn large_maps(
+        &self,
+        images: Tensor<4>,
+        tap: &mut dyn FnMut(&Tensor<4>),
+    ) -> Tensor<4> {
+        let x = self.stem.forward(images); // [b, 32, h/2, w/2]
+        self.along(0..at_sixteenth(self.strides.iter().copied()), x, tap)
+    }
+
+    /// To `[b, 1024, h/32, w/32]`.
+    pub(crate) fn small_maps(&self, x: Tensor<4>, tap: &mut dyn FnMut(&Tensor<4>)) -> Tensor<4> {
+        let cut = at_sixteenth(self.strides.iter().copied());
+        let x = self.along(cut..self.blocks.len(), x, tap);
+        tap(&x);
+        x
+    }
+
+    fn along(
+        &self,
+        rows: Range<usize>,
+        mut x: Tensor<4>,
+        tap: &mut dyn FnMut(&Tensor<4>),
+    ) -> Tensor<4> {
+        for (block, stride) in self.blocks[rows.clone()].iter().zip(&self.strides[rows]) {
             if *stride > 1 {
                 tap(&x);
             }
             x = block.forward(x);
         }
-        tap(&x);
         x
     }
 

@@ -11,11 +11,11 @@ use crate::activation::Activation::{self, Relu6};
 use crate::block::conv_norm_activation::ConvNormActivation;
 use crate::block::convolution::Conv;
 use crate::block::dropout::drop_out;
-use crate::block::inverted_residual::{Bottleneck, BottleneckKeys, InvertedResidual};
+use crate::block::inverted_residual::{Bottleneck, BottleneckKeys, InvertedResidual, along};
 use crate::block::linear::through;
 use crate::blueprint::{Draft, Init, Layer, Line, Naming, pair};
 use crate::channels::make_divisible;
-use crate::network::NetworkConfig;
+use crate::network::{NetworkConfig, at_sixteenth};
 
 /// Table 2: expansion, channels out, repeats, stride of the first.
 #[rustfmt::skip]
@@ -157,16 +157,21 @@ impl MobileNetV2 {
         }
     }
 
-    /// `[b, 3, h, w]` to `[b, 1280, h/32, w/32]`; `tap` is shown the last map of every stride.
-    pub(crate) fn trunk(&self, images: Tensor<4>, tap: &mut dyn FnMut(&Tensor<4>)) -> Tensor<4> {
-        let mut x = self.stem.forward(images); // [b, 32, h/2, w/2]
-        for block in &self.blocks {
-            if block.stride() > 1 {
-                tap(&x);
-            }
-            x = block.forward(x);
-        }
-        let x = self.last.forward(x);
+    /// `[b, 3, h, w]` to the first map at 1/16, `[b, 64, h/16, w/16]`; `tap` is shown the last map of every stride.
+    pub(crate) fn large_maps(
+        &self,
+        images: Tensor<4>,
+        tap: &mut dyn FnMut(&Tensor<4>),
+    ) -> Tensor<4> {
+        let x = self.stem.forward(images); // [b, 32, h/2, w/2]
+        let cut = at_sixteenth(self.blocks.iter().map(InvertedResidual::stride));
+        along(&self.blocks[..cut], x, tap)
+    }
+
+    /// To `[b, 1280, h/32, w/32]`.
+    pub(crate) fn small_maps(&self, x: Tensor<4>, tap: &mut dyn FnMut(&Tensor<4>)) -> Tensor<4> {
+        let cut = at_sixteenth(self.blocks.iter().map(InvertedResidual::stride));
+        let x = self.last.forward(along(&self.blocks[cut..], x, tap));
         tap(&x);
         x
     }

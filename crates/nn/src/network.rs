@@ -305,6 +305,12 @@ pub struct Auxiliary {
     pub logits: Tensor<2>,
 }
 
+/// Blocks of these strides behind a stem of stride 2, down to the first whose map is a 16th of the picture.
+pub(crate) fn at_sixteenth(strides: impl Iterator<Item = usize>) -> usize {
+    let halving = strides.enumerate().filter(|(_, stride)| *stride > 1).nth(2);
+    halving.expect("a network halves its maps four times at least").0 + 1
+}
+
 /// What a network gives in training.
 #[derive(Clone, Debug)]
 pub struct Outputs {
@@ -336,14 +342,32 @@ impl Network {
     }
 
     fn trunk(&self, images: Tensor<4>, tap: &mut dyn FnMut(&Tensor<4>)) -> Tensor<4> {
+        let x = self.large_maps(images, tap);
+        self.small_maps(x, tap)
+    }
+
+    /// To the first map at 1/16.
+    fn large_maps(&self, images: Tensor<4>, tap: &mut dyn FnMut(&Tensor<4>)) -> Tensor<4> {
         let images = self.enter(images);
         match &self.model {
-            Model::MobileNetV1(network) => network.trunk(images, tap),
-            Model::MobileNetV2(network) => network.trunk(images, tap),
-            Model::MobileNetV3(network) => network.trunk(images, tap),
-            Model::GoogLeNet(network) => network.trunk(images, tap, &mut |_, _| ()),
-            Model::InceptionV3(network) => network.trunk(images, tap, &mut |_| ()),
-            Model::Xception(network) => network.trunk(images, tap),
+            Model::MobileNetV1(network) => network.large_maps(images, tap),
+            Model::MobileNetV2(network) => network.large_maps(images, tap),
+            Model::MobileNetV3(network) => network.large_maps(images, tap),
+            Model::GoogLeNet(network) => network.large_maps(images, tap, &mut |_, _| ()),
+            Model::InceptionV3(network) => network.large_maps(images, tap),
+            Model::Xception(network) => network.large_maps(images, tap),
+        }
+    }
+
+    /// From there to the last map.
+    fn small_maps(&self, x: Tensor<4>, tap: &mut dyn FnMut(&Tensor<4>)) -> Tensor<4> {
+        match &self.model {
+            Model::MobileNetV1(network) => network.small_maps(x, tap),
+            Model::MobileNetV2(network) => network.small_maps(x, tap),
+            Model::MobileNetV3(network) => network.small_maps(x, tap),
+            Model::GoogLeNet(network) => network.small_maps(x, tap, &mut |_, _| ()),
+            Model::InceptionV3(network) => network.small_maps(x, tap, &mut |_| ()),
+            Model::Xception(network) => network.small_maps(x, tap),
         }
     }
 
@@ -363,8 +387,10 @@ impl Network {
     /// # Shapes
     /// `[b, 3, h, w]` to `[b, classes]`.
     pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
-        let features =
-            picture_by_picture(images, |images| global_mean(self.trunk(images, &mut |_| ())));
+        // All pictures through the first part, then all through the second: the weights of a part stay in the cache from
+        // picture to picture, and what a picture's layers pass on.
+        let x = picture_by_picture(images, |images| self.large_maps(images, &mut |_| ()));
+        let features = picture_by_picture(x, |x| global_mean(self.small_maps(x, &mut |_| ())));
         self.head(features, None)
     }
 

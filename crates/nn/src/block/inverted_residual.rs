@@ -144,3 +144,18 @@ impl InvertedResidual {
         self.project.forward_with(x, skip)
     }
 }
+
+/// Block after block; `tap` is shown the last map of every stride.
+pub(crate) fn along(
+    blocks: &[InvertedResidual],
+    mut x: Tensor<4>,
+    tap: &mut dyn FnMut(&Tensor<4>),
+) -> Tensor<4> {
+    for block in blocks {
+        if block.stride() > 1 {
+            tap(&x);
+        }
+        x = block.forward(x);
+    }
+    x
+}
