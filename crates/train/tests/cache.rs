@@ -40,7 +40,7 @@ fn loader_of(place: &Place, augment: &Augment, caching: &Caching) -> Loader {
     };
     let train = ImageFolder::open_train(&place.path("data"), None).unwrap();
     let rule = Preprocess::imagenet(32, 32);
-    Loader::new(Arc::new(train), rule, Mode::Train(augment.clone()), config).caching(caching)
+    Loader::new(Arc::new(train), rule, Mode::Train(*augment), config).caching(caching)
 }
 
 fn epochs(loader: &Loader, which: std::ops::Range<u64>) -> Vec<Batch> {
