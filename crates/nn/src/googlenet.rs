@@ -47,9 +47,6 @@ const ROWS: [(&str, Inception); 9] = [
     inception("5b", 832, 384, [192, 384], [48, 128], 128),
 ];
 
-/// Modules before the first at 1/16, 3a and 3b.
-const THREES: usize = 2;
-
 const fn chains(rows: &[(&str, Inception)]) -> bool {
     let mut i = 1;
     while i < rows.len() {
@@ -195,43 +192,24 @@ impl GoogLeNet {
         tap: &mut dyn FnMut(&Tensor<4>),
         inside: &mut dyn FnMut(usize, &Tensor<4>),
     ) -> Tensor<4> {
-        let x = self.large_maps(images, tap, inside);
-        self.small_maps(x, tap, inside)
-    }
-
-    /// The first part of the trunk: `[b, 3, h, w]` to `[b, 480, h/16, w/16]`.
-    pub(crate) fn large_maps(
-        &self,
-        images: Tensor<4>,
-        tap: &mut dyn FnMut(&Tensor<4>),
-        inside: &mut dyn FnMut(usize, &Tensor<4>),
-    ) -> Tensor<4> {
         let x = self.stem[0].forward(images); // [b, 64, h/2, w/2]
         tap(&x);
         let x = self.stem[1].forward(POOL.max(x));
         let x = self.stem[2].forward(x); // [b, 192, h/4, w/4]
         tap(&x);
         let mut x = POOL.max(x);
-        for (i, module) in self.modules[..THREES].iter().enumerate() {
-            x = module.forward(x);
-            inside(i, &x);
-        }
-        tap(&x); // [b, 480, h/8, w/8]
-        POOL.max(x)
-    }
-
-    /// The second part.
-    pub(crate) fn small_maps(
-        &self,
-        mut x: Tensor<4>,
-        tap: &mut dyn FnMut(&Tensor<4>),
-        inside: &mut dyn FnMut(usize, &Tensor<4>),
-    ) -> Tensor<4> {
-        for (i, (module, (name, _))) in self.modules.iter().zip(&ROWS).enumerate().skip(THREES) {
-            if *name == "5a" {
-                tap(&x); // [b, 832, h/16, w/16]
-                x = LAST_POOL.max(x);
-            }
+        for (i, (module, (name, _))) in self.modules.iter().zip(&ROWS).enumerate() {
+            x = match *name {
+                "4a" => {
+                    tap(&x); // [b, 480, h/8, w/8]
+                    POOL.max(x)
+                }
+                "5a" => {
+                    tap(&x); // [b, 832, h/16, w/16]
+                    LAST_POOL.max(x)
+                }
+                _ => x,
+            };
             x = module.forward(x);
             inside(i, &x);
         }

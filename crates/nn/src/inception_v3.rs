@@ -346,43 +346,17 @@ impl InceptionV3 {
         tap: &mut dyn FnMut(&Tensor<4>),
         middle: &mut dyn FnMut(&Tensor<4>),
     ) -> Tensor<4> {
-        let x = self.large_maps(images, tap);
-        self.small_maps(x, tap, middle)
-    }
-
-    /// Modules down to the first at 1/16.
-    fn cut() -> usize {
-        MODULES.iter().position(|(_, kind)| matches!(kind, Kind::B)).map_or(0, |i| i + 1)
-    }
-
-    /// The first part of the trunk: `[b, 3, h, w]` to `[b, 768, h/16, w/16]`.
-    pub(crate) fn large_maps(
-        &self,
-        images: Tensor<4>,
-        tap: &mut dyn FnMut(&Tensor<4>),
-    ) -> Tensor<4> {
         let x = self.stem[..3].iter().fold(images, |x, layer| layer.forward(x));
         tap(&x); // [b, 64, h/2, w/2]
         let x = self.stem[3..].iter().fold(MAX.max(x), |x, layer| layer.forward(x));
         tap(&x); // [b, 192, h/4, w/4]
         let mut x = MAX.max(x);
-        for (module, (_, kind)) in self.early[..Self::cut()].iter().zip(&MODULES) {
+        for (module, (_, kind)) in self.early.iter().zip(&MODULES) {
             if matches!(kind, Kind::B) {
                 tap(&x); // [b, 288, h/8, w/8]
             }
             x = module.forward(x);
         }
-        x
-    }
-
-    /// The second part.
-    pub(crate) fn small_maps(
-        &self,
-        x: Tensor<4>,
-        tap: &mut dyn FnMut(&Tensor<4>),
-        middle: &mut dyn FnMut(&Tensor<4>),
-    ) -> Tensor<4> {
-        let x = self.early[Self::cut()..].iter().fold(x, |x, module| module.forward(x));
         tap(&x); // [b, 768, h/16, w/16]
         middle(&x);
         let x = self.late.iter().fold(x, |x, module| module.forward(x));

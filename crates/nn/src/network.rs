@@ -311,6 +311,17 @@ pub(crate) fn at_sixteenth(strides: impl Iterator<Item = usize>) -> usize {
     halving.expect("a network halves its maps four times at least").0 + 1
 }
 
+/// All pictures through the first part, then all through the second: the weights of a part stay in the cache from picture
+/// to picture, as does what a picture's layers pass on. The means of the last map.
+fn in_two_parts(
+    images: Tensor<4>,
+    large: impl Fn(Tensor<4>) -> Tensor<4> + Sync,
+    small: impl Fn(Tensor<4>) -> Tensor<4> + Sync,
+) -> Tensor<2> {
+    let x = picture_by_picture(images, large);
+    picture_by_picture(x, |x| global_mean(small(x)))
+}
+
 /// What a network gives in training.
 #[derive(Clone, Debug)]
 pub struct Outputs {
@@ -342,32 +353,37 @@ impl Network {
     }
 
     fn trunk(&self, images: Tensor<4>, tap: &mut dyn FnMut(&Tensor<4>)) -> Tensor<4> {
-        let x = self.large_maps(images, tap);
-        self.small_maps(x, tap)
-    }
-
-    /// To the first map at 1/16.
-    fn large_maps(&self, images: Tensor<4>, tap: &mut dyn FnMut(&Tensor<4>)) -> Tensor<4> {
         let images = self.enter(images);
         match &self.model {
-            Model::MobileNetV1(network) => network.large_maps(images, tap),
-            Model::MobileNetV2(network) => network.large_maps(images, tap),
-            Model::MobileNetV3(network) => network.large_maps(images, tap),
-            Model::GoogLeNet(network) => network.large_maps(images, tap, &mut |_, _| ()),
-            Model::InceptionV3(network) => network.large_maps(images, tap),
-            Model::Xception(network) => network.large_maps(images, tap),
+            Model::MobileNetV1(network) => network.small_maps(network.large_maps(images, tap), tap),
+            Model::MobileNetV2(network) => network.small_maps(network.large_maps(images, tap), tap),
+            Model::MobileNetV3(network) => network.small_maps(network.large_maps(images, tap), tap),
+            Model::GoogLeNet(network) => network.trunk(images, tap, &mut |_, _| ()),
+            Model::InceptionV3(network) => network.trunk(images, tap, &mut |_| ()),
+            Model::Xception(network) => network.trunk(images, tap),
         }
     }
 
-    /// From there to the last map.
-    fn small_maps(&self, x: Tensor<4>, tap: &mut dyn FnMut(&Tensor<4>)) -> Tensor<4> {
+    /// The mean of the last map in inference, picture by picture.
+    fn features(&self, images: Tensor<4>) -> Tensor<2> {
         match &self.model {
-            Model::MobileNetV1(network) => network.small_maps(x, tap),
-            Model::MobileNetV2(network) => network.small_maps(x, tap),
-            Model::MobileNetV3(network) => network.small_maps(x, tap),
-            Model::GoogLeNet(network) => network.small_maps(x, tap, &mut |_, _| ()),
-            Model::InceptionV3(network) => network.small_maps(x, tap, &mut |_| ()),
-            Model::Xception(network) => network.small_maps(x, tap),
+            Model::MobileNetV1(network) => in_two_parts(
+                images,
+                |x| network.large_maps(self.enter(x), &mut |_| ()),
+                |x| network.small_maps(x, &mut |_| ()),
+            ),
+            Model::MobileNetV2(network) => in_two_parts(
+                images,
+                |x| network.large_maps(self.enter(x), &mut |_| ()),
+                |x| network.small_maps(x, &mut |_| ()),
+            ),
+            Model::MobileNetV3(network) => in_two_parts(
+                images,
+                |x| network.large_maps(self.enter(x), &mut |_| ()),
+                |x| network.small_maps(x, &mut |_| ()),
+            ),
+            // The weights of these do not fit the cache either way.
+            _ => picture_by_picture(images, |images| global_mean(self.trunk(images, &mut |_| ()))),
         }
     }
 
@@ -387,10 +403,7 @@ impl Network {
     /// # Shapes
     /// `[b, 3, h, w]` to `[b, classes]`.
     pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
-        // All pictures through the first part, then all through the second: the weights of a part stay in the cache from
-        // picture to picture, and what a picture's layers pass on.
-        let x = picture_by_picture(images, |images| self.large_maps(images, &mut |_| ()));
-        let features = picture_by_picture(x, |x| global_mean(self.small_maps(x, &mut |_| ())));
+        let features = self.features(images);
         self.head(features, None)
     }
 

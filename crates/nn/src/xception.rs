@@ -189,28 +189,11 @@ impl Xception {
         }
     }
 
-    /// The entry flow, `[b, 3, h, w]` to `[b, 728, h/16, w/16]`; `tap` is shown the last map of every stride.
-    pub(crate) fn large_maps(
-        &self,
-        images: Tensor<4>,
-        tap: &mut dyn FnMut(&Tensor<4>),
-    ) -> Tensor<4> {
+    /// `[b, 3, h, w]` to `[b, 2048, h/32, w/32]`; `tap` is shown the last map of every stride.
+    pub(crate) fn trunk(&self, images: Tensor<4>, tap: &mut dyn FnMut(&Tensor<4>)) -> Tensor<4> {
         let x = self.stem[0].forward(images); // [b, 32, h/2, w/2]
         let mut x = self.stem[1].forward(x); // [b, 64, h/2, w/2]
-        for block in &self.blocks[..ENTRY.len()] {
-            tap(&x);
-            x = block.forward(x);
-        }
-        x
-    }
-
-    /// The middle and the exit flow, to `[b, 2048, h/32, w/32]`.
-    pub(crate) fn small_maps(
-        &self,
-        mut x: Tensor<4>,
-        tap: &mut dyn FnMut(&Tensor<4>),
-    ) -> Tensor<4> {
-        for block in &self.blocks[ENTRY.len()..] {
+        for block in &self.blocks {
             if block.stride > 1 {
                 tap(&x);
             }
