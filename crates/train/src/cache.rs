@@ -214,6 +214,12 @@ impl Cache {
                 }
             }
         }
+        if large > 0 && sizes.is_empty() && !matches!(self.store, Store::Nothing) {
+            return Some(
+                "cache: holds nothing, all pictures are large and decoded smaller each time (--decode exact keeps them)"
+                    .to_owned(),
+            );
+        }
         let mean = sizes.iter().sum::<u64>() as f64 / sizes.len().max(1) as f64;
         let count = (count * (looked - large)).checked_div(looked).unwrap_or(count);
         let needed = mean * count as f64;

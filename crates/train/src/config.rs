@@ -266,7 +266,7 @@ impl Options {
             mean: three("--mean", &self.mean, [0.485, 0.456, 0.406])?,
             std: three("--std", &self.std, [0.229, 0.224, 0.225])?,
             exif: self.exif.unwrap_or(false),
-            decode: self.decode.unwrap_or(Decoding::Scaled),
+            decode: self.decode.unwrap_or(self.usual_decoding()),
             scale: two("--scale", &self.scale, if on_default { [0.6, 1.0] } else { [0.08, 1.0] })?,
             ratio: two("--ratio", &self.ratio, [3.0 / 4.0, 4.0 / 3.0])?,
             hflip: self.hflip.unwrap_or(0.5),
@@ -510,6 +510,17 @@ impl Plan {
     }
 }
 
+impl Options {
+    /// Scaled; exact where a cache is wanted, which holds whole pictures.
+    fn usual_decoding(&self) -> Decoding {
+        let wanted = match self.cache {
+            Some(kind) => kind != CacheKind::None,
+            None => self.cache_gb.is_some_and(|gb| gb > 0.0),
+        };
+        if wanted { Decoding::Exact } else { Decoding::Scaled }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -530,6 +541,20 @@ mod tests {
         let text = toml::to_string(&plan).unwrap();
         let old: Plan = toml::from_str(&text.replace("decode = \"scaled\"\n", "")).unwrap();
         assert_eq!((old.decode, old.augment().decode), (Decoding::Exact, Decoding::Exact));
+    }
+
+    /// Caught when planted: scaled beside a cache.
+    #[test]
+    fn pictures_for_a_cache_are_decoded_exactly_unless_said_otherwise() {
+        let ram = Options { cache: Some(CacheKind::Ram), ..Options::default() };
+        assert_eq!(ram.plan().unwrap().decode, Decoding::Exact);
+        let some = Options { cache_gb: Some(2.0), ..Options::default() };
+        assert_eq!(some.plan().unwrap().decode, Decoding::Exact);
+        let none =
+            Options { cache: Some(CacheKind::None), cache_gb: Some(2.0), ..Options::default() };
+        assert_eq!(none.plan().unwrap().decode, Decoding::Scaled);
+        let said = Options { decode: Some(Decoding::Scaled), ..ram };
+        assert_eq!(said.plan().unwrap().decode, Decoding::Scaled);
     }
 
     #[test]

@@ -73,7 +73,7 @@ pub struct Options {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exif: Option<bool>,
     /// Whether the training decodes large JPEGs at 1/2, 1/4 or 1/8 where the resize still halves them
-    /// [default: scaled]
+    /// [default: scaled, with a cache exact]
     #[arg(long, value_enum)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decode: Option<Decoding>,
