@@ -22,6 +22,7 @@ use crate::config::Plan;
 use crate::decode::Picture;
 use crate::folder::ImageFolder;
 use crate::jpeg::Space;
+use crate::memory::available;
 
 /// Bytes of the GB of `--cache-gb`.
 const GB: f64 = (1_u64 << 30) as f64;
@@ -72,7 +73,7 @@ impl Caching {
             None if given.is_none() => Caching::Nothing,
             Some(CacheKind::None) => Caching::Nothing,
             None | Some(CacheKind::Ram) => {
-                let half = || free_memory().map_or(CAUTIOUS, |free| free / 2);
+                let half = || available().map_or(CAUTIOUS, |free| free / 2);
                 Caching::Ram { bytes: given.unwrap_or_else(half) }
             }
             Some(CacheKind::Disk) => Caching::Disk {
@@ -96,20 +97,6 @@ fn users_folder() -> PathBuf {
         named.or_else(|| home().map(|home| home.join(".cache")))
     };
     usual.unwrap_or_else(std::env::temp_dir).join("kindling")
-}
-
-/// Bytes that programs may still take, of the machine and of the container (cgroup v2); `None` where Linux does not
-/// say.
-fn free_memory() -> Option<u64> {
-    let machine = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = machine.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let free = line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10;
-    let number = |name: &str| -> Option<u64> {
-        let path = Path::new("/sys/fs/cgroup").join(name);
-        std::fs::read_to_string(path).ok()?.trim().parse().ok()
-    };
-    let own = number("memory.max").zip(number("memory.current"));
-    Some(own.map_or(free, |(most, now)| free.min(most.saturating_sub(now))))
 }
 
 /// What is kept, shared by the clones of a loader.

@@ -6,6 +6,7 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind, set_hook, take_hook};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{LazyLock, Once};
 
@@ -69,14 +70,23 @@ pub(crate) fn rehearse(pictures: usize) {
     }
 }
 
-/// Megabytes that this process can have: what Linux calls available, or the limit of its control group.
+/// Bytes that this process may still take, of the machine and of its control group (cgroup v2); `None` where Linux does
+/// not say.
+pub fn available() -> Option<u64> {
+    let machine = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = machine.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let free = line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10;
+    let number = |name: &str| -> Option<u64> {
+        let path = Path::new("/sys/fs/cgroup").join(name);
+        std::fs::read_to_string(path).ok()?.trim().parse().ok()
+    };
+    let own = number("memory.max").zip(number("memory.current"));
+    Some(own.map_or(free, |(most, now)| free.min(most.saturating_sub(now))))
+}
+
+/// [`available`] in megabytes.
 pub fn available_mb() -> Option<f64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let free: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    let limit = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
-    let limit = limit.and_then(|text| text.trim().parse::<f64>().ok());
-    Some((free / 1024.0).min(limit.map_or(f64::INFINITY, |bytes| bytes / f64::from(1 << 20))))
+    available().map(|bytes| bytes as f64 / f64::from(1 << 20))
 }
 
 /// What to say where a batch needs more than there is; `needs` gives the megabytes of so many pictures.
