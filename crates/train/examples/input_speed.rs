@@ -1,8 +1,9 @@
 //! How many pictures a second the loader prepares, nobody consuming them:
-//! `input_speed DIR WORKERS [EPOCHS [exact|scaled]]`.
+//! `input_speed DIR WORKERS [EPOCHS [exact|scaled [WINDOW [SIZE]]]]`.
 //!
-//! Random resized crop to 224, mirror image, normalised, batches of 64; one line of JSON. `benches/input.py` runs
-//! it beside torchvision's and timm's loaders.
+//! Random resized crop to SIZE (224), mirror image, normalised, batches of 64; one line of JSON. Of 0 epochs the first one
+//! counts, which otherwise warms the file cache. WINDOW is `--shard-window` of a folder of shards. `benches/input.py` runs
+//! it beside torchvision's and timm's loaders, `benches/shards.py` by place and in windows.
 #![expect(clippy::print_stdout, reason = "an example prints")]
 
 use std::path::Path;
@@ -28,6 +29,8 @@ fn main() -> anyhow::Result<()> {
         None | Some("scaled") => Decoding::Scaled,
         Some(word) => anyhow::bail!("{word}: expected exact or scaled"),
     };
+    let window: usize = words.get(4).map_or(Ok(0), |word| word.parse()).context("WINDOW")?;
+    let size: usize = words.get(5).map_or(Ok(224), |word| word.parse()).context("SIZE")?;
     let config = LoaderConfig {
         batch_size: 64,
         workers,
@@ -39,22 +42,39 @@ fn main() -> anyhow::Result<()> {
     let folder = Arc::new(ImageFolder::open_train(Path::new(folder), None)?);
     let loader = Loader::new(
         folder,
-        Preprocess::imagenet(256, 224),
+        Preprocess::imagenet(size * 8 / 7, size),
         Mode::Train(Augment { decode, ..Augment::default() }),
         config,
-    );
+    )
+    .windowed(window);
     let mut pictures = 0;
     let mut start = Instant::now();
-    // The first epoch warms the file cache and is not counted.
+    let mut before = reads();
     for epoch in 0..=epochs {
         for batch in loader.epoch(epoch, 0) {
             pictures += batch?.labels.len();
         }
-        if epoch == 0 {
-            (pictures, start) = (0, Instant::now());
+        if epoch == 0 && epochs > 0 {
+            (pictures, start, before) = (0, Instant::now(), reads());
         }
     }
     let img_per_s = pictures as f64 / start.elapsed().as_secs_f64();
-    println!("{{\"workers\": {workers}, \"pictures\": {pictures}, \"img_per_s\": {img_per_s:.1}}}");
+    let [calls, bytes, disk] = [0, 1, 2].map(|i| reads()[i] - before[i]);
+    println!(
+        "{{\"workers\": {workers}, \"pictures\": {pictures}, \"img_per_s\": {img_per_s:.1}, \"read_calls\": {calls}, \
+         \"read_mb\": {:.1}, \"disk_mb\": {:.1}}}",
+        bytes as f64 / 1e6,
+        disk as f64 / 1e6
+    );
     Ok(())
+}
+
+/// Calls that read, bytes that they gave, bytes that came from a disk: of this process, where Linux counts them.
+fn reads() -> [u64; 3] {
+    let text = std::fs::read_to_string("/proc/self/io").unwrap_or_default();
+    let of = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim().parse().ok()
+    };
+    ["syscr:", "rchar:", "read_bytes:"].map(|name| of(name).unwrap_or(0))
 }

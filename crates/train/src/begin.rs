@@ -19,6 +19,7 @@ use crate::out;
 use crate::parameters;
 use crate::recipe;
 use crate::selection;
+use crate::shards;
 use crate::signal::Stop;
 
 /// The words of `kindling train`.
@@ -167,7 +168,8 @@ pub fn train(args: &Train) -> Result<u8, Failure> {
         // A device tells when its memory is out, and the loop answers; a machine ends the run.
         if let (true, Some(available)) = (chosen.is_host(), memory::available_mb()) {
             let batch = plan.batch_size.min(data.items.len());
-            let needs = |pictures| computed_mb(&plan, data.classes.len(), pictures);
+            let windows = shards::window_mb(&data, plan.shard_window);
+            let needs = |pictures| windows + computed_mb(&plan, data.classes.len(), pictures);
             let note = memory::note(batch, plan.grad_accum_steps, available, needs);
             note.iter().for_each(|note| journal.say(note));
         }

@@ -276,6 +276,15 @@ impl Cache {
         }
     }
 
+    /// Whether a picture is kept, as far as is known without a look at it: in a file it may be old.
+    pub(crate) fn holds(&self, index: usize) -> bool {
+        match &self.store {
+            Store::Nothing => false,
+            Store::Ram(pictures) => pictures[index].get().is_some(),
+            Store::Disk(_) => self.counted[index].load(Ordering::Relaxed) > 0,
+        }
+    }
+
     /// When and how large a picture's file is, to be asked before it is read; see [`Cache::put`].
     pub(crate) fn stamp(&self, folder: &ImageFolder, index: usize) -> Option<Stamp> {
         match &self.store {
@@ -364,8 +373,12 @@ impl Cache {
 pub(crate) struct Stamp {
     /// Bytes.
     size: u64,
-    /// Nanoseconds since 1970; of a picture in a shard its checksum.
+    /// Of its content, nanoseconds since 1970; of a picture in a shard its checksum.
     time: u64,
+    /// Of the file itself, which a program cannot set: one of equal size and time in its place shows. Unix alone has it.
+    change: u64,
+    /// Number of the file in its file system, likewise.
+    inode: u64,
 }
 
 fn unwritable(folder: &Path, error: &std::io::Error) -> String {

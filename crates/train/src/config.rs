@@ -118,6 +118,8 @@ pub struct Plan {
     pub cache_gb: f64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache_dir: Option<PathBuf>,
+    #[serde(default)]
+    pub shard_window: usize,
     pub opt: Rule,
     pub lr: f64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -314,6 +316,7 @@ impl Options {
             cache: self.cache,
             cache_gb: self.cache_gb.unwrap_or(0.0),
             cache_dir: self.cache_dir.clone(),
+            shard_window: self.shard_window.unwrap_or(0),
             opt,
             lr,
             layer_decay: self.layer_decay,
@@ -431,6 +434,12 @@ impl Plan {
         positive("--grad-accum-steps", self.grad_accum_steps)?;
         positive("--workers", self.workers)?;
         between("--cache-gb", self.cache_gb, 0.0, 65_536.0)?;
+        if self.shard_window > 0 && self.balanced_sampling {
+            return Err(Failure::usage(format!(
+                "--shard-window {}: --balanced-sampling draws from all files at once; leave one away",
+                self.shard_window
+            )));
+        }
         positive("--log-interval", self.log_interval)?;
         positive("--epochs", self.epochs as usize)?;
         positive("--val-interval", self.val_interval as usize)?;

@@ -3,7 +3,10 @@
 //!
 //! Any tar reads them, and `webdataset` by its conventions: a picture is `<key>.<ending>`, followed by `<key>.cls` with
 //! its label, where the key is `<class>/<name>` without dots in the name and is no other picture's. `index.json` has
-//! the names of the folder.
+//! the names of the folder. The training split is written in a shuffled order, as `webdataset` expects it and
+//! `--shard-window` needs it: what lies together is of all classes then.
+//!
+//! Files are called `.tmp` until all of them are made: what a run that was killed leaves has no other name.
 
 mod tar;
 
@@ -20,7 +23,12 @@ use crate::failure::Failure;
 use crate::folder::{DataError, ImageFolder, VAL_NAMES};
 use crate::out;
 use crate::quarantine::{FILE, Quarantine, leave_out_of, relative};
+use crate::random::Counter;
 use crate::shards::{FORMAT, INDEX, Index, Member, Shard};
+use crate::signal::Stop;
+
+/// Purpose of the counter that shuffles what is written.
+const SHUFFLE: u64 = 0x5A;
 
 /// The words of `kindling data shard`.
 #[derive(Args)]
@@ -34,6 +42,12 @@ pub struct ShardArgs {
     /// Megabytes from which the next file is begun, such as 256 or 0.5
     #[arg(long, default_value = "256", value_name = "MB", value_parser = megabytes)]
     shard_size: f64,
+    /// Seed of the order in which the training pictures are written
+    #[arg(long, default_value_t = 42, value_name = "N")]
+    seed: u64,
+    /// Write the training pictures in the folder's order, class after class, as the val split always is
+    #[arg(long, conflicts_with = "seed")]
+    no_shuffle: bool,
     /// Name of the split folder to evaluate on [default: val, validation, valid or test]
     #[arg(long, value_name = "NAME")]
     val_split: Option<String>,
@@ -46,10 +60,11 @@ fn megabytes(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Runs the subcommand; its exit code.
+/// Runs the subcommand; its exit code: 130 and 143 where SIGINT and SIGTERM ended it and nothing was left.
 ///
 /// # Errors
 /// Faults of the folder, a picture that cannot be read, a file that cannot be written, shards that are there.
+#[expect(clippy::print_stderr, reason = "an interruption is told like a failure")]
 pub fn shard(args: &ShardArgs) -> Result<u8, Failure> {
     let (root, place) = (&args.data_dir, args.output.join(INDEX));
     if place.exists() {
@@ -77,17 +92,33 @@ pub fn shard(args: &ShardArgs) -> Result<u8, Failure> {
     let notes = train.notes.iter().chain(val.iter().flat_map(|val| &val.notes));
     notes.for_each(|note| out!("note: {note}"));
 
-    let mut unfinished = Unfinished { files: Vec::new() };
-    std::fs::create_dir_all(&args.output).map_err(|e| cannot_write(&args.output, &e))?;
+    let mut order: Vec<usize> = (0..train.items.len()).collect();
+    if !args.no_shuffle {
+        Counter::new(args.seed, 0, 0, SHUFFLE).shuffle(&mut order);
+    }
+    let stop = Stop::listen().map_err(|e| Failure::file(format!("signals: {e}")))?;
+    let mut unfinished = Unfinished::begin(&args.output)?;
     let limit = (args.shard_size * f64::from(1 << 20)) as u64;
-    let mut write = |split: &str, folder: &ImageFolder| {
-        write_split(&args.output, split, folder, limit, &mut unfinished.files)
+    let mut write = |split: &str, folder: &ImageFolder, order: &[usize]| {
+        write_split(split, folder, order, limit, &stop, &mut unfinished)
     };
+    let train_files = write("train", &train, &order)?;
+    let val_files = match &val {
+        Some(val) => write("val", val, &(0..val.items.len()).collect::<Vec<_>>())?,
+        None => Vec::new(),
+    };
+    if let Some(signal) = stop.requested() {
+        drop(unfinished);
+        eprintln!("interrupted; nothing of the shards is left in {}", args.output.display());
+        return Ok(signal);
+    }
+    unfinished.rename()?;
+    let shuffled = train_files.iter().any(|shard| !shard.order.is_empty());
     let index = Index {
-        format: FORMAT,
+        format: if shuffled { FORMAT } else { 1 },
         classes: train.classes.clone(),
-        train: write("train", &train)?,
-        val: val.as_ref().map(|val| write("val", val)).transpose()?.unwrap_or_default(),
+        train: train_files,
+        val: val_files,
         train_folder: if whole { String::new() } else { "train".to_owned() },
         val_folder: val_folder.unwrap_or("val").to_owned(),
         left_out,
@@ -95,12 +126,16 @@ pub fn shard(args: &ShardArgs) -> Result<u8, Failure> {
     // The index comes last: a folder that has one is whole.
     let text = serde_json::to_vec(&index).expect("an index is plain data");
     write_atomically(&place, &text)?;
-    unfinished.files.clear();
+    unfinished.keep();
     for (split, shards) in [("train", &index.train), ("val", &index.val)] {
         let pictures: usize = shards.iter().map(|shard| shard.pictures.len()).sum();
         let bytes: u64 = shards.iter().map(|shard| shard.bytes).sum();
+        let shuffled = match shards.iter().any(|shard| !shard.order.is_empty()) {
+            true => format!(", shuffled with seed {}", args.seed),
+            false => String::new(),
+        };
         out!(
-            "{split}: {pictures} pictures in {} files, {:.1} MB",
+            "{split}: {pictures} pictures in {} files, {:.1} MB{shuffled}",
             shards.len(),
             bytes as f64 / 1e6
         );
@@ -142,9 +177,51 @@ fn leave_out(
     Ok(left_out)
 }
 
-/// Files that are removed again unless all of them are made.
+/// Files that are removed again unless all of them are made, and their folder, if it was made for them.
 struct Unfinished {
+    output: PathBuf,
+    is_new: bool,
     files: Vec<PathBuf>,
+}
+
+impl Unfinished {
+    /// Makes the folder, and removes from it what a run that was killed has left.
+    fn begin(output: &Path) -> Result<Self, Failure> {
+        let failed = |e: std::io::Error| cannot_write(output, &e);
+        let is_new = !output.exists();
+        std::fs::create_dir_all(output).map_err(failed)?;
+        for entry in std::fs::read_dir(output).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            if path.file_name().and_then(|name| name.to_str()).is_some_and(is_scratch) {
+                std::fs::remove_file(&path).map_err(|e| cannot_write(&path, &e))?;
+            }
+        }
+        Ok(Self { output: output.to_path_buf(), is_new, files: Vec::new() })
+    }
+
+    /// A file of this name, to be written under another until all are.
+    fn create(&mut self, name: &str) -> Result<File, Failure> {
+        let scratch = self.output.join(format!("{name}{SCRATCH}"));
+        let file = File::create(&scratch).map_err(|e| cannot_write(&scratch, &e))?;
+        self.files.push(scratch);
+        Ok(file)
+    }
+
+    /// Gives all files their names.
+    fn rename(&mut self) -> Result<(), Failure> {
+        for file in &mut self.files {
+            let named = file.with_extension("");
+            std::fs::rename(&*file, &named).map_err(|e| cannot_write(&named, &e))?;
+            *file = named;
+        }
+        Ok(())
+    }
+
+    /// Nothing of it is removed any more.
+    fn keep(mut self) {
+        self.files.clear();
+        self.is_new = false;
+    }
 }
 
 impl Drop for Unfinished {
@@ -152,7 +229,24 @@ impl Drop for Unfinished {
         for file in &self.files {
             let _ = std::fs::remove_file(file);
         }
+        if self.is_new {
+            // Only where it is empty.
+            let _ = std::fs::remove_dir(&self.output);
+        }
     }
+}
+
+/// What a file's name ends with until all files are made.
+const SCRATCH: &str = ".tmp";
+
+/// Whether [`Unfinished::create`] gives such names.
+fn is_scratch(name: &str) -> bool {
+    let numbered = || {
+        let (split, number) = name.strip_suffix(SCRATCH)?.strip_suffix(".tar")?.rsplit_once('-')?;
+        let digits = number.len() >= 6 && number.bytes().all(|digit| digit.is_ascii_digit());
+        Some(digits && ["train", "val"].contains(&split))
+    };
+    numbered().unwrap_or(false)
 }
 
 fn cannot_write(path: &Path, error: &std::io::Error) -> Failure {
@@ -162,48 +256,65 @@ fn cannot_write(path: &Path, error: &std::io::Error) -> Failure {
     ))
 }
 
-/// The files of a split, each written beside its place and renamed; what is made goes to `made` before it is.
+/// The files of a split, its pictures in this order; some of them where a signal came.
 fn write_split(
-    output: &Path,
     split: &str,
     folder: &ImageFolder,
+    order: &[usize],
     limit: u64,
-    made: &mut Vec<PathBuf>,
+    stop: &Stop,
+    unfinished: &mut Unfinished,
 ) -> Result<Vec<Shard>, Failure> {
-    let (mut shards, mut next, mut bytes) = (Vec::new(), 0, Vec::new());
+    // By the folder's order, so that a picture has the same key in whatever order they are written.
     let mut keys = HashSet::new();
-    while next < folder.items.len() {
+    let named = |(path, _): &(PathBuf, usize)| {
+        let below = below(&folder.root, path)?;
+        let key = key(&below, &mut keys);
+        Ok((below, key))
+    };
+    let mut names: Vec<_> = folder.items.iter().map(named).collect::<Result<_, Failure>>()?;
+    let in_order = order.is_sorted();
+    let (mut shards, mut left, mut bytes) = (Vec::new(), order, Vec::new());
+    while !left.is_empty() {
         let name = format!("{split}-{:06}.tar", shards.len());
-        let (path, scratch) = (output.join(&name), output.join(format!("{name}.tmp")));
+        let path = unfinished.output.join(&name);
         let failed = |e: std::io::Error| cannot_write(&path, &e);
-        made.push(scratch.clone());
-        let mut tar = Tar::new(BufWriter::new(File::create(&scratch).map_err(failed)?));
-        let mut pictures = Vec::new();
-        while next < folder.items.len() && (tar.written() < limit || pictures.is_empty()) {
-            folder.bytes(next, &mut bytes).map_err(unreadable)?;
-            let (path, label) = &folder.items[next];
-            let below = path.strip_prefix(&folder.root).unwrap_or(path);
-            let below = below.to_str().ok_or_else(|| {
-                Failure::data(format!("{}: a name that is not UTF-8; rename it", path.display()))
-            })?;
-            let below = if cfg!(windows) { below.replace('\\', "/") } else { below.to_owned() };
-            let (key, ending) = key(&below, &mut keys);
+        let mut tar = Tar::new(BufWriter::new(unfinished.create(&name)?));
+        let (mut pictures, mut numbers) = (Vec::new(), Vec::new());
+        while let Some((&number, rest)) = left.split_first()
+            && (tar.written() < limit || pictures.is_empty())
+            && stop.requested().is_none()
+        {
+            folder.bytes(number, &mut bytes).map_err(unreadable)?;
+            let label = folder.items[number].1;
+            let (below, (key, ending)) = std::mem::take(&mut names[number]);
             let from = tar.file(&format!("{key}.{ending}"), &bytes).map_err(failed)?;
             tar.file(&format!("{key}.cls"), label.to_string().as_bytes()).map_err(failed)?;
             let crc = crc32fast::hash(&bytes);
-            pictures.push(Member(from, bytes.len() as u64, *label, crc, below));
-            next += 1;
+            pictures.push(Member(from, bytes.len() as u64, label, crc, below));
+            numbers.push(number);
+            left = rest;
+        }
+        if stop.requested().is_some() {
+            break;
         }
         let (file, length) = tar.finish().map_err(failed)?;
-        made.push(path.clone());
         file.into_inner()
             .map_err(std::io::IntoInnerError::into_error)
             .and_then(|file| file.sync_all())
-            .and_then(|()| std::fs::rename(&scratch, &path))
             .map_err(failed)?;
-        shards.push(Shard { file: name, bytes: length, pictures });
+        let order = if in_order { Vec::new() } else { numbers };
+        shards.push(Shard { file: name, bytes: length, pictures, order });
     }
     Ok(shards)
+}
+
+/// A picture's path below the split, with `/`.
+fn below(root: &Path, path: &Path) -> Result<String, Failure> {
+    let below = path.strip_prefix(root).unwrap_or(path).to_str().ok_or_else(|| {
+        Failure::data(format!("{}: a name that is not UTF-8; rename it", path.display()))
+    })?;
+    Ok(if cfg!(windows) { below.replace('\\', "/") } else { below.to_owned() })
 }
 
 /// A picture that cannot be read, in the words of this command.

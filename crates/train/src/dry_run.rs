@@ -23,6 +23,7 @@ use crate::fit::{self, Run};
 use crate::journal::{Journal, Line, clock};
 use crate::loader::Mode;
 use crate::out;
+use crate::shards;
 use crate::signal::Stop;
 
 /// Batches that are trained on.
@@ -232,8 +233,10 @@ pub fn dry_run(
         evaluations,
         eta_s: per_batch * (told.batches_per_epoch as u64 * told.epochs) as f64
             + evaluation_s * evaluations as f64,
-        peak_memory_mb: measured
-            .unwrap_or_else(|| computed_mb(plan, train.classes.len(), plan.batch_size)),
+        peak_memory_mb: measured.unwrap_or_else(|| {
+            let windows = shards::window_mb(&train, plan.shard_window);
+            windows + computed_mb(plan, train.classes.len(), plan.batch_size)
+        }),
         memory_measured: measured.is_some(),
         checkpoint_bytes: bytes,
         // Last and best, the epochs kept, and the one that is being written.

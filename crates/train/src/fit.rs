@@ -89,6 +89,7 @@ pub fn fit(run: Run, journal: &Journal) -> Result<Ended, Failure> {
     train.notes.iter().chain(&val.notes).for_each(|note| journal.say(&format!("note: {note}")));
     let loader = loader(&plan, &train, Mode::Train(plan.augment()), plan.batch_size)
         .caching(&Caching::of(&plan));
+    loader.window_notes().iter().for_each(|line| journal.say(line));
     loader.cache_outlook().iter().for_each(|line| journal.say(line));
     let val_loader = self::loader(&plan, &val, Mode::Eval, plan.val_batch_size);
     let batches = loader.batches();
@@ -183,8 +184,7 @@ pub fn fit(run: Run, journal: &Journal) -> Result<Ended, Failure> {
                     state.network = statistics::restored(state.network, before.clone());
                     journal.say(&parted(plan.batch_size, smaller));
                     // The same pictures to the bit: a batch is a function of its number.
-                    let again = loader.epoch(at.epoch, at.batch - 1).next();
-                    batch = again.expect("the epoch has this batch")?;
+                    batch = loader.batch(at.epoch, at.batch - 1)?;
                 };
                 loss = studied.loss;
                 if let Some(gradients) = studied.gradients {
@@ -449,6 +449,13 @@ pub fn open(plan: &Plan) -> Result<(ImageFolder, ImageFolder), Failure> {
         }
     };
     quarantine::leave_out(plan, &mut train, &mut val)?;
+    if plan.shard_window > 0 && train.shards.is_none() {
+        return Err(Failure::usage(format!(
+            "--shard-window {}: {} is no folder of shards; make one with `kindling data shard`, or leave the flag away",
+            plan.shard_window,
+            plan.data_dir.display()
+        )));
+    }
     Ok((train, val))
 }
 
@@ -464,7 +471,9 @@ pub fn loader(plan: &Plan, folder: &Arc<ImageFolder>, mode: Mode, batch_size: us
         drop_last: matches!(mode, Mode::Train(_)),
     };
     let balanced = plan.balanced_sampling && matches!(mode, Mode::Train(_));
-    Loader::new(Arc::clone(folder), plan.preprocess(), mode, config).balanced(balanced)
+    Loader::new(Arc::clone(folder), plan.preprocess(), mode, config)
+        .balanced(balanced)
+        .windowed(plan.shard_window)
 }
 
 /// Half of a micro-batch that did not fit; nothing smaller than one picture.

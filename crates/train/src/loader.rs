@@ -4,7 +4,7 @@
 mod epoch;
 
 use std::borrow::Cow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use self::epoch::Epoch;
@@ -15,6 +15,8 @@ use crate::folder::{DataError, ImageFolder};
 use crate::jpeg::Space;
 use crate::preprocess::{Preprocess, Workspace, shrunk_from};
 use crate::random::{Counter, permutation};
+use crate::shards::order::{Layout, Windowed};
+use crate::shards::window::Windows;
 
 /// Purpose of the counter that draws a picture's crop and flip.
 const AUGMENT: u64 = 0xA6;
@@ -84,6 +86,8 @@ pub struct Loader {
     /// Whether every class is drawn equally often.
     balanced: bool,
     cache: Arc<Cache>,
+    /// What the files of a folder of shards hold, where they are read in windows.
+    layout: Option<Arc<Layout>>,
 }
 
 impl Loader {
@@ -98,7 +102,7 @@ impl Loader {
         assert!(config.workers > 0, "at least 1 worker, got 0");
         let range = (0, folder.items.len());
         let cache = Arc::default();
-        Self { folder, preprocess, mode, config, range, balanced: false, cache }
+        Self { folder, preprocess, mode, config, range, balanced: false, cache, layout: None }
     }
 
     /// The same keeping decoded pictures from epoch to epoch; every bit of the batches stays.
@@ -125,22 +129,59 @@ impl Loader {
         self.cache.trouble()
     }
 
+    /// The same reading tar files from front to back, in windows of so many pictures in which they are shuffled; by
+    /// place where that is 0, or the pictures are files of their own or only looked at.
+    #[must_use]
+    pub fn windowed(self, pictures: usize) -> Self {
+        let layout = match self.mode {
+            Mode::Train(_) if pictures > 0 => Layout::new(&self.folder, pictures).map(Arc::new),
+            _ => None,
+        };
+        Self { layout, ..self }
+    }
+
+    /// What a user should know of the windows; nothing where there are none.
+    pub fn window_notes(&self) -> Vec<String> {
+        let notes = |layout: &Arc<Layout>| layout.notes(&self.folder, self.config.seed);
+        self.layout.as_ref().map(notes).unwrap_or_default()
+    }
+
     /// The same drawing every class equally often, with replacement, as many pictures as there are.
     #[must_use]
     pub fn balanced(self, balanced: bool) -> Self {
         Self { balanced, ..self }
     }
 
-    /// The order of an epoch, or its draws.
-    fn order(&self, epoch: u64) -> Vec<usize> {
-        let order = self.drawn(epoch);
+    /// The order of an epoch, or its draws; and its windows, with the order before repeats.
+    fn order(&self, epoch: u64) -> (Vec<usize>, Option<Windowed>) {
+        let windowed =
+            self.layout.as_ref().map(|files| files.order(self.range, self.config.seed, epoch));
+        let drawn = || self.drawn(epoch);
+        let order = windowed.as_ref().map_or_else(drawn, |windowed| windowed.places.clone());
+        // With repeats (Berman et al., arXiv:1902.05509) the epoch is as long, of fewer pictures.
+        let repeats = self.repeats();
+        ((0..order.len()).map(|place| order[place / repeats]).collect(), windowed)
+    }
+
+    /// How often a picture comes in a row.
+    fn repeats(&self) -> usize {
         match &self.mode {
-            Mode::Eval => order,
-            // With repeats (Berman et al., arXiv:1902.05509) the epoch is as long, of fewer pictures.
-            Mode::Train(augment) => {
-                (0..order.len()).map(|place| order[place / augment.repeats]).collect()
-            }
+            Mode::Eval => 1,
+            Mode::Train(augment) => augment.repeats,
         }
+    }
+
+    /// What a thread reads ahead for the batches of an epoch from number `first` on.
+    fn windows(&self, windowed: &Windowed, first: usize) -> Option<Windows> {
+        let shards = Arc::clone(self.layout.as_ref()?.shards());
+        let (count, size, repeats) = (self.pictures(), self.config.batch_size, self.repeats());
+        let places = |number: usize| {
+            let to = ((number + 1) * size).min(count);
+            number * size / repeats..to.div_ceil(repeats)
+        };
+        let batches = (first..self.batches()).map(places).collect();
+        let (bounds, turns) = (windowed.bounds.clone(), windowed.turns.clone());
+        Some(Windows::new(shards, bounds, turns, first, batches))
     }
 
     fn drawn(&self, epoch: u64) -> Vec<usize> {
@@ -166,6 +207,12 @@ impl Loader {
         }
     }
 
+    /// The path of what has a place in the range, unless a cache has it.
+    fn unread(&self, place: usize) -> Option<&Path> {
+        let index = self.range.0 + place;
+        (!self.cache.holds(index)).then(|| &*self.folder.items[index].0)
+    }
+
     fn pictures(&self) -> usize {
         self.range.1 - self.range.0
     }
@@ -182,7 +229,16 @@ impl Loader {
 
     /// The batches of `epoch` from number `first_batch` on.
     pub fn epoch(&self, epoch: u64, first_batch: usize) -> Epoch {
-        Epoch::begin(self.clone(), self.order(epoch), epoch, first_batch)
+        let (order, windowed) = self.order(epoch);
+        Epoch::begin(self.clone(), order, windowed, epoch, first_batch)
+    }
+
+    /// One batch of an epoch, made by the caller's thread.
+    ///
+    /// # Errors
+    /// As the epoch would give in its place.
+    pub fn batch(&self, epoch: u64, number: usize) -> Result<Batch, DataError> {
+        self.make(&self.order(epoch).0, epoch, number, None, &mut Room::default())
     }
 
     fn make(
@@ -190,6 +246,7 @@ impl Loader {
         order: &[usize],
         epoch: u64,
         number: usize,
+        windows: Option<&Windows>,
         room: &mut Room,
     ) -> Result<Batch, DataError> {
         let from = number * self.config.batch_size;
@@ -213,6 +270,7 @@ impl Loader {
                 &preprocess,
                 index,
                 (epoch, position),
+                windows,
                 room,
                 &mut batch.images[before..],
             ) {
@@ -253,6 +311,7 @@ impl Loader {
         preprocess: &Preprocess,
         index: usize,
         (epoch, position): (u64, usize),
+        windows: Option<&Windows>,
         room: &mut Room,
         values: &mut [f32],
     ) -> Result<(), DataError> {
@@ -264,7 +323,10 @@ impl Loader {
         let picture = match &kept {
             Some(pixels) => Ok(Picture::of(pixels)),
             None => {
-                folder.bytes(index, bytes)?;
+                let place = position / self.repeats();
+                if !windows.is_some_and(|windows| windows.take(place, bytes)) {
+                    folder.bytes(index, bytes)?;
+                }
                 Picture::open(bytes, preprocess.exif)
             }
         };
@@ -480,7 +542,7 @@ mod tests {
         }
         let folder = Arc::new(ImageFolder::open_train(&root, None).unwrap());
         let loader = loader(&folder, 2, 1 << 20, true).balanced(true);
-        let drawn = |epoch| loader.order(epoch);
+        let drawn = |epoch| loader.order(epoch).0;
         assert_eq!(drawn(3), drawn(3));
         assert_ne!(drawn(3), drawn(4));
         let rare = (0..100).flat_map(drawn).filter(|place| *place < 2).count();

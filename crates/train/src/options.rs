@@ -240,6 +240,11 @@ pub struct Options {
     #[arg(long, value_name = "DIR")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache_dir: Option<PathBuf>,
+    /// Read the tar files of `data shard` from front to back, shuffled in windows of so many pictures, of which two are
+    /// in memory; 0 reads each picture by its place, in the folder's order [default: 0]
+    #[arg(long, value_name = "PICTURES")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shard_window: Option<usize>,
     /// Optimizer
     #[arg(long, value_enum)]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,7 +1,12 @@
 //! Pictures in tar files: the folder of `kindling data shard`, read like the folder it was made of.
 //!
-//! `index.json` says of every picture which file holds it, where, how long it is, its label and its checksum. A
-//! picture is read by its place, so that order, quarantine and every bit of a training are those of the folder.
+//! `index.json` says of every picture which file holds it, where, how long it is, its label and its checksum, and of
+//! shuffled files which picture of the folder it was. A picture is read by its place, so that order, quarantine and
+//! every bit of a training are those of the folder; or, with `--shard-window`, in the order of the files
+//! (`shards/order.rs`), which are then read from front to back (`shards/window.rs`).
+
+pub(crate) mod order;
+pub(crate) mod window;
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -10,13 +15,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use self::order::Layout;
 use crate::folder::{DataError, ImageFolder};
 
 /// The file that makes a folder one of shards.
 pub const INDEX: &str = "index.json";
 
-/// Version of the index.
-pub const FORMAT: u32 = 1;
+/// Newest version of the index. Version 1 has the pictures in the order of the folder; it is written still where they
+/// are, and read.
+pub const FORMAT: u32 = 2;
 
 /// Files that stay open: a process may often have 256, and the network's files want some.
 const OPEN: usize = 64;
@@ -94,8 +101,11 @@ pub struct Shard {
     pub file: String,
     /// Its length in bytes.
     pub bytes: u64,
-    /// Its pictures, in the order of the folder.
+    /// Its pictures, as they lie in it.
     pub pictures: Vec<Member>,
+    /// Of each of them, where the files are shuffled: its number among the split's pictures in the order of the folder.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub order: Vec<usize>,
 }
 
 /// A picture of a tar file.
@@ -114,13 +124,25 @@ pub struct Member(
 );
 
 /// The files of a split, a few of them open.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Shards {
     files: Vec<PathBuf>,
     /// Number and handle, the last used at the end.
     open: Mutex<Vec<(usize, Arc<File>)>>,
-    /// File, first byte, bytes, checksum.
-    places: HashMap<PathBuf, (usize, u64, usize, u32)>,
+    places: HashMap<PathBuf, Place>,
+}
+
+/// Where a picture is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Number of the file.
+    pub(crate) file: usize,
+    /// First byte.
+    pub(crate) from: u64,
+    /// Bytes.
+    pub(crate) count: usize,
+    /// CRC-32 of them.
+    pub(crate) crc: u32,
 }
 
 /// Equal where they read the same places of the same files.
@@ -150,10 +172,10 @@ pub fn index(root: &Path) -> Result<Option<Index>, DataError> {
     };
     let any: serde_json::Value = serde_json::from_str(&text).map_err(|e| foreign(&e))?;
     match any.get("format").and_then(serde_json::Value::as_u64) {
-        Some(format) if format == u64::from(FORMAT) => {}
+        Some(format) if (1..=u64::from(FORMAT)).contains(&format) => {}
         Some(format) => {
             let why = format!(
-                "layout {format} where this program reads {FORMAT}; shard the folder again"
+                "layout {format} where this program reads 1 to {FORMAT}; shard the folder again"
             );
             return Err(fail(&path, why));
         }
@@ -173,6 +195,7 @@ pub fn open(root: &Path, split: Split, index: &Index) -> Result<ImageFolder, Dat
     };
     let place = if folder.is_empty() { root.to_path_buf() } else { root.join(folder) };
     let (mut files, mut places, mut items) = (Vec::new(), HashMap::new(), Vec::new());
+    let mut order = Vec::new();
     for (number, shard) in shards.iter().enumerate() {
         let path = root.join(&shard.file);
         let length = std::fs::metadata(&path)
@@ -191,13 +214,21 @@ pub fn open(root: &Path, split: Split, index: &Index) -> Result<ImageFolder, Dat
                 return Err(fail(&root.join(INDEX), why));
             }
             let picture = place.join(name);
-            if places.insert(picture.clone(), (number, *from, *count as usize, *crc)).is_some() {
+            let there = Place { file: number, from: *from, count: *count as usize, crc: *crc };
+            if places.insert(picture.clone(), there).is_some() {
                 let why = format!("two pictures are called `{name}`; rename one and shard again");
                 return Err(fail(&root.join(INDEX), why));
             }
             items.push((picture, *label));
         }
+        order.extend(&shard.order);
         files.push(path);
+    }
+    if !order.is_empty() {
+        items = in_order(items, &order).ok_or_else(|| {
+            let why = "not every picture has a place of its own in the folder's order; shard the folder again";
+            fail(&root.join(INDEX), why)
+        })?;
     }
     if items.is_empty() {
         let why = match split {
@@ -214,13 +245,52 @@ pub fn open(root: &Path, split: Split, index: &Index) -> Result<ImageFolder, Dat
     Ok(ImageFolder { root: place, classes, items, notes, exif: false, shards })
 }
 
+/// Megabytes that the windows of `--shard-window` take; 0 without them.
+pub fn window_mb(folder: &ImageFolder, pictures: usize) -> f64 {
+    let layout = if pictures > 0 { Layout::new(folder, pictures) } else { None };
+    layout.map_or(0.0, |layout| layout.bytes(folder) as f64 / f64::from(1 << 20))
+}
+
+/// The items by their numbers; `None` where these are not all the numbers there are, each once.
+fn in_order<T>(items: Vec<T>, order: &[usize]) -> Option<Vec<T>> {
+    let mut sorted: Vec<Option<T>> = items.iter().map(|_| None).collect();
+    if order.len() != sorted.len() {
+        return None;
+    }
+    for (item, number) in items.into_iter().zip(order) {
+        sorted.get_mut(*number)?.replace(item);
+    }
+    sorted.into_iter().collect()
+}
+
 impl Shards {
+    /// How many files there are.
+    pub(crate) fn files(&self) -> usize {
+        self.files.len()
+    }
+
+    /// Where a picture is.
+    ///
+    /// # Panics
+    /// When it is in none of the files.
+    pub(crate) fn place(&self, picture: &Path) -> Place {
+        self.places[picture]
+    }
+
+    /// Reads a part of a file, whatever lies in it.
+    ///
+    /// # Errors
+    /// Whatever the system says.
+    pub(crate) fn read_run(&self, file: usize, from: u64, bytes: &mut [u8]) -> std::io::Result<()> {
+        read_at(&*self.file(file)?, from, bytes)
+    }
+
     /// Reads a picture into memory that is there, and verifies it.
     ///
     /// # Errors
     /// A sentence.
     pub fn read(&self, picture: &Path, bytes: &mut Vec<u8>) -> Result<(), String> {
-        let (number, from, count, crc) = self.places[picture];
+        let Place { file: number, from, count, crc } = self.place(picture);
         let path = &self.files[number];
         bytes.clear();
         bytes.resize(count, 0);
@@ -235,7 +305,7 @@ impl Shards {
 
     /// Bytes and checksum of a picture, as the index has them.
     pub fn identity(&self, picture: &Path) -> (u64, u32) {
-        let (_, _, count, crc) = self.places[picture];
+        let Place { count, crc, .. } = self.place(picture);
         (count as u64, crc)
     }
 

@@ -67,7 +67,7 @@ impl<'a> Setup<'a> {
     pub fn new(plan: &'a Plan, train: &'a ImageFolder, tape: &Device) -> Result<Self, Failure> {
         let network = plan.network(train.classes.len());
         let frozen = parameters::frozen(&network, &plan.freeze)?;
-        let (classes, data) = (&train.classes[..], mark_of(train));
+        let (classes, data) = (&train.classes[..], mark_of(train, plan.shard_window > 0));
         Ok(Self { plan, classes, data, network, tape: tape.clone(), frozen })
     }
 
@@ -192,12 +192,20 @@ impl<'a> Setup<'a> {
     }
 }
 
-fn mark_of(folder: &ImageFolder) -> DataMark {
+/// What tells the training set from others; in windows the order of the files belongs to it.
+fn mark_of(folder: &ImageFolder, windowed: bool) -> DataMark {
     let mut crc = crc32fast::Hasher::new();
     for (path, label) in &folder.items {
         let path = path.strip_prefix(&folder.root).unwrap_or(path);
         crc.update(path.to_string_lossy().as_bytes());
         crc.update(&label.to_le_bytes());
+    }
+    if let (true, Some(shards)) = (windowed, &folder.shards) {
+        crc.update(&(shards.files() as u64).to_le_bytes());
+        for place in folder.items.iter().map(|(path, _)| shards.place(path)) {
+            crc.update(&(place.file as u64).to_le_bytes());
+            crc.update(&place.from.to_le_bytes());
+        }
     }
     DataMark { pictures: folder.items.len(), crc32: crc.finalize() }
 }
@@ -214,9 +222,10 @@ fn same_data(manifest: &Manifest, mark: DataMark, classes: &[String]) -> Result<
     }
     if manifest.data != mark {
         return Err(Failure::data(format!(
-            "{}: the training pictures changed since the run began ({} then, {} now); restore \
+            "{}: the training pictures{} changed since the run began ({} then, {} now); restore \
              them, or start anew with --pretrained-path",
             manifest.plan.data_dir.display(),
+            if manifest.plan.shard_window > 0 { " or their places in the shards" } else { "" },
             manifest.data.pictures,
             mark.pictures
         )));

@@ -148,7 +148,8 @@ fn a_cache_takes_no_more_than_its_limit() {
     assert_eq!(read.len(), 10);
 }
 
-/// Planted and seen red, each alone: the checksum, the length, the time or the size of the picture not compared.
+/// Planted and seen red, each alone: the checksum or the length not compared, the magic of files of before taken too; size,
+/// times and inode not compared at all, and the last two alone (which see what the first two would).
 #[test]
 fn what_is_old_or_broken_is_decoded_anew() {
     let place = Place::new("cache-old");
@@ -166,8 +167,8 @@ fn what_is_old_or_broken_is_decoded_anew() {
         |bytes| bytes.clear(),
         |bytes| *bytes.last_mut().unwrap() ^= 1,
         // Width and height exchanged for ones of the same number of pixels, and for huge ones.
-        |bytes| (bytes[28], bytes[32]) = (14, 56),
-        |bytes| bytes[28..36].fill(0xFF),
+        |bytes| (bytes[44], bytes[48]) = (14, 56),
+        |bytes| bytes[44..52].fill(0xFF),
         |bytes| bytes.extend([0; 3]),
     ];
     for (number, damage) in damages.iter().enumerate() {
@@ -202,6 +203,39 @@ fn what_is_old_or_broken_is_decoded_anew() {
     replace("0003.png", 5000, 1);
     let later = plain(0..2);
     assert!(later != longer && cached(0..2) == later, "later");
+    // Of the same length and the same time.
+    #[cfg(unix)]
+    {
+        replace("0004.png", 5000, 0);
+        let other = plain(0..2);
+        assert!(other != later && cached(0..2) == other, "written into");
+        let aside = place_of("0001.aside");
+        std::fs::copy(&one, &aside).unwrap();
+        let time = std::fs::metadata(&one).unwrap().modified().unwrap();
+        std::fs::rename(&one, place_of("0001.before")).unwrap();
+        let mut bytes = std::fs::read(place_of("0005.png")).unwrap();
+        bytes.resize(5000, 0);
+        std::fs::write(&aside, &bytes).unwrap();
+        std::fs::File::options().append(true).open(&aside).unwrap().set_modified(time).unwrap();
+        std::fs::rename(&aside, &one).unwrap();
+        let renamed = plain(0..2);
+        assert!(renamed != other && cached(0..2) == renamed, "another file in its place");
+    }
+    // Files of the layout before: without the last two numbers of the stamp, right in themselves.
+    for file in files(&place.path("cache")) {
+        let now = std::fs::read(&file).unwrap();
+        let mut old = [&now[..28], &now[44..]].concat();
+        old[7] = 1;
+        let count = old.len();
+        // Other pixels, which would show.
+        old[count - 1000..].fill(7);
+        let checksum = crc32fast::hash(&old[12..]);
+        old[8..12].copy_from_slice(&checksum.to_le_bytes());
+        std::fs::write(&file, &old).unwrap();
+    }
+    assert!(cached(0..2) == plain(0..2), "files of the layout before");
+    let rebuilt = |file: &PathBuf| std::fs::read(file).unwrap()[7] == 2;
+    assert!(files(&place.path("cache")).iter().all(rebuilt));
 }
 
 /// Planted and seen red: files named and marked without whether EXIF turned the picture.

@@ -1,10 +1,10 @@
 //! Decoded pictures as files, one each, named by a hash of where the picture lies.
 //!
-//! A file is written beside its place and renamed, so that runs can share a folder; its head holds path, size and time
-//! of the picture and a checksum of everything, so that one of another picture, of an older state or a damaged one is
-//! not taken.
+//! A file is written beside its place and renamed, so that runs can share a folder; its head holds path, size, times and
+//! inode of the picture and a checksum of everything, so that one of another picture, of an older state or a damaged one
+//! is not taken.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{Error, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,10 +17,10 @@ use super::Stamp;
 use crate::folder::ImageFolder;
 
 /// First bytes of a file: what it is, and the version of the layout.
-const MAGIC: [u8; 8] = *b"KdlPix\x00\x01";
+const MAGIC: [u8; 8] = *b"KdlPix\x00\x02";
 
-/// Bytes before the path: magic, checksum of what follows, size and time of the picture, width, height, path's length.
-const FIXED: usize = 8 + 4 + 8 + 8 + 4 + 4 + 4;
+/// Bytes before the path: magic, checksum of what follows, the stamp of the picture, width, height, path's length.
+const FIXED: usize = 8 + 4 + 4 * 8 + 4 + 4 + 4;
 
 /// The files of a folder of pictures.
 pub(super) struct Disk {
@@ -95,11 +95,12 @@ impl Disk {
         let path = &pictures.items[index].0;
         if let Some(shards) = &pictures.shards {
             let (size, checksum) = shards.identity(path);
-            return Some(Stamp { size, time: u64::from(checksum) });
+            return Some(Stamp { size, time: u64::from(checksum), ..Stamp::default() });
         }
         let file = std::fs::metadata(path).ok()?;
         let time = file.modified().ok()?.duration_since(UNIX_EPOCH).unwrap_or_default();
-        Some(Stamp { size: file.len(), time: time.as_nanos() as u64 })
+        let (change, inode) = identity(&file);
+        Some(Stamp { size: file.len(), time: time.as_nanos() as u64, change, inode })
     }
 
     /// The pixels of a picture and the length of their file; nothing where there are none that can be trusted.
@@ -115,7 +116,7 @@ impl Disk {
         let mut head = vec![0; FIXED + name.len()];
         file.read_exact(&mut head).ok()?;
         let four = |at: usize| u32::from_le_bytes(head[at..at + 4].try_into().expect("four bytes"));
-        let (checksum, width, height) = (four(8), four(28), four(32));
+        let (checksum, width, height) = (four(8), four(44), four(48));
         let stamp = Self::stamp(pictures, index)?;
         if head != self.head_of(name, checksum, stamp, (width, height)) {
             return None;
@@ -148,8 +149,8 @@ impl Disk {
         let mut head = Vec::with_capacity(FIXED + name.len());
         head.extend(MAGIC);
         head.extend(checksum.to_le_bytes());
-        head.extend(stamp.size.to_le_bytes());
-        head.extend(stamp.time.to_le_bytes());
+        let Stamp { size, time, change, inode } = stamp;
+        [size, time, change, inode].iter().for_each(|word| head.extend(word.to_le_bytes()));
         head.extend(width.to_le_bytes());
         head.extend(height.to_le_bytes());
         // The hash of two paths may be one; whether EXIF has turned the picture stands with the length.
@@ -193,4 +194,18 @@ impl Disk {
             let _ = std::fs::remove_file(&scratch);
         })
     }
+}
+
+/// When the file itself was changed last, in nanoseconds since 1970, and its number.
+#[cfg(unix)]
+fn identity(file: &Metadata) -> (u64, u64) {
+    use std::os::unix::fs::MetadataExt as _;
+    let change = file.ctime().wrapping_mul(1_000_000_000).wrapping_add(file.ctime_nsec());
+    (change as u64, file.ino())
+}
+
+/// Nothing that costs nothing.
+#[cfg(not(unix))]
+fn identity(_: &Metadata) -> (u64, u64) {
+    (0, 0)
 }

@@ -11,6 +11,8 @@ use burn::tensor::Device;
 
 use super::{Batch, Loader, Room};
 use crate::folder::DataError;
+use crate::shards::order::Windowed;
+use crate::shards::window::Windows;
 
 struct State {
     /// Next batch that a worker takes.
@@ -26,6 +28,8 @@ struct State {
 struct Shared {
     loader: Loader,
     order: Vec<usize>,
+    /// Where shards are read in such: what is read ahead, and the order before repeats.
+    windows: Option<(Windows, Windowed)>,
     epoch: u64,
     state: Mutex<State>,
     changed: Condvar,
@@ -63,7 +67,8 @@ impl Shared {
                 state.next += 1;
                 state.next - 1
             };
-            let mut make = || self.loader.make(&self.order, self.epoch, number, &mut room);
+            let windows = self.windows.as_ref().map(|(windows, _)| windows);
+            let mut make = || self.loader.make(&self.order, self.epoch, number, windows, &mut room);
             let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(&mut make));
             let batch = made.unwrap_or_else(|_| {
                 let path = self.loader.folder.root.clone();
@@ -71,10 +76,18 @@ impl Shared {
                     format!("preparing batch {number} panicked; this is a defect of Kindling");
                 Err(DataError::Folder { path, why })
             });
+            windows.iter().for_each(|windows| windows.made(number));
             let mut state = self.lock();
             state.bytes += bytes_of(&batch);
             state.ready.insert(number, batch);
             self.changed.notify_all();
+        }
+    }
+
+    /// The work of the thread that reads windows ahead.
+    fn read_ahead(&self) {
+        if let Some((windows, windowed)) = &self.windows {
+            windows.read_ahead(|place| self.loader.unread(windowed.places[place]));
         }
     }
 }
@@ -89,12 +102,21 @@ pub struct Epoch {
 
 impl Epoch {
     /// Starts the threads of a loader's epoch.
-    pub(super) fn begin(loader: Loader, order: Vec<usize>, epoch: u64, first_batch: usize) -> Self {
+    pub(super) fn begin(
+        loader: Loader,
+        order: Vec<usize>,
+        windowed: Option<Windowed>,
+        epoch: u64,
+        first_batch: usize,
+    ) -> Self {
         let left = loader.batches().saturating_sub(first_batch);
         let workers = loader.config.workers.min(left);
+        let windows =
+            windowed.and_then(|order| loader.windows(&order, first_batch).map(|w| (w, order)));
         let shared = Arc::new(Shared {
             loader,
             order,
+            windows,
             epoch,
             state: Mutex::new(State {
                 next: first_batch,
@@ -105,12 +127,12 @@ impl Epoch {
             }),
             changed: Condvar::new(),
         });
-        let threads = (0..workers)
-            .map(|_| {
-                let shared = Arc::clone(&shared);
-                std::thread::spawn(move || shared.work())
-            })
-            .collect();
+        let start = |work: fn(&Shared)| {
+            let shared = Arc::clone(&shared);
+            std::thread::spawn(move || work(&shared))
+        };
+        let reader = shared.windows.as_ref().map(|_| start(Shared::read_ahead));
+        let threads = reader.into_iter().chain((0..workers).map(|_| start(Shared::work))).collect();
         Self { shared, threads, waited: Duration::ZERO, given: 0 }
     }
 
@@ -150,6 +172,7 @@ impl Drop for Epoch {
     fn drop(&mut self) {
         self.shared.lock().stopped = true;
         self.shared.changed.notify_all();
+        self.shared.windows.iter().for_each(|(windows, _)| windows.stop());
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
