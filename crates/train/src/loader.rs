@@ -552,6 +552,21 @@ mod tests {
         std::fs::remove_dir_all(root).unwrap();
     }
 
+    /// Planted and seen red, each alone: what memory holds read ahead, what files hold.
+    #[test]
+    fn what_a_cache_holds_is_not_read_ahead() {
+        let (root, folder) = folder("held", false);
+        let disk = Caching::Disk { folder: root.join("cache"), bytes: u64::MAX };
+        for caching in [Caching::Ram { bytes: u64::MAX }, disk] {
+            let loader = loader(&folder, 2, 1 << 20, true).caching(&caching);
+            assert!((0..22).all(|place| loader.unread(place) == Some(&*folder.items[place].0)));
+            let seen: Vec<usize> =
+                all(&loader, 0, 0).iter().flat_map(|batch| batch.indices.clone()).collect();
+            assert!((0..22).all(|place| loader.unread(place).is_none() == seen.contains(&place)));
+        }
+        std::fs::remove_dir_all(root).unwrap();
+    }
+
     #[test]
     fn an_abandoned_epoch_ends_its_threads() {
         let (root, folder) = folder("drop", false);

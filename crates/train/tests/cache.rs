@@ -148,8 +148,9 @@ fn a_cache_takes_no_more_than_its_limit() {
     assert_eq!(read.len(), 10);
 }
 
-/// Planted and seen red, each alone: the checksum or the length not compared, the magic of files of before taken too; size,
-/// times and inode not compared at all, and the last two alone (which see what the first two would).
+/// Planted and seen red, each alone: the checksum not compared; the length; of the stamp nothing compared; neither the
+/// change of the file nor its inode; not the change; the change in whole seconds without the inode. Size and time alone
+/// cannot be missed here: the change sees what they would.
 #[test]
 fn what_is_old_or_broken_is_decoded_anew() {
     let place = Place::new("cache-old");

@@ -72,9 +72,9 @@ fn indices(batches: &[Batch]) -> Vec<usize> {
     batches.iter().flat_map(|batch| batch.indices.clone()).collect()
 }
 
-/// Planted and seen red, each alone: the places of a batch without repeats, or by the batch's number from the first on; the
-/// bytes of the picture next to it; an order that the number of workers has a part in; a range from the wrong
-/// item on.
+/// Planted and seen red, each alone: the windows of a batch without repeats (which waits for ever); the place of a picture
+/// without them; the bytes of the picture next to it; an order that the number of workers or the first batch has a part
+/// in; the order of epoch 0 for ever.
 #[test]
 fn batches_depend_on_seed_and_epoch_alone() {
     let place = sharded("windows-workers");
@@ -132,8 +132,8 @@ fn batches_depend_on_seed_and_epoch_alone() {
     }
 }
 
-/// Planted and seen red, each alone: what a cache has taken for what is to be read, in place of the window's (its bytes);
-/// quarantined pictures in the order; the order of a share counted in the whole.
+/// Planted and seen red, each alone: the picture next to it read in its stead; items left in the order of the files. That
+/// what is kept is not read ahead is seen in `loader`.
 #[test]
 fn caches_lists_and_shares_change_no_bit() {
     let place = sharded("windows-kept");
@@ -176,8 +176,8 @@ fn caches_lists_and_shares_change_no_bit() {
     assert!(seen.into_iter().eq(0..count));
 }
 
-/// Planted and seen red, each alone: files written in the folder's order; items left in the order of the files; every seed
-/// taken for the first; a version of 2 for files that are not shuffled.
+/// Planted and seen red, each alone: files written in the folder's order; items left in the order of the files; one seed
+/// for all; a version of 2 for files that are not shuffled; an order with a number twice put up with.
 #[test]
 fn files_are_shuffled_and_give_the_folders_order_back() {
     let place = Place::new("windows-order");
@@ -270,8 +270,8 @@ fn windows_hold_all_classes_and_it_is_told_where_they_do_not() {
     assert!(poor.contains("class after class") && poor.contains("without --no-shuffle"), "{poor}");
 }
 
-/// Planted and seen red, each alone: a picture that does not decode taken for one of an altered file, its neighbours
-/// skipped with it; altered bytes let through; a file cut off while it is read not named.
+/// Planted and seen red, each alone: a picture that does not decode taken for a fault of the folder; altered bytes let
+/// through; a file cut off while it is read not named.
 #[test]
 fn what_is_broken_in_a_window_is_named() {
     let place = Place::new("windows-broken");
@@ -339,8 +339,9 @@ fn same_bits(place: &Place, one: &str, other: &str) {
     }
 }
 
-/// The program, killed at whatever step and cut off after every step. Planted and seen red: the epoch begun at its first
-/// window, and at the order of epoch 0.
+/// The program, killed at whatever step and cut off after every step. Planted and seen red, each alone: an order that the
+/// first batch or the number of workers has a part in; another window, a folder, or shards in another order put up
+/// with at the resume.
 #[test]
 fn a_run_in_windows_resumes_to_the_same_bits() {
     let place = sharded("windows-resume");
@@ -384,7 +385,7 @@ fn a_run_in_windows_resumes_to_the_same_bits() {
     assert_eq!(code(&resumed), 0, "{}", error(&resumed));
 }
 
-/// Planted and seen red: a folder put up with, draws from everywhere put up with, a picture's memory times none.
+/// Planted and seen red, each alone: a folder put up with; draws from everywhere put up with; the memory of one window.
 #[test]
 fn windows_are_refused_where_they_make_no_sense_and_their_memory_is_foreseen() {
     let place = sharded("windows-refused");
@@ -466,7 +467,8 @@ fn an_interrupted_sharding_leaves_nothing() {
     }
 }
 
-/// Planted and seen red, each alone: files of a killed run left; all files that end in `.tmp` removed.
+/// Planted and seen red, each alone: files of a killed run left; all files that end in `.tmp` removed; finished files under
+/// their names before all are made.
 #[test]
 #[cfg(unix)]
 fn what_a_killed_sharding_left_is_removed_by_the_next() {

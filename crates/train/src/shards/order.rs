@@ -155,8 +155,8 @@ mod tests {
         files.into_iter().flat_map(|file| layout.files[file].clone()).collect()
     }
 
-    /// Planted and seen red, each alone: a shuffle over the end of a window, the last window shuffled with the seed of
-    /// the first, one picture twice for another, windows of one picture too many, the turns of the files turned round.
+    /// Planted and seen red, each alone: a shuffle over the end of a window, one picture twice for another, windows of one
+    /// picture too many, the turns of the files turned round.
     #[test]
     fn an_order_is_a_permutation_shuffled_within_windows_of_what_the_files_hold_in_turn() {
         for size in [1, 4, 7, 30, 99] {
@@ -195,7 +195,7 @@ mod tests {
     }
 
     /// Planted and seen red, each alone: the epoch or the seed left out of a counter (files, begin, windows), the begin
-    /// always at the first picture.
+    /// always at the first picture, all windows shuffled alike.
     #[test]
     fn an_order_is_a_function_of_seed_and_epoch_and_every_part_of_it_changes_with_both() {
         let layout = layout(10);

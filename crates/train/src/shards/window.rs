@@ -333,31 +333,51 @@ mod tests {
         let files = Files::new("all");
         for (size, first, most) in [(3, 0, 2), (8, 1, 2), (5, 3, 2), (20, 0, 4), (40, 0, 5)] {
             let (windows, order) = files.windows(size, first);
-            std::thread::scope(|scope| {
-                scope.spawn(|| windows.read_ahead(|place| Some(&*files.pictures[order[place]])));
-                let mut bytes = Vec::new();
-                for (number, batch) in windows.batches.clone().into_iter().enumerate() {
-                    for place in batch.clone() {
-                        assert!(windows.take(place, &mut bytes), "{size}: {place} is not held");
-                        assert!(bytes == files.content[order[place]], "{size}: {place}");
+            beside(
+                &windows,
+                |place| Some(&*files.pictures[order[place]]),
+                || {
+                    let mut bytes = Vec::new();
+                    for (number, batch) in windows.batches.clone().into_iter().enumerate() {
+                        for place in batch.clone() {
+                            assert!(windows.take(place, &mut bytes), "{size}: {place} is not held");
+                            assert!(bytes == files.content[order[place]], "{size}: {place}");
+                        }
+                        // What may be read ahead is read while nobody asks for it, and no more.
+                        let own = windows_of(&windows.bounds, &batch);
+                        let ahead = (own.start + 2).max(own.end).min(5);
+                        let there = || windows.lock().held.contains_key(&(ahead - 1));
+                        assert!(
+                            (0..2000).any(|_| there() || pause()),
+                            "{size}: {ahead} windows are not read"
+                        );
+                        pause();
+                        let held: Vec<usize> = windows.lock().held.keys().copied().collect();
+                        assert!(held.iter().copied().eq(own.start..ahead), "{size}: {held:?}");
+                        assert!(held.len() <= most, "{size}: {held:?}");
+                        windows.made(first + number);
                     }
-                    // What may be read ahead is read while nobody asks for it, and no more.
-                    let own = windows_of(&windows.bounds, &batch);
-                    let ahead = (own.start + 2).max(own.end).min(5);
-                    let there = || windows.lock().held.contains_key(&(ahead - 1));
-                    assert!(
-                        (0..2000).any(|_| there() || pause()),
-                        "{size}: {ahead} windows are not read"
-                    );
-                    pause();
-                    let held: Vec<usize> = windows.lock().held.keys().copied().collect();
-                    assert!(held.iter().copied().eq(own.start..ahead), "{size}: {held:?}");
-                    assert!(held.len() <= most, "{size}: {held:?}");
-                    windows.made(first + number);
-                }
-                assert!(windows.lock().held.is_empty(), "{size}: all is forgotten");
-            });
+                    assert!(windows.lock().held.is_empty(), "{size}: all is forgotten");
+                },
+            );
         }
+    }
+
+    /// The reader at work beside the test; a wait that would have no end is ended, which the test then sees.
+    fn beside<'a>(
+        windows: &Windows,
+        picture: impl Fn(usize) -> Option<&'a Path> + Send,
+        work: impl FnOnce(),
+    ) {
+        std::thread::scope(|scope| {
+            scope.spawn(|| windows.read_ahead(picture));
+            scope.spawn(|| {
+                let _ = (0..2000).any(|_| windows.lock().ended || pause());
+                windows.stop();
+            });
+            let _end = End(windows);
+            work();
+        });
     }
 
     /// Lets other threads go on; `false`, for a search that has found nothing yet.
@@ -367,7 +387,7 @@ mod tests {
     }
 
     /// Planted and seen red, each alone: no run longer than one picture; a run over a gap of 100 KB; runs in the order of
-    /// the files' numbers, not of their turns; what comes before the first batch read too; what is not wanted read.
+    /// the files' numbers, not of their turns; what comes before the first batch read too.
     #[test]
     fn a_window_is_read_in_few_long_runs_in_the_order_of_the_files() {
         let files = Files::new("runs");
@@ -408,31 +428,37 @@ mod tests {
         cut.set_len(sixth.from + 10).unwrap();
         let (windows, order) = files.windows(4, 0);
         let mut bytes = Vec::new();
-        std::thread::scope(|scope| {
-            scope.spawn(|| windows.read_ahead(|place| Some(&*files.pictures[order[place]])));
-            for (number, batch) in windows.batches.clone().into_iter().enumerate() {
-                // Places 20 to 23 are the first pictures of file 0, in a run that is whole.
-                for place in batch {
-                    assert_eq!(
-                        windows.take(place, &mut bytes),
-                        place < 24 && place != 1,
-                        "{place}"
-                    );
+        beside(
+            &windows,
+            |place| Some(&*files.pictures[order[place]]),
+            || {
+                for (number, batch) in windows.batches.clone().into_iter().enumerate() {
+                    // Places 20 to 23 are the first pictures of file 0, in a run that is whole.
+                    for place in batch {
+                        assert_eq!(
+                            windows.take(place, &mut bytes),
+                            place < 24 && place != 1,
+                            "{place}"
+                        );
+                    }
+                    windows.made(number);
                 }
-                windows.made(number);
-            }
-        });
+            },
+        );
         let (windows, order) = files.windows(4, 0);
-        std::thread::scope(|scope| {
-            let reader = scope.spawn(|| {
-                windows.read_ahead(|place| {
-                    assert!(place < 8, "planted: the reader's panic");
-                    Some(&*files.pictures[order[place]])
-                });
-            });
+        let failing = |place: usize| {
+            assert!(place < 8, "planted: the reader's panic");
+            Some(&*files.pictures[order[place]])
+        };
+        let work = || {
             assert!(windows.take(3, &mut bytes));
             assert!(!windows.take(9, &mut bytes), "what will never come");
-            assert!(reader.join().is_err());
-        });
+            assert!(windows.lock().ended);
+        };
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            beside(&windows, failing, work)
+        }));
+        let why = *ended.unwrap_err().downcast::<&str>().unwrap();
+        assert_eq!(why, "a scoped thread panicked");
     }
 }
