@@ -86,7 +86,7 @@ fn batches_depend_on_seed_and_epoch_alone() {
         (2, 40, true, 5),
         (1, 7, true, 1),
     ] {
-        let how = How { repeats, batch, drop_last, window, ..USUAL };
+        let how = How { window, repeats, batch, drop_last, ..USUAL };
         let make = |workers| loader(open(&place, "shards"), &How { workers, ..how });
         let by_place = loader(open(&place, "shards"), &How { window: 0, ..how });
         let one = make(1);

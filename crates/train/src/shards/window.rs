@@ -265,7 +265,7 @@ fn windows_of(bounds: &[usize], places: &Range<usize>) -> Range<usize> {
 mod tests {
     use std::collections::HashMap;
     use std::path::PathBuf;
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use super::*;
     use crate::random::Counter;
@@ -452,11 +452,13 @@ mod tests {
         };
         let work = || {
             assert!(windows.take(3, &mut bytes));
+            let began = Instant::now();
             assert!(!windows.take(9, &mut bytes), "what will never come");
+            assert!(began.elapsed() < Duration::from_secs(5), "told by the reader's end");
             assert!(windows.lock().ended);
         };
         let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            beside(&windows, failing, work)
+            beside(&windows, failing, work);
         }));
         let why = *ended.unwrap_err().downcast::<&str>().unwrap();
         assert_eq!(why, "a scoped thread panicked");
