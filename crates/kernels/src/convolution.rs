@@ -7,6 +7,7 @@
 )]
 
 mod direct;
+pub mod winograd;
 
 use rayon::prelude::*;
 
@@ -167,14 +168,49 @@ unsafe fn zero<S: Simd>(to: *mut f32, count: usize) {
     }
 }
 
+/// Weights as [`forward`] reads them.
+#[derive(Clone, Debug)]
+pub enum Weights {
+    /// For the product over patches.
+    Patches(Packed),
+    /// For minimal filtering.
+    Winograd(winograd::Weights),
+}
+
+impl Weights {
+    /// Whether [`pack`] would make weights of this kind for the convolution.
+    pub fn suit(&self, d: &Dense) -> bool {
+        match self {
+            Self::Patches(_) => winograd::wins(d).is_none(),
+            Self::Winograd(w) => winograd::wins(d) == Some(w.side()),
+        }
+    }
+}
+
 /// Packs weights `[filters, kh, kw, c]` for [`forward`].
-pub fn pack(isa: Isa, w: &[f32], d: &Dense, scale: Option<&[f32]>) -> Packed {
+pub fn pack(isa: Isa, w: &[f32], d: &Dense, scale: Option<&[f32]>) -> Weights {
+    match winograd::wins(d) {
+        Some(side) => Weights::Winograd(winograd::Weights::new(isa, w, d, side, scale)),
+        None => Weights::Patches(patches(isa, w, d, scale)),
+    }
+}
+
+/// Packs weights for [`over_patches`].
+pub fn patches(isa: Isa, w: &[f32], d: &Dense, scale: Option<&[f32]>) -> Packed {
     Packed::new(isa, w, [d.patch(), d.filters], [1, d.patch()], scale)
 }
 
-/// `[b, h, w, c]` to `[b, h', w', filters]`, finished. Tiles in parallel; the bits do not depend on the
+/// `[b, h, w, c]` to `[b, h', w', filters]`, finished, by what the weights were packed for. The bits do not depend on the
 /// number of threads.
-pub fn forward(x: &[f32], w: &Packed, d: &Dense, finish: Finish<'_>) -> Vec<f32> {
+pub fn forward(x: &[f32], w: &Weights, d: &Dense, finish: Finish<'_>) -> Vec<f32> {
+    match w {
+        Weights::Patches(w) => over_patches(x, w, d, finish),
+        Weights::Winograd(w) => winograd::forward(x, w, d, finish),
+    }
+}
+
+/// [`forward`] by the definition. Tiles in parallel.
+pub fn over_patches(x: &[f32], w: &Packed, d: &Dense, finish: Finish<'_>) -> Vec<f32> {
     if direct::knows(d) {
         return direct::forward(x, w, d, finish);
     }
@@ -201,31 +237,46 @@ pub fn forward(x: &[f32], w: &Packed, d: &Dense, finish: Finish<'_>) -> Vec<f32>
     }
 }
 
-/// The convolution whose result is the gradient of the input, with its weights `[c, kh, kw, filters]`: at stride
-/// 1 the kernel turned round.
-fn turned_round(w: &[f32], d: &Dense) -> Option<(Vec<f32>, Dense)> {
-    let (g, taps) = (&d.g, d.g.taps());
+/// The geometry of the convolution whose result is the gradient of the input, at stride 1; `None` at others, and where more
+/// zeros lie before the input than a kernel reaches.
+fn turned_geometry(d: &Dense) -> Option<Dense> {
+    let g = &d.g;
     let reach = |axis: usize| (g.kernel[axis] - 1) * g.dilation;
     if g.stride > 1 || g.before[0] > reach(0) || g.before[1] > reach(1) {
         return None;
     }
+    let before = [reach(0) - g.before[0], reach(1) - g.before[1]];
+    let (input, output) = (g.output, g.input);
+    let g = Geometry { channels: d.filters, input, output, before, ..*g };
+    Some(Dense { g, filters: d.g.channels })
+}
+
+/// Its weights, `[c, kh, kw, filters]`: the kernels turned round.
+fn turned_round(w: &[f32], d: &Dense) -> Vec<f32> {
+    let (g, taps) = (&d.g, d.g.taps());
     let mut turned = vec![0.0; w.len()];
     for (place, value) in w.iter().enumerate() {
         let (filter, tap, channel) =
             (place / g.channels / taps, place / g.channels % taps, place % g.channels);
         turned[(channel * taps + taps - 1 - tap) * d.filters + filter] = *value;
     }
-    let before = [reach(0) - g.before[0], reach(1) - g.before[1]];
-    let (input, output) = (g.output, g.input);
-    let g = Geometry { channels: d.filters, input, output, before, ..*g };
-    Some((turned, Dense { g, filters: d.g.channels }))
+    turned
 }
 
 /// The gradient of the input, `[b, h, w, c]`, from weights `[filters, kh, kw, c]`: at stride 1 a convolution,
 /// else the gradients of the patches added up, pictures in parallel.
 pub fn input_gradient(isa: Isa, w: &[f32], dy: &[f32], d: &Dense) -> Vec<f32> {
-    if let Some((w, d)) = turned_round(w, d) {
-        return forward(dy, &pack(isa, &w, &d, None), &d, Finish::NONE);
+    match turned_geometry(d).and_then(|turned| winograd::wins(&turned)) {
+        Some(side) => winograd::input_gradient(isa, w, dy, d, side),
+        None => input_gradient_over_patches(isa, w, dy, d),
+    }
+}
+
+/// [`input_gradient`] by the definition.
+pub fn input_gradient_over_patches(isa: Isa, w: &[f32], dy: &[f32], d: &Dense) -> Vec<f32> {
+    if let Some(turned) = turned_geometry(d) {
+        let w = turned_round(w, d);
+        return over_patches(dy, &patches(isa, &w, &turned, None), &turned, Finish::NONE);
     }
     let packed = Packed::new(isa, w, [d.filters, d.patch()], [d.patch(), 1], None);
     let (places, image) = (d.places(), d.image());
@@ -254,6 +305,14 @@ pub fn input_gradient(isa: Isa, w: &[f32], dy: &[f32], d: &Dense) -> Vec<f32> {
 /// The gradient of the weights, `[filters, kh, kw, c]`. Pictures in as many parts as there are threads, their
 /// sums added in order: the bits depend on the number of threads and on nothing else.
 pub fn weight_gradient(isa: Isa, x: &[f32], dy: &[f32], d: &Dense) -> Vec<f32> {
+    if let Some(side) = winograd::wins(d) {
+        return winograd::weight_gradient(isa, x, dy, d, side);
+    }
+    weight_gradient_over_patches(isa, x, dy, d)
+}
+
+/// [`weight_gradient`] by the definition.
+pub fn weight_gradient_over_patches(isa: Isa, x: &[f32], dy: &[f32], d: &Dense) -> Vec<f32> {
     let (places, image) = (d.places(), d.image());
     let tile = matmul::tile_rows(d.patch() + d.filters).min(places);
     let tiles = places.div_ceil(tile);

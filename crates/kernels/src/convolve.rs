@@ -23,6 +23,7 @@ pub(crate) enum Convolve {
 #[derive(Clone, Debug)]
 pub(crate) enum Prepared {
     Packed(Packed),
+    Dense(convolution::Weights),
     /// `[kh, kw, c]`.
     Taps(Vec<f32>),
 }
@@ -65,7 +66,7 @@ impl Convolve {
                 Prepared::Packed(Packed::new(isa, w, [*input, *output], [1, *input], scale))
             }
             Self::Dense(d) => {
-                Prepared::Packed(convolution::pack(isa, &taps_before_channels(w, d), d, scale))
+                Prepared::Dense(convolution::pack(isa, &taps_before_channels(w, d), d, scale))
             }
             Self::Depthwise(g) => {
                 let mut taps = channels_last(w, 1, g.channels, g.taps());
@@ -79,11 +80,22 @@ impl Convolve {
         }
     }
 
+    /// Whether weights that were prepared at another size of the input are what [`Convolve::prepare`] would give at
+    /// this one.
+    pub(crate) fn suits(&self, w: &Prepared) -> bool {
+        match (self, w) {
+            (Self::Pointwise { .. }, Prepared::Packed(_)) => true,
+            (Self::Dense(d), Prepared::Dense(w)) => w.suit(d),
+            (Self::Depthwise(_), Prepared::Taps(_)) => true,
+            _ => false,
+        }
+    }
+
     /// The convolution, finished.
     pub(crate) fn run(&self, isa: Isa, x: &[f32], w: &Prepared, finish: Finish<'_>) -> Vec<f32> {
         match (self, w) {
             (Self::Pointwise { .. }, Prepared::Packed(w)) => matmul::product(x, w, finish),
-            (Self::Dense(d), Prepared::Packed(w)) => convolution::forward(x, w, d, finish),
+            (Self::Dense(d), Prepared::Dense(w)) => convolution::forward(x, w, d, finish),
             (Self::Depthwise(g), Prepared::Taps(w)) => rows::forward(isa, x, w, g, finish),
             _ => panic!("weights were prepared for another kind of convolution"),
         }

@@ -198,6 +198,14 @@ fn blocks(vectors: usize, isa: Isa) -> Vec<usize> {
     (0..count).map(|i| vectors * (i + 1) / count - vectors * i / count).collect()
 }
 
+/// The first column and the columns of each block of [`Packed::new`].
+pub(crate) fn column_blocks(columns: usize, isa: Isa) -> Vec<(usize, usize)> {
+    let across = blocks(columns.div_ceil(isa.lanes()), isa).into_iter().map(|v| v * isa.lanes());
+    let first =
+        across.scan(0, |next, across| Some((std::mem::replace(next, *next + across), across)));
+    first.map(|(first, across)| (first, across.min(columns - first))).collect()
+}
+
 fn many_registers(isa: Isa) -> bool {
     matches!(isa, Isa::Avx512 | Isa::Neon)
 }

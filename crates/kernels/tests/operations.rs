@@ -146,14 +146,16 @@ fn a_separable_layer_equals_its_two_layers() {
 /// Shapes of input and weights, stride, padding, groups.
 type Case = ([usize; 4], [usize; 4], usize, usize, usize);
 
-const LAYERS: [Case; 7] = [
-    ([3, 24, 9, 7], [40, 24, 1, 1], 1, 0, 1), // pointwise
-    ([3, 24, 9, 7], [24, 1, 3, 3], 2, 1, 24), // depthwise
-    ([2, 40, 7, 7], [40, 1, 5, 5], 1, 2, 40), // depthwise
-    ([2, 3, 17, 16], [16, 3, 3, 3], 2, 1, 1), // a stem
-    ([2, 3, 33, 34], [16, 3, 3, 3], 2, 1, 1), // a larger one
-    ([2, 21, 8, 8], [10, 21, 1, 1], 2, 0, 1), // a strided skip path
-    ([2, 12, 6, 6], [8, 6, 3, 3], 1, 1, 2),   // groups: composed in f32 too
+const LAYERS: [Case; 9] = [
+    ([3, 24, 9, 7], [40, 24, 1, 1], 1, 0, 1),   // pointwise
+    ([3, 24, 9, 7], [24, 1, 3, 3], 2, 1, 24),   // depthwise
+    ([2, 40, 7, 7], [40, 1, 5, 5], 1, 2, 40),   // depthwise
+    ([2, 3, 17, 16], [16, 3, 3, 3], 2, 1, 1),   // a stem
+    ([2, 3, 33, 34], [16, 3, 3, 3], 2, 1, 1),   // a larger one
+    ([2, 21, 8, 8], [10, 21, 1, 1], 2, 0, 1),   // a strided skip path
+    ([2, 12, 6, 6], [8, 6, 3, 3], 1, 1, 2),     // groups: composed in f32 too
+    ([2, 17, 9, 12], [20, 17, 3, 3], 1, 1, 1),  // tiles of two
+    ([1, 16, 23, 25], [18, 16, 3, 3], 1, 0, 1), // tiles of four
 ];
 
 /// Seen to fail with: dskip not registered, gamma's gradient without the deviation, the input's gradient of the
@@ -263,6 +265,31 @@ fn an_inference_layer_equals_the_composed_one_and_notices_other_weights() {
                 close(&format!("{w_shape:?} {device:?}"), &run(DType::F32), &run(DType::F64), 1e-4);
                 scale *= -1.5;
             }
+        }
+    }
+}
+
+/// At another size of the input a layer may want its weights prepared for another kernel: the same bits with the cache
+/// of that size as with a new one. Seen to fail with a cache that looks at the tensors alone.
+#[test]
+fn an_inference_layer_computes_the_same_whatever_size_came_before() {
+    for device in hosts() {
+        let read = |seed, shape| tensor::<4>(seed, shape, &device, DType::F32);
+        let vector = |seed| tensor::<1>(seed, [20], &device, DType::F32);
+        let (w, norm) =
+            (read(2, [20, 16, 3, 3]), NormTensors { gamma: vector(3), beta: vector(4) });
+        let running = [vector(6), vector(7).abs()];
+        let run = |size: usize, cache: &Cache| {
+            let (conv, activation) = (options(1, 1, 1), Activation::Relu);
+            let layer = Layer { conv, epsilon: 1e-3, activation };
+            let x = read(1, [1, 16, size, size]);
+            let (w, norm, running) = (w.clone(), norm.clone(), running.clone());
+            values(conv_norm_activation_inference(x, w, norm, running, None, layer, cache))
+        };
+        let kept = Cache::default();
+        // Tiles of four, of two, none, and back.
+        for size in [28, 12, 7, 28] {
+            assert_eq!(run(size, &kept), run(size, &Cache::default()), "{device:?} {size}");
         }
     }
 }

@@ -136,7 +136,9 @@ where
     let weights = {
         let mut cache = cache.0.lock().expect("nothing panics while it is held");
         match &*cache {
-            Some(folded) if folded.places == places => folded.weights.clone(),
+            Some(folded) if folded.places == places && conv.suits(&folded.weights.0) => {
+                folded.weights.clone()
+            }
             _ => {
                 let [w, gamma, beta, mean, variance] = &tensors;
                 let deviation = deviations(&vector::<B>(variance), layer.epsilon);
