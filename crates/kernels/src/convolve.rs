@@ -84,9 +84,9 @@ impl Convolve {
     /// this one.
     pub(crate) fn suits(&self, w: &Prepared) -> bool {
         match (self, w) {
-            (Self::Pointwise { .. }, Prepared::Packed(_)) => true,
             (Self::Dense(d), Prepared::Dense(w)) => w.suit(d),
-            (Self::Depthwise(_), Prepared::Taps(_)) => true,
+            (Self::Pointwise { .. }, Prepared::Packed(_))
+            | (Self::Depthwise(_), Prepared::Taps(_)) => true,
             _ => false,
         }
     }

@@ -22,7 +22,7 @@ use super::Dense;
 use crate::isa::Isa;
 use crate::matmul::{self, Finish, Packed};
 use crate::memory;
-use transforms::{Filters, Outputs, Slopes, Taps, Windows};
+use transforms::{Outputs, Positions, Slopes, Taps, Windows};
 
 /// Values of a strip's transformed windows: a share of the second-level cache.
 const STRIP: usize = 128 * 1024;
@@ -63,7 +63,7 @@ const SHARING: usize = 32;
 const LARGE: usize = 36;
 
 /// The tiles by which minimal filtering is faster than the product over patches, if it is; measured with the layers of
-/// GoogLeNet and Inception v3, for all three gradients alike.
+/// GoogLeNet and Inception v3, forward and for both gradients.
 pub fn wins(d: &Dense) -> Option<Side> {
     if !knows(d) || d.g.channels < CHANNELS || d.filters < CHANNELS {
         return None;
@@ -189,7 +189,7 @@ impl Weights {
             let (some, all) = ((first, first + own), (0, depth));
             let (filters, channels) = if turned { (all, some) } else { (some, all) };
             let mut values = vec![0.0; N * N * depth * own];
-            isa.run(Filters::<N> { w, c, filters, channels, scale, turned, to: &mut values });
+            isa.run(Positions::<N> { w, c, filters, channels, scale, turned, to: &mut values });
             let matrices = values.chunks_exact(depth * own);
             matrices.map(|matrix| Packed::new(isa, matrix, [depth, own], [own, 1], None)).collect()
         };

@@ -11,7 +11,7 @@ use crate::matmul::Finish;
 use crate::simd::{Kernel, Simd, unrolled};
 
 /// The points of `n` 6. Lavin and Gray's are 1 and 2; with these the mean error is less than half of theirs and the greatest
-/// a third, because no number of the transforms is as large. The best of ten pairs that were measured, on maps after a
+/// about a third, because no number of the transforms is as large. The best of ten pairs that were measured, on maps after a
 /// ReLU.
 pub(super) const A: f32 = 0.625;
 pub(super) const B: f32 = 1.5;
@@ -354,7 +354,7 @@ impl<const M: usize, const N: usize> Outputs<'_, M, N> {
 }
 
 /// Filters `[filters, 3, 3, c]` to positions, some channels of some filters.
-pub(super) struct Filters<'a, const N: usize> {
+pub(super) struct Positions<'a, const N: usize> {
     pub w: &'a [f32],
     pub c: usize,
     /// From and to.
@@ -367,7 +367,7 @@ pub(super) struct Filters<'a, const N: usize> {
     pub to: &'a mut [f32],
 }
 
-impl<const N: usize> Kernel for Filters<'_, N> {
+impl<const N: usize> Kernel for Positions<'_, N> {
     type Output = ();
 
     #[inline(always)]
