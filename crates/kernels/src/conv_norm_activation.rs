@@ -25,6 +25,7 @@ use burn::tensor::{Tensor, activation as composed, module};
 
 use crate::activation::Activation;
 use crate::convolve::{Prepared, known};
+use crate::elementwise::Elementwise;
 use crate::host::serves;
 
 /// What a layer is, besides its tensors.
@@ -59,7 +60,7 @@ struct Folded {
 
 /// The operations of the extension; `x` `[b, in, h, w]`, `w` `[out, in / groups, kh, kw]`.
 #[backend_extension(NdArray, Flex, Autodiff)]
-pub trait ConvNormActivation: Backend {
+pub trait ConvNormActivation: Backend + Elementwise {
     /// The convolution alone.
     fn convolution(
         x: FloatTensor<Self>,

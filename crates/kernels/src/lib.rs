@@ -12,6 +12,8 @@ pub mod conv_norm_activation;
 pub mod convolution;
 mod convolve;
 pub mod depthwise;
+pub mod elementwise;
+pub mod fork;
 pub mod host;
 pub mod isa;
 pub mod jpeg;

@@ -21,6 +21,8 @@ use burn::tensor::{Shape, Tensor, module};
 use rayon::prelude::*;
 
 use crate::depthwise::Geometry;
+use crate::elementwise::Elementwise;
+use crate::fork;
 use crate::host::{Host, serves};
 use crate::isa::Isa;
 use crate::memory;
@@ -29,7 +31,7 @@ use crate::simd::{Kernel, Simd};
 
 /// The operations of the extension; `x` `[b, c, h, w]`.
 #[backend_extension(NdArray, Flex, Autodiff)]
-pub trait Pooling: Backend {
+pub trait Pooling: Backend + Elementwise {
     /// The mean over the map, `[b, c]`.
     fn global_mean(x: FloatTensor<Self>) -> FloatTensor<Self>;
 
@@ -277,7 +279,7 @@ impl<B: Backend + Pooling> Backward<B, 1> for MaxStep {
         let dy = grads.consume::<B>(&ops.node);
         let ((x, window), [node]) = (ops.state, ops.parents);
         if let Some(node) = node {
-            grads.register::<B>(node.id, B::window_max_backward(x, dy, window));
+            fork::register::<B>(grads, node.id, B::window_max_backward(x, dy, window));
         }
     }
 }

@@ -24,6 +24,7 @@ use crate::conv_norm_activation::{
     ConvNormActivation, Layer, NormTensors, conv_norm_activation, convolution,
 };
 use crate::convolve::known;
+use crate::fork;
 use crate::host::serves;
 
 /// The operation of the extension; `x` `[b, in, h, w]`, `depthwise` `[in, 1, kh, kw]`, `pointwise`
@@ -86,7 +87,7 @@ impl<B: Backend + ConvNormActivation> Backward<B, 5> for SeparableStep {
         let gradients = [dx, Some(ddepthwise), Some(dpointwise), Some(dgamma), Some(dbeta)];
         for (node, gradient) in ops.parents.iter().zip(gradients) {
             if let (Some(node), Some(gradient)) = (node, gradient) {
-                grads.register::<B>(node.id, gradient);
+                fork::register::<B>(grads, node.id, gradient);
             }
         }
     }

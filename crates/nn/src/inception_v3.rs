@@ -9,6 +9,7 @@ use burn::module::Module;
 use burn::nn::{Initializer, Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
 use kernels::concat::concat;
+use kernels::fork::fork;
 
 use crate::activation::Activation::{Linear as Plain, Relu};
 use crate::block::conv_norm_activation::{ConvNormActivation, Norm};
@@ -254,7 +255,10 @@ impl TowerLayers {
         let x = self.chain.iter().fold(x, |x, layer| layer.forward(x));
         match self.fork.is_empty() {
             true => x,
-            false => concat(self.fork.iter().map(|f| f.forward(x.clone())).collect()),
+            false => {
+                let x = fork(x);
+                concat(self.fork.iter().map(|f| f.forward(x.clone())).collect())
+            }
         }
     }
 }
@@ -274,6 +278,7 @@ impl Mixed {
     }
 
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let x = fork(x);
         concat(self.towers.iter().map(|tower| tower.forward(x.clone())).collect())
     }
 }

@@ -6,8 +6,9 @@
 
 use burn::module::Module;
 use burn::nn::{Initializer, Linear, LinearConfig};
-use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
+use kernels::elementwise::{relu, sum};
+use kernels::fork::fork;
 
 use crate::activation::Activation::{Linear as Plain, Relu};
 use crate::block::conv_norm_activation::{ConvNormActivation, Norm};
@@ -150,6 +151,7 @@ impl Block {
     }
 
     fn forward(&self, input: Tensor<4>) -> Tensor<4> {
+        let input = fork(input);
         let skip = match &self.skip {
             Some(skip) => skip.forward(input.clone()),
             None => input.clone(),
@@ -157,7 +159,7 @@ impl Block {
         let x = if self.leading_relu { relu(input) } else { input };
         let x = self.separable.iter().fold(x, |x, layer| layer.forward(x));
         let x = if self.stride > 1 { POOL.max(x) } else { x };
-        x + skip
+        sum(x, skip)
     }
 }
 

@@ -8,6 +8,8 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend};
 use burn::tensor::ops::ConvOptions;
 
+use crate::fork;
+
 use super::{Cache, ConvNormActivation, Layer};
 
 /// The backward pass of [`ConvNormActivation::conv_norm`] with `N` parents: `x, w, gamma, beta` and perhaps
@@ -23,7 +25,7 @@ impl<B: Backend + ConvNormActivation, const N: usize> Backward<B, N> for ConvNor
         let dout = grads.consume::<B>(&ops.node);
         let ([x, w, gamma, beta, y, mean, variance], layer) = ops.state;
         if let Some(Some(skip)) = ops.parents.get(4) {
-            grads.register::<B>(skip.id, dout.clone());
+            fork::register::<B>(grads, skip.id, dout.clone());
         }
         let input_too = ops.parents[0].is_some();
         let (dx, dw, dgamma, dbeta) =
@@ -31,7 +33,7 @@ impl<B: Backend + ConvNormActivation, const N: usize> Backward<B, N> for ConvNor
         let gradients = [dx, Some(dw), Some(dgamma), Some(dbeta)];
         for (node, gradient) in ops.parents.iter().zip(gradients) {
             if let (Some(node), Some(gradient)) = (node, gradient) {
-                grads.register::<B>(node.id, gradient);
+                fork::register::<B>(grads, node.id, gradient);
             }
         }
     }
@@ -49,7 +51,7 @@ impl<B: Backend + ConvNormActivation> Backward<B, 2> for ConvolutionStep {
         let [x_node, w_node] = ops.parents;
         let (dx, dw) = B::convolution_backward(x, w, dy, options, x_node.is_some());
         if let (Some(node), Some(dx)) = (x_node, dx) {
-            grads.register::<B>(node.id, dx);
+            fork::register::<B>(grads, node.id, dx);
         }
         if let Some(node) = w_node {
             grads.register::<B>(node.id, dw);

@@ -4,6 +4,7 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use kernels::concat::concat;
+use kernels::fork::fork;
 
 use crate::activation::Activation;
 use crate::block::conv_norm_activation::{ConvNormActivation, Norm};
@@ -112,6 +113,7 @@ impl InceptionModule {
     /// assert_eq!(y.dims(), [1, 256, 28, 28]);
     /// ```
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let x = fork(x);
         let one = self.one.forward(x.clone());
         let three = self.three.forward(self.three_reduce.forward(x.clone()));
         let five = self.five.forward(self.five_reduce.forward(x.clone()));

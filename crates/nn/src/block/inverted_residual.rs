@@ -3,6 +3,7 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
+use kernels::fork::fork;
 
 use crate::activation::Activation;
 use crate::block::conv_norm_activation::{ConvNormActivation, Norm};
@@ -131,7 +132,13 @@ impl InvertedResidual {
     /// assert_eq!(block.forward(Tensor::zeros([1, 16, 9, 6], &device)).dims(), [1, 24, 5, 3]);
     /// ```
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let skip = self.bottleneck.is_residual().then(|| x.clone());
+        let (x, skip) = match self.bottleneck.is_residual() {
+            true => {
+                let x = fork(x);
+                (x.clone(), Some(x))
+            }
+            false => (x, None),
+        };
         let x = match &self.expand {
             Some(expand) => expand.forward(x),
             None => x,

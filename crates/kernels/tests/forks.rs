@@ -1,0 +1,139 @@
+//! Maps that several layers read: gradients in f32 through a fork, against the same in f64 without one.
+
+#[path = "rough/rough.rs"]
+mod rough;
+
+use burn::tensor::ops::ConvOptions;
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use kernels::activation::Activation;
+use kernels::conv_norm_activation::{Layer, NormTensors, conv_norm_activation, convolution};
+use kernels::elementwise::{relu, sum};
+use kernels::fork::fork;
+use kernels::pooling::{Window, max_pool};
+use kernels::separable::separable_norm_activation;
+use rough::{close, rough};
+
+#[expect(deprecated, reason = "burn-ndarray is one of the backends asked for")]
+fn hosts() -> [Device; 2] {
+    [Device::flex(), Device::ndarray()]
+}
+
+fn tensor<const D: usize>(
+    seed: u64,
+    shape: [usize; D],
+    device: &Device,
+    dtype: DType,
+) -> Tensor<D> {
+    let values = rough(seed, shape.iter().product());
+    let tensor = Tensor::from_data(TensorData::new(values, shape), (device, dtype));
+    if device.is_autodiff() { tensor.require_grad() } else { tensor }
+}
+
+fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().convert::<f32>().try_into_vec::<f32>().expect("floats")
+}
+
+fn options(padding: usize, groups: usize) -> ConvOptions<2> {
+    ConvOptions { stride: [1; 2], padding: [(padding, padding); 2], dilation: [1; 2], groups }
+}
+
+const SHAPE: [usize; 4] = [2, 20, 7, 9];
+
+/// Seven readers of one map added up, the loss weighing every value differently: the result and the gradients of the
+/// map and two weights. `which` are the readers that read.
+fn readers(device: &Device, dtype: DType, forks: bool, which: &[usize]) -> Vec<Vec<f32>> {
+    let device = device.clone().autodiff();
+    let [b, c, h, w] = SHAPE;
+    let x = tensor(1, SHAPE, &device, dtype);
+    let (pointwise, depthwise) =
+        (tensor(2, [c, c, 1, 1], &device, dtype), tensor(3, [c, 1, 3, 3], &device, dtype));
+    let norm = || NormTensors {
+        gamma: tensor(4, [c], &device, dtype),
+        beta: tensor(5, [c], &device, dtype),
+    };
+    let layer = Layer { conv: options(0, 1), epsilon: 1e-3, activation: Activation::HardSwish };
+    // The map comes from a layer, so that nobody keeps its gradient.
+    let before = convolution(x.clone(), depthwise.clone(), None, options(1, c));
+    let map = if forks { fork(before) } else { before };
+    let reader = |number: usize| {
+        let map = map.clone();
+        match number {
+            0 => conv_norm_activation(map, pointwise.clone(), norm(), None, layer.clone()).0,
+            // As the skip path, behind a layer that reads it too.
+            1 => {
+                let y = convolution(map.clone(), pointwise.clone(), None, options(0, 1));
+                conv_norm_activation(y, pointwise.clone(), norm(), Some(map), layer.clone()).0
+            }
+            2 => {
+                let window = Window { kernel: 3, stride: 1, before: 1, output: [h, w] };
+                max_pool(map, window, false)
+            }
+            3 => relu(map),
+            4 => {
+                let weights = [depthwise.clone(), pointwise.clone()];
+                separable_norm_activation(map, weights, norm(), options(1, c), layer.clone()).0
+            }
+            5 => sum(map.clone(), map),
+            // Not of this crate.
+            _ => map.clone() * map,
+        }
+    };
+    let y = which.iter().map(|number| reader(*number)).reduce(sum).expect("a reader");
+    let weights = tensor::<4>(9, [b, c, h, w], &device.clone().without_autodiff(), dtype);
+    let grads = (y.clone() * Tensor::from_inner(weights)).sum().backward();
+    let mut found = vec![values(y.inner()), values(x.grad(&grads).expect("a gradient"))];
+    found.push(values(depthwise.grad(&grads).expect("a gradient")));
+    if let Some(gradient) = pointwise.grad(&grads) {
+        found.push(values(gradient));
+    }
+    found
+}
+
+/// Seen to fail with: the second gradient in place of the sum, the fork's sum not given on, what Burn was given
+/// forgotten, a sum of values in the first one's order where the second is in torch's.
+#[test]
+fn the_readers_gradients_add_up() {
+    for device in hosts() {
+        let alone: Vec<Vec<usize>> = (0..7).map(|number| vec![number]).collect();
+        let several = [vec![0, 2], vec![3, 5, 6], vec![6, 1, 0], vec![0, 1, 2, 3, 4, 5, 6]];
+        for which in alone.iter().chain(&several) {
+            let got = readers(&device, DType::F32, true, which);
+            let want = readers(&device, DType::F64, false, which);
+            assert_eq!(got.len(), want.len());
+            for (number, (got, want)) in got.iter().zip(&want).enumerate() {
+                close(&format!("{device:?} {which:?} {number}"), got, want, 1e-4);
+            }
+        }
+    }
+}
+
+/// The bits are those of Burn's additions. Seen to fail with the sum of another order of three.
+#[test]
+fn a_fork_changes_no_bit() {
+    for device in hosts() {
+        let run = |forks| readers(&device, DType::F32, forks, &[0, 1, 2, 4]);
+        assert_eq!(run(true), run(false), "{device:?}");
+    }
+}
+
+/// Graphs that are alive at once keep their sums apart, and one that is dropped leaves nothing behind. Seen to fail
+/// with one sum for all forks.
+#[test]
+fn every_graph_has_its_own_sums() {
+    let device = Device::flex().autodiff();
+    let graph = |seed: u64| {
+        let x = tensor(seed, SHAPE, &device, DType::F32);
+        let map = fork(x.clone());
+        (x, sum(relu(map.clone()), map))
+    };
+    let (first, second) = (graph(1), graph(2));
+    drop(graph(3));
+    let gradient = |(x, y): (Tensor<4>, Tensor<4>)| {
+        let positive =
+            values(x.clone().inner()).into_iter().map(|x| if x > 0.0 { 2.0 } else { 1.0 });
+        let want: Vec<f32> = positive.collect();
+        assert_eq!(values(x.grad(&y.sum().backward()).expect("a gradient")), want);
+    };
+    gradient(second);
+    gradient(first);
+}
