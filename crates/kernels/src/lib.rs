@@ -23,6 +23,7 @@ pub mod matmul;
 pub mod memory;
 pub mod normalise;
 pub mod planes;
+pub mod pointwise;
 pub mod pooling;
 pub mod resize;
 pub mod separable;

@@ -26,7 +26,7 @@ const TILE_ROWS: (usize, usize) = (48, 512);
 /// first-level cache.
 const PART: usize = 7 * 1024;
 /// Multiply-adds below which a second thread costs more than it brings.
-const WORTH_A_THREAD: usize = 1 << 16;
+pub(crate) const WORTH_A_THREAD: usize = 1 << 16;
 
 /// What happens to a value of a product on its way to memory: `activation(value + bias) + skip`.
 #[derive(Clone, Copy)]

@@ -13,7 +13,7 @@ use crate::activation::Activation;
 use crate::isa::Isa;
 use crate::matmul::{shared_rows, tile_rows};
 use crate::memory;
-use crate::simd::{Kernel, Simd};
+use crate::simd::{Kernel, Simd, unrolled};
 
 /// Mean and sum of squared deviations of some values.
 #[derive(Clone, Copy, Debug, Default)]
@@ -211,11 +211,74 @@ pub struct Normalised<'a> {
     pub activation: Activation,
 }
 
-/// The gradients of the values before the norm (written over `dz`), of gamma and of beta, from that after the
-/// activation.
+/// The gradient of a norm once its sums over the batch are known.
 ///
 /// With `g = da * slope(z)` the gradient of the norm is
 /// `dy = scale * (g - mean(g) - xhat * mean(g * xhat))`, xhat = (y - mean) * deviation.
+pub struct Slopes<'a> {
+    norm: Normalised<'a>,
+    /// `dy = scale * g + slope * (y - mean) + offset`.
+    slope: Vec<f32>,
+    offset: Vec<f32>,
+    /// The gradients of gamma and of beta.
+    pub dgamma: Vec<f32>,
+    /// See `dgamma`.
+    pub dbeta: Vec<f32>,
+}
+
+impl<'a> Slopes<'a> {
+    /// From the values before the norm and the gradient after the activation.
+    pub fn new(isa: Isa, y: &[f32], da: &[f32], norm: Normalised<'a>) -> Self {
+        let c = norm.scale.len();
+        let rows = y.len() / c;
+        let tile = tile_rows(2 * c);
+        let parts: Vec<Vec<f32>> = y
+            .par_chunks(tile * c)
+            .zip(da.par_chunks(tile * c))
+            .map(|(y, da)| {
+                let mut sums = vec![0.0; 2 * c];
+                isa.run(GradientSums { y, da, norm, to: sums.as_mut_ptr() });
+                sums
+            })
+            .collect();
+        let mut totals = vec![0.0_f64; 2 * c];
+        for part in &parts {
+            totals.iter_mut().zip(part).for_each(|(total, sum)| *total += f64::from(*sum));
+        }
+        let count = rows as f64;
+        let column = |i: usize| (totals[i], totals[c + i], f64::from(norm.deviation[i]));
+        let dbeta = (0..c).map(|i| column(i).0 as f32).collect();
+        let dgamma = (0..c).map(|i| (column(i).1 * column(i).2) as f32).collect();
+        let slope = (0..c)
+            .map(|i| {
+                let (_, product, deviation) = column(i);
+                (-f64::from(norm.scale[i]) * deviation * deviation * product / count) as f32
+            })
+            .collect();
+        let offset =
+            (0..c).map(|i| (-f64::from(norm.scale[i]) * column(i).0 / count) as f32).collect();
+        Self { norm, slope, offset, dgamma, dbeta }
+    }
+
+    /// The gradient of some rows of values before the norm, by the calling thread.
+    pub(crate) fn apply(&self, isa: Isa, y: &[f32], da: &[f32], out: &mut [MaybeUninit<f32>]) {
+        assert_eq!([y.len(), da.len()], [out.len(); 2], "values of so many rows");
+        let out = out.as_mut_ptr().cast();
+        let Self { norm, slope, offset, .. } = self;
+        isa.run(GradientApply { y, da: da.as_ptr(), norm: *norm, slope, offset, out });
+    }
+
+    /// [`Slopes::apply`] where the gradient lies.
+    fn apply_over(&self, isa: Isa, y: &[f32], da: &mut [f32]) {
+        assert_eq!(y.len(), da.len(), "values of so many rows");
+        let out = da.as_mut_ptr();
+        let Self { norm, slope, offset, .. } = self;
+        isa.run(GradientApply { y, da: out, norm: *norm, slope, offset, out });
+    }
+}
+
+/// The gradients of the values before the norm (written over `da` where that may be), of gamma and of beta, from that
+/// after the activation.
 pub fn backward(
     isa: Isa,
     y: &[f32],
@@ -223,59 +286,24 @@ pub fn backward(
     norm: Normalised<'_>,
 ) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
     let c = norm.scale.len();
-    let rows = y.len() / c;
-    let tile = tile_rows(2 * c);
-    let read = da.values();
-    let parts: Vec<Vec<f32>> = y
-        .par_chunks(tile * c)
-        .zip(read.par_chunks(tile * c))
-        .map(|(y, da)| {
-            let mut sums = vec![0.0; 2 * c];
-            isa.run(GradientSums { y, da, norm, to: sums.as_mut_ptr() });
-            sums
-        })
-        .collect();
-    let mut totals = vec![0.0_f64; 2 * c];
-    for part in &parts {
-        totals.iter_mut().zip(part).for_each(|(total, sum)| *total += f64::from(*sum));
-    }
-    let count = rows as f64;
-    let column = |i: usize| (totals[i], totals[c + i], f64::from(norm.deviation[i]));
-    let dbeta = (0..c).map(|i| column(i).0 as f32).collect();
-    let dgamma = (0..c).map(|i| (column(i).1 * column(i).2) as f32).collect();
-    // dy = scale * g + slope * (y - mean) + offset
-    let slope: Vec<f32> = (0..c)
-        .map(|i| {
-            let (_, product, deviation) = column(i);
-            (-f64::from(norm.scale[i]) * deviation * deviation * product / count) as f32
-        })
-        .collect();
-    let offset: Vec<f32> =
-        (0..c).map(|i| (-f64::from(norm.scale[i]) * column(i).0 / count) as f32).collect();
-    let run = |i: usize, da: *const f32, out: *mut f32, count: usize| {
-        let y = &y[i..i + count];
-        isa.run(GradientApply { y, da, norm, slope: &slope, offset: &offset, out });
-    };
-    let rows = shared_rows(rows, 2 * c, y.len());
+    let slopes = Slopes::new(isa, y, da.values(), norm);
+    let part = shared_rows(y.len() / c, 2 * c, y.len()) * c;
     let dy = match da {
         Gradient::Owned(mut values) => {
-            values.par_chunks_mut(rows * c).enumerate().for_each(|(i, values)| {
-                run(i * rows * c, values.as_ptr(), values.as_mut_ptr(), values.len());
-            });
+            let parts = values.par_chunks_mut(part).zip(y.par_chunks(part));
+            parts.for_each(|(da, y)| slopes.apply_over(isa, y, da));
             values
         }
         // SAFETY: every value of every tile is written.
         Gradient::Shared(values) => unsafe {
             memory::written(y.len(), |out| {
-                out.par_chunks_mut(rows * c).enumerate().for_each(|(i, out)| {
-                    let from = i * rows * c;
-                    let da = values[from..from + out.len()].as_ptr();
-                    run(from, da, out.as_mut_ptr().cast(), out.len());
-                });
+                let read = y.par_chunks(part).zip(values.par_chunks(part));
+                let parts = out.par_chunks_mut(part).zip(read);
+                parts.for_each(|(out, (y, da))| slopes.apply(isa, y, da, out));
             })
         },
     };
-    (dy, dgamma, dbeta)
+    (dy, slopes.dgamma, slopes.dbeta)
 }
 
 /// A gradient that may be written over, or not.
@@ -331,29 +359,45 @@ impl Kernel for GradientSums<'_> {
     }
 }
 
+/// Rows whose values of a column are added up before the column's sum is loaded and stored once for all of them.
+const GROUP: usize = 8;
+
 impl GradientSums<'_> {
+    /// Row after row, as they lie in memory; the sums stay in the first-level cache.
     #[inline(always)]
     unsafe fn columns<S: Simd>(self, activation: Activation) {
         let c = self.norm.scale.len();
         let rows = self.y.len() / c;
-        for channel in (0..c).step_by(S::LANES) {
-            let own = (c - channel).min(S::LANES);
-            // SAFETY: the places lie in the tile.
-            unsafe {
-                let mean = column::<S>(self.norm.mean, channel, own);
-                let scale = column::<S>(self.norm.scale, channel, own);
-                let shift = column::<S>(self.norm.shift, channel, own);
-                let (mut even, mut odd) = ([S::zero(); 2], [S::zero(); 2]);
-                let mut place = channel;
-                for row in 0..rows.div_ceil(2) {
-                    self.with::<S>(activation, place, own, [mean, scale, shift], &mut even);
-                    if 2 * row + 1 < rows {
-                        self.with::<S>(activation, place + c, own, [mean, scale, shift], &mut odd);
+        for first in (0..rows).step_by(GROUP) {
+            for channel in (0..c).step_by(S::LANES) {
+                let own = (c - channel).min(S::LANES);
+                let place = first * c + channel;
+                // SAFETY: the places lie in the tile, the sums in the columns.
+                unsafe {
+                    let mean = column::<S>(self.norm.mean, channel, own);
+                    let scale = column::<S>(self.norm.scale, channel, own);
+                    let shift = column::<S>(self.norm.shift, channel, own);
+                    // Two sums each: one addition does not wait for the one before.
+                    let (mut even, mut odd) = ([S::zero(); 2], [S::zero(); 2]);
+                    if first + GROUP <= rows {
+                        unrolled!(i < 4 => {
+                            let place = place + 2 * i * c;
+                            self.with::<S>(activation, place, own, [mean, scale, shift], &mut even);
+                            self.with::<S>(activation, place + c, own, [mean, scale, shift], &mut odd);
+                        });
+                    } else {
+                        for row in 0..rows - first {
+                            let place = place + row * c;
+                            self.with::<S>(activation, place, own, [mean, scale, shift], &mut even);
+                        }
                     }
-                    place += 2 * c;
+                    for (half, to) in
+                        [self.to.add(channel), self.to.add(c + channel)].into_iter().enumerate()
+                    {
+                        let sum = S::add(even[half], odd[half]);
+                        S::store_some(to, own, S::add(S::load_some(to, own), sum));
+                    }
                 }
-                S::store_some(self.to.add(channel), own, S::add(even[0], odd[0]));
-                S::store_some(self.to.add(c + channel), own, S::add(even[1], odd[1]));
             }
         }
     }

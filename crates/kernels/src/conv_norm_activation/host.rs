@@ -12,7 +12,8 @@ use crate::convolve::Convolve;
 use crate::host::Host;
 use crate::isa::Isa;
 use crate::matmul::Finish;
-use crate::normalise::{self, Gradient, Normalised};
+use crate::normalise::{self, Gradient, Normalised, Slopes};
+use crate::pointwise;
 
 fn convolve<B: Host>(x: &FloatTensor<B>, w: &FloatTensor<B>, options: &ConvOptions<2>) -> Convolve {
     Convolve::new(x.shape().dims(), w.shape().dims(), options)
@@ -110,6 +111,24 @@ fn train_backward<B: Host>(
     let activation = layer.activation;
     let norm =
         Normalised { mean: &mean, scale: &scale, shift: &shift, deviation: &deviation, activation };
+    let places = y.shape().num_elements() / mean.len();
+    let one_pass = input_too && pointwise::pays(places, w.shape().num_elements());
+    if let (true, &Convolve::Pointwise { input, output, .. }) =
+        (one_pass, &convolve::<B>(x, w, &layer.conv))
+    {
+        let sides = [output, input];
+        let (dx, dw, dgamma, dbeta) = B::with_map(&dout, |dout| {
+            B::with_map(y, |y| {
+                let slopes = Slopes::new(isa, y, dout, norm);
+                let (dx, dw) = B::with_map(x, |x| {
+                    B::with(w, |w| pointwise::backward(isa, [x, y, dout], w, &slopes, sides))
+                });
+                (dx, dw, slopes.dgamma, slopes.dbeta)
+            })
+        });
+        let (dx, dw) = (B::make_map(dx, x.shape().dims()), B::make(dw, w.shape()));
+        return (Some(dx), dw, of_vector::<B>(dgamma), of_vector::<B>(dbeta));
+    }
     let back = |dout: Gradient<'_>| B::with_map(y, |y| normalise::backward(isa, y, dout, norm));
     let (dy, dgamma, dbeta) = match B::take_map(dout) {
         Ok(values) => back(Gradient::Owned(values)),
