@@ -18,7 +18,7 @@ use crate::conv_norm_activation::Layer;
 use crate::pooling::Window;
 
 /// As [`crate::conv_norm_activation::ConvNormActivation::convolution`].
-pub(crate) fn convolution<B: Backend>(
+pub fn convolution<B: Backend>(
     x: FloatTensor<B>,
     w: FloatTensor<B>,
     options: ConvOptions<2>,
@@ -27,15 +27,15 @@ pub(crate) fn convolution<B: Backend>(
 }
 
 /// As [`crate::conv_norm_activation::ConvNormActivation::convolution_backward`].
-pub(crate) fn convolution_backward<B: Backend>(
+pub fn convolution_backward<B: Backend>(
     x: FloatTensor<B>,
     w: FloatTensor<B>,
     dy: FloatTensor<B>,
     options: ConvOptions<2>,
     input_too: bool,
 ) -> (Option<FloatTensor<B>>, FloatTensor<B>) {
-    let dx = input_too
-        .then(|| B::conv2d_x_backward(x.clone(), w.clone(), dy.clone(), options.clone()));
+    let dx =
+        input_too.then(|| B::conv2d_x_backward(x.clone(), w.clone(), dy.clone(), options.clone()));
     (dx, B::conv2d_weight_backward(x, w, dy, options))
 }
 
@@ -48,8 +48,11 @@ fn activated<B: Backend>(activation: Activation, x: FloatTensor<B>) -> FloatTens
     }
 }
 
+/// Burn's own goes through f32 on some backends.
 fn hard_sigmoid<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
-    B::hard_sigmoid(x, Scalar::Float(1.0 / 6.0), Scalar::Float(0.5))
+    let sixth = B::float_mul_scalar(x, Scalar::Float(1.0 / 6.0));
+    let gate = B::float_add_scalar(sixth, Scalar::Float(0.5));
+    B::float_clamp(gate, Scalar::Float(0.0), Scalar::Float(1.0))
 }
 
 /// `x` with `value` where `z <= limit`.
@@ -103,7 +106,7 @@ fn added<B: Backend>(x: FloatTensor<B>, skip: Option<FloatTensor<B>>) -> FloatTe
 }
 
 /// As [`crate::conv_norm_activation::ConvNormActivation::conv_norm`].
-pub(crate) fn conv_norm<B: Backend>(
+pub fn conv_norm<B: Backend>(
     x: FloatTensor<B>,
     w: FloatTensor<B>,
     gamma: FloatTensor<B>,
@@ -119,7 +122,7 @@ pub(crate) fn conv_norm<B: Backend>(
 
 /// As [`crate::conv_norm_activation::ConvNormActivation::conv_norm_backward`]. Burn's own gradient of the norm would
 /// normalise once more what the activation's slope needs too.
-pub(crate) fn conv_norm_backward<B: Backend>(
+pub fn conv_norm_backward<B: Backend>(
     x: FloatTensor<B>,
     w: FloatTensor<B>,
     gamma: FloatTensor<B>,
@@ -160,7 +163,7 @@ pub(crate) fn conv_norm_backward<B: Backend>(
 
 /// What follows the convolution's output `y` in
 /// [`crate::conv_norm_activation::ConvNormActivation::conv_norm_inference`].
-pub(crate) fn norm_inference<B: Backend>(
+pub fn norm_inference<B: Backend>(
     y: FloatTensor<B>,
     gamma: FloatTensor<B>,
     beta: FloatTensor<B>,
@@ -173,7 +176,7 @@ pub(crate) fn norm_inference<B: Backend>(
 }
 
 /// As [`crate::squeeze_excite::SqueezeExcite::squeeze_excite`].
-pub(crate) fn squeeze_excite<B: Backend>(
+pub fn squeeze_excite<B: Backend>(
     x: FloatTensor<B>,
     w1: FloatTensor<B>,
     b1: FloatTensor<B>,
@@ -193,7 +196,7 @@ pub(crate) fn squeeze_excite<B: Backend>(
 }
 
 /// As [`crate::squeeze_excite::SqueezeExcite::squeeze_excite_backward`].
-pub(crate) fn squeeze_excite_backward<B: Backend>(
+pub fn squeeze_excite_backward<B: Backend>(
     x: FloatTensor<B>,
     w1: FloatTensor<B>,
     w2: FloatTensor<B>,
@@ -227,17 +230,13 @@ pub(crate) fn squeeze_excite_backward<B: Backend>(
 }
 
 /// As [`crate::pooling::Pooling::global_mean`].
-pub(crate) fn global_mean<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+pub fn global_mean<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
     let [batch, channels, _, _] = x.shape().dims();
     B::float_reshape(B::adaptive_avg_pool2d(x, [1, 1]), Shape::from([batch, channels]))
 }
 
 /// As [`crate::pooling::Pooling::global_mean_backward`].
-pub(crate) fn global_mean_backward<B: Backend>(
-    dy: FloatTensor<B>,
-    h: usize,
-    w: usize,
-) -> FloatTensor<B> {
+pub fn global_mean_backward<B: Backend>(dy: FloatTensor<B>, h: usize, w: usize) -> FloatTensor<B> {
     let [batch, channels] = dy.shape().dims();
     let share = B::float_div_scalar(dy, Scalar::Float((h * w) as f64));
     let share = B::float_reshape(share, Shape::from([batch, channels, 1, 1]));
@@ -253,13 +252,13 @@ fn words(x: &Shape, window: Window) -> ([[usize; 2]; 4], bool) {
 }
 
 /// As [`crate::pooling::Pooling::window_max`].
-pub(crate) fn window_max<B: Backend>(x: FloatTensor<B>, window: Window) -> FloatTensor<B> {
+pub fn window_max<B: Backend>(x: FloatTensor<B>, window: Window) -> FloatTensor<B> {
     let ([kernel, stride, padding, dilation], past) = words(&x.shape(), window);
     B::max_pool2d(x, kernel, stride, padding, dilation, past)
 }
 
 /// As [`crate::pooling::Pooling::window_max_backward`]; the places of the largest values are found again.
-pub(crate) fn window_max_backward<B: Backend>(
+pub fn window_max_backward<B: Backend>(
     x: FloatTensor<B>,
     dy: FloatTensor<B>,
     window: Window,
@@ -269,29 +268,24 @@ pub(crate) fn window_max_backward<B: Backend>(
     let found =
         B::max_pool2d_with_indices(x.clone(), kernel, stride, padding, dilation, past, ints);
     let places = found.indices;
-    let back = B::max_pool2d_with_indices_backward(
-        x, kernel, stride, padding, dilation, past, dy, places,
-    );
+    let back =
+        B::max_pool2d_with_indices_backward(x, kernel, stride, padding, dilation, past, dy, places);
     back.x_grad
 }
 
 /// As [`crate::concat::Concat::side_by_side`], of all parts.
-pub(crate) fn side_by_side<B: Backend>(parts: Vec<FloatTensor<B>>) -> FloatTensor<B> {
+pub fn side_by_side<B: Backend>(parts: Vec<FloatTensor<B>>) -> FloatTensor<B> {
     B::float_cat(parts, 1)
 }
 
 /// As [`crate::concat::Concat::channels`].
-pub(crate) fn channels<B: Backend>(
-    x: FloatTensor<B>,
-    from: usize,
-    count: usize,
-) -> FloatTensor<B> {
+pub fn channels<B: Backend>(x: FloatTensor<B>, from: usize, count: usize) -> FloatTensor<B> {
     let batch = x.shape()[0];
     B::float_slice(x, &[Slice::from(0..batch), Slice::from(from..from + count)])
 }
 
 /// As [`crate::linear::LinearInference::linear_inference`].
-pub(crate) fn linear<B: Backend>(
+pub fn linear<B: Backend>(
     x: FloatTensor<B>,
     w: FloatTensor<B>,
     bias: FloatTensor<B>,

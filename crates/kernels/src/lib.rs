@@ -7,7 +7,7 @@
 //! the kernels give is a strided view, and another kernel reads it without a copy.
 
 pub mod activation;
-mod composed;
+pub mod composed;
 pub mod concat;
 pub mod conv_norm_activation;
 pub mod convolution;
