@@ -297,10 +297,10 @@ fn alike(who: &str, got: &Found, want: &Found, tolerance: f32) {
     }
 }
 
-/// Seen to fail with: the mean's or the variance's part of the gradient left out, gamma's gradient off by 0.01 of beta's,
-/// the weights' gradient of another input, a skip path left out of training, and on wgpu alone of the default body of
-/// inference, squeeze-excite with a gate that never saturates above or without the mean's share, a pooling that never reaches past the end, a gradient of the largest value 1.001 times as large, parts in
-/// another order, f64 taken by the kernels.
+/// Seen to fail with: the mean's part of the gradient left out, gamma's gradient off by 0.01 of beta's, the weights'
+/// gradient of another input, a skip path left out of training, and on wgpu alone of the default body of inference,
+/// squeeze-excite with a gate that never saturates above or without the mean's share, a pooling that never reaches past
+/// the end, a gradient of the largest value 1.001 times as large, parts in another order, f64 taken by the kernels.
 #[test]
 fn kernels_and_default_bodies_equal_the_composed_operations() {
     let want = everything::<Flex>(DType::F64, true);
@@ -526,8 +526,8 @@ fn all_gradients<B: Extended>(dtype: DType, own: bool) -> Found {
     found
 }
 
-/// In f64 to the last digits; the two share nothing but the forward pass. Seen to fail with: a
-/// skip path, the bias of a linear layer or the input of a frozen layer without a gradient.
+/// In f64 to the last digits; the two share nothing but the forward pass. Seen to fail with: a skip path, the bias of a
+/// linear layer or the input of a frozen layer without a gradient.
 #[test]
 fn the_hand_written_backward_passes_equal_those_of_burn() {
     let (got, want) =

@@ -181,8 +181,8 @@ fn a_training_layer_equals_the_composed_one() {
 }
 
 /// The hand-written backward pass over composed operations in f64 against central differences, a few values of every
-/// tensor: what the test above leans on. Seen to fail with: the slope of ReLU6 without
-/// its lower corner, the mean's part left out.
+/// tensor: what the test above leans on. Seen to fail with: the slope of ReLU6 without its lower corner, the mean's part
+/// left out.
 #[test]
 fn the_composed_layer_has_the_gradient_of_its_values() {
     let device = Device::flex();
