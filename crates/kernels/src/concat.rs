@@ -11,26 +11,47 @@ use burn::backend::{
     Autodiff, Backend, Dispatch, Flex, NdArray, TensorMetadata, backend_extension,
 };
 use burn::tensor::Tensor;
+use burn_cubecl::CubeBackend;
 use rayon::prelude::*;
 
-use crate::host::{Host, serves};
+use crate::composed;
+use crate::host::{Host, stock};
 use crate::memory;
 
 /// The operations of the extension, on maps `[b, c, h, w]`.
-#[backend_extension(NdArray, Flex, Autodiff)]
+#[backend_extension(
+    NdArray,
+    Flex,
+    Cube,
+    Capture: cfg(feature = "capture"),
+    Fusion: cfg(feature = "fusion"),
+    Autodiff
+)]
 pub trait Concat: Backend {
     /// The first `count` maps, 1 to 4, side by side; the others are not read.
+    #[fusion(default)]
     fn side_by_side(
         first: FloatTensor<Self>,
         second: FloatTensor<Self>,
         third: FloatTensor<Self>,
         fourth: FloatTensor<Self>,
         count: usize,
-    ) -> FloatTensor<Self>;
+    ) -> FloatTensor<Self> {
+        let mut parts = vec![first, second, third, fourth];
+        parts.truncate(count);
+        composed::side_by_side::<Self>(parts)
+    }
 
     /// Channels `from..from + count` of a map.
-    fn channels(x: FloatTensor<Self>, from: usize, count: usize) -> FloatTensor<Self>;
+    #[fusion(default)]
+    fn channels(x: FloatTensor<Self>, from: usize, count: usize) -> FloatTensor<Self> {
+        composed::channels::<Self>(x, from, count)
+    }
 }
+
+impl Concat for CubeBackend {}
+#[cfg(feature = "capture")]
+impl Concat for burn::backend::Capture {}
 
 /// Rows that are copied at a time.
 const ROWS: usize = 64;
@@ -87,11 +108,19 @@ macro_rules! on_host {
                 fourth: FloatTensor<Self>,
                 count: usize,
             ) -> FloatTensor<Self> {
-                joined::<Self>(&[first, second, third, fourth][..count])
+                let mut parts = vec![first, second, third, fourth];
+                parts.truncate(count);
+                match parts.iter().all(Self::serves) {
+                    true => joined::<Self>(&parts),
+                    false => composed::side_by_side::<Self>(parts),
+                }
             }
 
             fn channels(x: FloatTensor<Self>, from: usize, count: usize) -> FloatTensor<Self> {
-                part::<Self>(&x, from, count)
+                match Self::serves(&x) {
+                    true => part::<Self>(&x, from, count),
+                    false => composed::channels::<Self>(x, from, count),
+                }
             }
         }
     };
@@ -141,6 +170,9 @@ impl<B: Backend + Concat, C: CheckpointStrategy> Concat for Autodiff<B, C> {
         count: usize,
     ) -> FloatTensor<Self> {
         let parts = [first, second, third, fourth];
+        if stock() {
+            return composed::side_by_side::<Self>(parts.into_iter().take(count).collect());
+        }
         let [a, b, c, d] = parts.each_ref().map(|part| part.node());
         let parts = parts.map(|part| part.into_primitive());
         match count {
@@ -161,7 +193,7 @@ impl<B: Backend + Concat, C: CheckpointStrategy> Concat for Autodiff<B, C> {
 /// # Shapes
 /// `[b, c_i, h, w]` each, to `[b, c_1 + c_2 + .., h, w]`.
 pub fn concat(parts: Vec<Tensor<4>>) -> Tensor<4> {
-    if !parts.iter().all(serves) || !(2..=4).contains(&parts.len()) {
+    if !(2..=4).contains(&parts.len()) {
         return Tensor::cat(parts, 1);
     }
     let count = parts.len();

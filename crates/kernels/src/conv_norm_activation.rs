@@ -2,8 +2,8 @@
 //! backward pass; and the bare convolution.
 //!
 //! Training keeps the input, the convolution's output and the batch's statistics; the normalised values are
-//! computed again where the gradient needs them. In inference the norm is folded into the weights, which are
-//! packed once and kept in a [`Cache`].
+//! computed again where the gradient needs them. In inference the kernels have the norm folded into the weights, which
+//! are packed once and kept in a [`Cache`].
 
 #![allow(deprecated, reason = "burn-ndarray is one of the backends asked for")]
 #![allow(
@@ -20,13 +20,14 @@ use std::sync::{Arc, Mutex};
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, backend_extension};
+use burn::tensor::Tensor;
 use burn::tensor::ops::ConvOptions;
-use burn::tensor::{Tensor, activation as composed, module};
+use burn_cubecl::CubeBackend;
 
 use crate::activation::Activation;
-use crate::convolve::{Prepared, known};
+use crate::composed;
+use crate::convolve::Prepared;
 use crate::elementwise::Elementwise;
-use crate::host::serves;
 
 /// What a layer is, besides its tensors.
 #[derive(Clone, Debug)]
@@ -58,27 +59,42 @@ struct Folded {
     weights: Arc<(Prepared, Vec<f32>)>,
 }
 
-/// The operations of the extension; `x` `[b, in, h, w]`, `w` `[out, in / groups, kh, kw]`.
-#[backend_extension(NdArray, Flex, Autodiff)]
+/// The operations of the extension; `x` `[b, in, h, w]`, `w` `[out, in / groups, kh, kw]`. The default bodies are
+/// composed operations.
+#[backend_extension(
+    NdArray,
+    Flex,
+    Cube,
+    Capture: cfg(feature = "capture"),
+    Fusion: cfg(feature = "fusion"),
+    Autodiff
+)]
 pub trait ConvNormActivation: Backend + Elementwise {
     /// The convolution alone.
+    #[fusion(default)]
     fn convolution(
         x: FloatTensor<Self>,
         w: FloatTensor<Self>,
         options: ConvOptions<2>,
-    ) -> FloatTensor<Self>;
+    ) -> FloatTensor<Self> {
+        composed::convolution::<Self>(x, w, options)
+    }
 
     /// The gradients of input (where wanted) and weights.
+    #[fusion(default)]
     fn convolution_backward(
         x: FloatTensor<Self>,
         w: FloatTensor<Self>,
         dy: FloatTensor<Self>,
         options: ConvOptions<2>,
         input_too: bool,
-    ) -> (Option<FloatTensor<Self>>, FloatTensor<Self>);
+    ) -> (Option<FloatTensor<Self>>, FloatTensor<Self>) {
+        composed::convolution_backward::<Self>(x, w, dy, options, input_too)
+    }
 
     /// Training: the result, the convolution's output, the batch's mean and biased variance. Where nothing
     /// skips, `skip` is any tensor.
+    #[fusion(default)]
     fn conv_norm(
         x: FloatTensor<Self>,
         w: FloatTensor<Self>,
@@ -87,9 +103,13 @@ pub trait ConvNormActivation: Backend + Elementwise {
         skip: FloatTensor<Self>,
         skips: bool,
         layer: Layer,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        composed::conv_norm::<Self>(x, w, gamma, beta, skips.then_some(skip), layer)
+    }
 
-    /// The gradients of input (where wanted), weights, gamma and beta; `saved` as [`Self::conv_norm`] gave it.
+    /// The gradients of input (where wanted), weights, gamma and beta; `y, mean, variance` as
+    /// [`Self::conv_norm`] gave them.
+    #[fusion(default)]
     fn conv_norm_backward(
         x: FloatTensor<Self>,
         w: FloatTensor<Self>,
@@ -101,9 +121,14 @@ pub trait ConvNormActivation: Backend + Elementwise {
         dout: FloatTensor<Self>,
         layer: Layer,
         input_too: bool,
-    ) -> (Option<FloatTensor<Self>>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+    ) -> (Option<FloatTensor<Self>>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        composed::conv_norm_backward::<Self>(
+            x, w, gamma, beta, y, mean, variance, dout, layer, input_too,
+        )
+    }
 
     /// Inference, with running statistics.
+    #[fusion(default)]
     fn conv_norm_inference(
         x: FloatTensor<Self>,
         w: FloatTensor<Self>,
@@ -115,24 +140,17 @@ pub trait ConvNormActivation: Backend + Elementwise {
         skips: bool,
         layer: Layer,
         cache: Cache,
-    ) -> FloatTensor<Self>;
-}
-
-fn apply(activation: Activation, x: Tensor<4>) -> Tensor<4> {
-    match activation {
-        Activation::Linear => x,
-        Activation::Relu => composed::relu(x),
-        Activation::Relu6 => x.clamp(0.0, 6.0),
-        Activation::HardSwish => composed::hard_swish(x),
+    ) -> FloatTensor<Self> {
+        drop(cache); // nothing is folded
+        let y = composed::convolution::<Self>(x, w, layer.conv.clone());
+        let (running, skip) = ([mean, variance], skips.then_some(skip));
+        composed::norm_inference::<Self>(y, gamma, beta, running, skip, &layer)
     }
 }
 
-fn added(x: Tensor<4>, skip: Option<Tensor<4>>) -> Tensor<4> {
-    match skip {
-        Some(skip) => x + skip,
-        None => x,
-    }
-}
+impl ConvNormActivation for CubeBackend {}
+#[cfg(feature = "capture")]
+impl ConvNormActivation for burn::backend::Capture {}
 
 /// A convolution of a tensor on any backend, with gradients on an autodiff device.
 ///
@@ -156,9 +174,6 @@ pub fn convolution(
     bias: Option<Tensor<1>>,
     options: ConvOptions<2>,
 ) -> Tensor<4> {
-    if !(serves(&x) && known(x.dims(), w.dims(), &options)) {
-        return module::conv2d(x, w, bias, options);
-    }
     let y = Tensor::from_dispatch(<Dispatch as ConvNormActivation>::convolution(
         x.into_dispatch(),
         w.into_dispatch(),
@@ -195,12 +210,6 @@ pub fn conv_norm_activation(
     skip: Option<Tensor<4>>,
     layer: Layer,
 ) -> (Tensor<4>, Tensor<1>, Tensor<1>) {
-    if !(serves(&x) && known(x.dims(), w.dims(), &layer.conv)) {
-        let y = convolution(x, w, None, layer.conv);
-        let out = module::batch_norm_train(y, norm.gamma, norm.beta, layer.epsilon);
-        let z = added(apply(layer.activation, out.output), skip);
-        return (z, out.mean.detach(), out.variance.detach());
-    }
     let (skips, gamma) = (skip.is_some(), norm.gamma.into_dispatch());
     let (out, _, mean, variance) = <Dispatch as ConvNormActivation>::conv_norm(
         x.into_dispatch(),
@@ -227,14 +236,6 @@ pub fn conv_norm_activation_inference(
     layer: Layer,
     cache: &Cache,
 ) -> Tensor<4> {
-    let composed =
-        x.device().is_autodiff() || !serves(&x) || !known(x.dims(), w.dims(), &layer.conv);
-    if composed {
-        let y = convolution(x, w, None, layer.conv);
-        let NormTensors { gamma, beta } = norm;
-        let z = module::batch_norm(y, gamma, beta, mean, variance, layer.epsilon);
-        return added(apply(layer.activation, z), skip);
-    }
     let (skips, gamma) = (skip.is_some(), norm.gamma.into_dispatch());
     Tensor::from_dispatch(<Dispatch as ConvNormActivation>::conv_norm_inference(
         x.into_dispatch(),

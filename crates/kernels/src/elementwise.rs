@@ -11,28 +11,53 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{
     Autodiff, Backend, Dispatch, Flex, NdArray, TensorMetadata, backend_extension,
 };
-use burn::tensor::{Tensor, activation};
+use burn::tensor::Tensor;
+use burn_cubecl::CubeBackend;
 use rayon::prelude::*;
 
+use crate::composed;
 use crate::fork;
-use crate::host::{Host, serves};
+use crate::host::{Host, stock};
 use crate::memory;
 
 /// The operations of the extension, on maps `[b, c, h, w]`.
-#[backend_extension(NdArray, Flex, Autodiff)]
+#[backend_extension(
+    NdArray,
+    Flex,
+    Cube,
+    Capture: cfg(feature = "capture"),
+    Fusion: cfg(feature = "fusion"),
+    Autodiff
+)]
 pub trait Elementwise: Backend {
     /// `x + other`.
-    fn sum(x: FloatTensor<Self>, other: FloatTensor<Self>) -> FloatTensor<Self>;
+    #[fusion(default)]
+    fn sum(x: FloatTensor<Self>, other: FloatTensor<Self>) -> FloatTensor<Self> {
+        composed::sum::<Self>(x, other)
+    }
 
     /// `x`, several layers' input: see [`mod@crate::fork`].
-    fn forked(x: FloatTensor<Self>) -> FloatTensor<Self>;
+    #[fusion(default)]
+    fn forked(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        x
+    }
 
     /// `max(x, 0)`.
-    fn rectified(x: FloatTensor<Self>) -> FloatTensor<Self>;
+    #[fusion(default)]
+    fn rectified(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        composed::rectified::<Self>(x)
+    }
 
     /// The gradient of [`Elementwise::rectified`] from its result `y`.
-    fn rectified_backward(y: FloatTensor<Self>, dy: FloatTensor<Self>) -> FloatTensor<Self>;
+    #[fusion(default)]
+    fn rectified_backward(y: FloatTensor<Self>, dy: FloatTensor<Self>) -> FloatTensor<Self> {
+        composed::rectified_backward::<Self>(y, dy)
+    }
 }
+
+impl Elementwise for CubeBackend {}
+#[cfg(feature = "capture")]
+impl Elementwise for burn::backend::Capture {}
 
 /// Values that a thread works on at a time.
 const PART: usize = 1 << 14;
@@ -113,22 +138,27 @@ macro_rules! on_host {
     ($backend:ty) => {
         impl Elementwise for $backend {
             fn sum(x: FloatTensor<Self>, other: FloatTensor<Self>) -> FloatTensor<Self> {
-                zipped::<Self>(x, other, |x, other| x + other)
-            }
-
-            fn forked(x: FloatTensor<Self>) -> FloatTensor<Self> {
-                x
+                match Self::serves(&x) {
+                    true => zipped::<Self>(x, other, |x, other| x + other),
+                    false => composed::sum::<Self>(x, other),
+                }
             }
 
             fn rectified(x: FloatTensor<Self>) -> FloatTensor<Self> {
-                rectify::<Self>(x)
+                match Self::serves(&x) {
+                    true => rectify::<Self>(x),
+                    false => composed::rectified::<Self>(x),
+                }
             }
 
             fn rectified_backward(
                 y: FloatTensor<Self>,
                 dy: FloatTensor<Self>,
             ) -> FloatTensor<Self> {
-                zipped::<Self>(dy, y, |dy, y| if y > 0.0 { dy } else { 0.0 })
+                match Self::serves(&y) {
+                    true => zipped::<Self>(dy, y, |dy, y| if y > 0.0 { dy } else { 0.0 }),
+                    false => composed::rectified_backward::<Self>(y, dy),
+                }
             }
         }
     };
@@ -167,6 +197,9 @@ impl<B: Backend + Elementwise> Backward<B, 1> for RectifiedStep {
 
 impl<B: Backend + Elementwise, C: CheckpointStrategy> Elementwise for Autodiff<B, C> {
     fn sum(x: FloatTensor<Self>, other: FloatTensor<Self>) -> FloatTensor<Self> {
+        if stock() {
+            return composed::sum::<Self>(x, other);
+        }
         let nodes = [x.node(), other.node()];
         let sum = B::sum(x.into_primitive(), other.into_primitive());
         match SumStep.prepare::<C>(nodes).compute_bound().stateful() {
@@ -176,10 +209,16 @@ impl<B: Backend + Elementwise, C: CheckpointStrategy> Elementwise for Autodiff<B
     }
 
     fn forked(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        fork::forked::<B, C>(x)
+        match stock() {
+            true => x,
+            false => fork::forked::<B, C>(x),
+        }
     }
 
     fn rectified(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        if stock() {
+            return composed::rectified::<Self>(x);
+        }
         let nodes = [x.node()];
         let y = B::rectified(x.into_primitive());
         match RectifiedStep.prepare::<C>(nodes).compute_bound().stateful() {
@@ -198,9 +237,6 @@ impl<B: Backend + Elementwise, C: CheckpointStrategy> Elementwise for Autodiff<B
 /// # Shapes
 /// `[b, c, h, w]`, as the result.
 pub fn relu(x: Tensor<4>) -> Tensor<4> {
-    if !serves(&x) {
-        return activation::relu(x);
-    }
     Tensor::from_dispatch(<Dispatch as Elementwise>::rectified(x.into_dispatch()))
 }
 
@@ -213,8 +249,5 @@ pub fn relu(x: Tensor<4>) -> Tensor<4> {
 /// When the shapes differ.
 pub fn sum(x: Tensor<4>, other: Tensor<4>) -> Tensor<4> {
     assert_eq!(x.dims(), other.dims(), "maps {:?} and {:?}", x.dims(), other.dims());
-    if !serves(&x) {
-        return x + other;
-    }
     Tensor::from_dispatch(<Dispatch as Elementwise>::sum(x.into_dispatch(), other.into_dispatch()))
 }

@@ -18,7 +18,6 @@ use burn::backend::{Autodiff, Backend, Dispatch};
 use burn::tensor::Tensor;
 
 use crate::elementwise::Elementwise;
-use crate::host::serves;
 
 /// The sum so far of what a fork's readers handed in, a tensor of the backend.
 #[derive(Default)]
@@ -100,8 +99,5 @@ pub(crate) fn forked<B: Backend, C: CheckpointStrategy>(
 /// # Shapes
 /// `[b, c, h, w]`, as the result.
 pub fn fork(x: Tensor<4>) -> Tensor<4> {
-    if !x.device().is_autodiff() || !serves(&x) {
-        return x;
-    }
     Tensor::from_dispatch(<Dispatch as Elementwise>::forked(x.into_dispatch()))
 }

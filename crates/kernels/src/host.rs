@@ -9,13 +9,19 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Flex, NdArray, TensorMetadata};
 use burn::tensor::{DType, Device, Shape, Tensor, TensorData};
 
-/// Whether the kernels serve this tensor: f32 on ndarray or flex, unless `KINDLING_KERNELS=stock` asks for Burn's
-/// own operations, to compare with. Elsewhere the composed operations do.
-pub fn serves<const D: usize>(x: &Tensor<D>) -> bool {
+/// Whether `KINDLING_KERNELS=stock` asks for Burn's own operations and Burn's own autodiff, to compare with.
+pub(crate) fn stock() -> bool {
     static STOCK: LazyLock<bool> =
         LazyLock::new(|| std::env::var("KINDLING_KERNELS").is_ok_and(|value| value == "stock"));
+    *STOCK
+}
+
+/// Whether a tensor is one that the kernels serve: f32 on ndarray or flex, unless stock operations are asked for. Its
+/// values then lie in this process's memory, and in channels-last order behind a kernel. The operations of this
+/// crate need not be asked: they take what serves.
+pub fn serves<const D: usize>(x: &Tensor<D>) -> bool {
     let device = x.device();
-    !*STOCK && x.dtype() == DType::F32 && (device == Device::flex() || device == Device::ndarray())
+    !stock() && x.dtype() == DType::F32 && (device == Device::flex() || device == Device::ndarray())
 }
 
 /// Where to find channels-last order in `[b, c, h, w]`, and the way back.
@@ -24,6 +30,11 @@ const FIRST: [usize; 4] = [0, 3, 1, 2];
 
 /// A backend whose tensors lie in this process's memory.
 pub trait Host: Backend {
+    /// Whether the kernels serve this tensor; the composed operations do otherwise.
+    fn serves(tensor: &FloatTensor<Self>) -> bool {
+        tensor.dtype() == DType::F32 && !stock()
+    }
+
     /// The values in row-major order, copied only where they are strided.
     fn with<R>(tensor: &FloatTensor<Self>, read: impl FnOnce(&[f32]) -> R) -> R;
 

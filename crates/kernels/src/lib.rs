@@ -1,5 +1,5 @@
-//! CPU kernels for what these networks do all day, as Burn backend extensions: one set of kernels on slices for
-//! ndarray and flex, composed operations elsewhere. The only crate that may hold `unsafe`.
+//! What these networks do all day, as Burn backend extensions: composed operations on every backend, one set of
+//! kernels on slices for ndarray and flex, one hand-written backward pass for all. The only crate that may hold `unsafe`.
 //!
 //! Inside, maps are channels last: a row of a matrix is a place, a column a channel. Then a pointwise
 //! convolution is a matrix product on the values as they lie, and a vector of a depthwise one holds
@@ -7,6 +7,7 @@
 //! the kernels give is a strided view, and another kernel reads it without a copy.
 
 pub mod activation;
+pub mod composed;
 pub mod concat;
 pub mod conv_norm_activation;
 pub mod convolution;

@@ -1,4 +1,4 @@
-//! The linear layer in inference.
+//! The linear layer, kernels in inference alone: its backward pass is Burn's.
 
 #![allow(deprecated, reason = "burn-ndarray is one of the backends asked for")]
 
@@ -7,9 +7,11 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{
     Autodiff, Backend, Dispatch, Flex, NdArray, TensorMetadata, backend_extension,
 };
-use burn::tensor::{Shape, Tensor, module};
+use burn::tensor::{Shape, Tensor};
+use burn_cubecl::CubeBackend;
 
-use crate::host::{Host, serves};
+use crate::composed;
+use crate::host::Host;
 use crate::isa::Isa;
 use crate::matmul::{self, Finish, Packed};
 
@@ -17,15 +19,29 @@ use crate::matmul::{self, Finish, Packed};
 const VECTORS: usize = 3;
 
 /// The operation of the extension.
-#[backend_extension(NdArray, Flex, Autodiff)]
+#[backend_extension(
+    NdArray,
+    Flex,
+    Cube,
+    Capture: cfg(feature = "capture"),
+    Fusion: cfg(feature = "fusion"),
+    Autodiff
+)]
 pub trait LinearInference: Backend {
     /// `x [b, in] w [in, out] + bias [out]`.
+    #[fusion(default)]
     fn linear_inference(
         x: FloatTensor<Self>,
         w: FloatTensor<Self>,
         bias: FloatTensor<Self>,
-    ) -> FloatTensor<Self>;
+    ) -> FloatTensor<Self> {
+        composed::linear::<Self>(x, w, bias)
+    }
 }
+
+impl LinearInference for CubeBackend {}
+#[cfg(feature = "capture")]
+impl LinearInference for burn::backend::Capture {}
 
 fn values(x: &[f32], w: &[f32], bias: &[f32]) -> Vec<f32> {
     let (isa, k, n) = (Isa::chosen(), w.len() / bias.len(), bias.len());
@@ -46,33 +62,34 @@ fn on_values<B: Host>(
     B::make(y, shape)
 }
 
-impl LinearInference for NdArray {
-    fn linear_inference(
-        x: FloatTensor<Self>,
-        w: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
-        on_values::<Self>(&x, &w, &bias)
-    }
+macro_rules! on_host {
+    ($backend:ty) => {
+        impl LinearInference for $backend {
+            fn linear_inference(
+                x: FloatTensor<Self>,
+                w: FloatTensor<Self>,
+                bias: FloatTensor<Self>,
+            ) -> FloatTensor<Self> {
+                match Self::serves(&x) {
+                    true => on_values::<Self>(&x, &w, &bias),
+                    false => composed::linear::<Self>(x, w, bias),
+                }
+            }
+        }
+    };
 }
 
-impl LinearInference for Flex {
-    fn linear_inference(
-        x: FloatTensor<Self>,
-        w: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
-        on_values::<Self>(&x, &w, &bias)
-    }
-}
+on_host!(NdArray);
+on_host!(Flex);
 
 impl<B: Backend + LinearInference, C: CheckpointStrategy> LinearInference for Autodiff<B, C> {
+    /// Burn's own, with its gradients.
     fn linear_inference(
-        _: FloatTensor<Self>,
-        _: FloatTensor<Self>,
-        _: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        panic!("inference keeps no gradients");
+        composed::linear::<Self>(x, w, bias)
     }
 }
 
@@ -81,9 +98,6 @@ impl<B: Backend + LinearInference, C: CheckpointStrategy> LinearInference for Au
 /// # Shapes
 /// `x` `[b, in]`, `w` `[in, out]`, `bias` `[out]` to `[b, out]`.
 pub fn linear(x: Tensor<2>, w: Tensor<2>, bias: Tensor<1>) -> Tensor<2> {
-    if x.device().is_autodiff() || !serves(&x) {
-        return module::linear(x, w, Some(bias));
-    }
     Tensor::from_dispatch(<Dispatch as LinearInference>::linear_inference(
         x.into_dispatch(),
         w.into_dispatch(),

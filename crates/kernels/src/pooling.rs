@@ -16,38 +16,63 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{
     Autodiff, Backend, Dispatch, Flex, NdArray, TensorMetadata, backend_extension,
 };
-use burn::tensor::ops::{ConvOptions, MaxPoolOptions};
-use burn::tensor::{Shape, Tensor, module};
+use burn::tensor::ops::ConvOptions;
+use burn::tensor::{Shape, Tensor};
+use burn_cubecl::CubeBackend;
 use rayon::prelude::*;
 
+use crate::composed;
 use crate::depthwise::Geometry;
 use crate::elementwise::Elementwise;
 use crate::fork;
-use crate::host::{Host, serves};
+use crate::host::{Host, stock};
 use crate::isa::Isa;
 use crate::memory;
 use crate::planes;
 use crate::simd::{Kernel, Simd};
 
 /// The operations of the extension; `x` `[b, c, h, w]`.
-#[backend_extension(NdArray, Flex, Autodiff)]
+#[backend_extension(
+    NdArray,
+    Flex,
+    Cube,
+    Capture: cfg(feature = "capture"),
+    Fusion: cfg(feature = "fusion"),
+    Autodiff
+)]
 pub trait Pooling: Backend + Elementwise {
     /// The mean over the map, `[b, c]`.
-    fn global_mean(x: FloatTensor<Self>) -> FloatTensor<Self>;
+    #[fusion(default)]
+    fn global_mean(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        composed::global_mean::<Self>(x)
+    }
 
     /// Its gradient on maps of `h` by `w`.
-    fn global_mean_backward(dy: FloatTensor<Self>, h: usize, w: usize) -> FloatTensor<Self>;
+    #[fusion(default)]
+    fn global_mean_backward(dy: FloatTensor<Self>, h: usize, w: usize) -> FloatTensor<Self> {
+        composed::global_mean_backward::<Self>(dy, h, w)
+    }
 
     /// The largest value of each window.
-    fn window_max(x: FloatTensor<Self>, window: Window) -> FloatTensor<Self>;
+    #[fusion(default)]
+    fn window_max(x: FloatTensor<Self>, window: Window) -> FloatTensor<Self> {
+        composed::window_max::<Self>(x, window)
+    }
 
     /// Its gradient: it goes to the first of the largest values.
+    #[fusion(default)]
     fn window_max_backward(
         x: FloatTensor<Self>,
         dy: FloatTensor<Self>,
         window: Window,
-    ) -> FloatTensor<Self>;
+    ) -> FloatTensor<Self> {
+        composed::window_max_backward::<Self>(x, dy, window)
+    }
 }
+
+impl Pooling for CubeBackend {}
+#[cfg(feature = "capture")]
+impl Pooling for burn::backend::Capture {}
 
 /// A pooling window and the extents of the output.
 #[derive(Clone, Copy, Debug)]
@@ -212,6 +237,9 @@ macro_rules! on_host {
     ($backend:ty) => {
         impl Pooling for $backend {
             fn global_mean(x: FloatTensor<Self>) -> FloatTensor<Self> {
+                if !Self::serves(&x) {
+                    return composed::global_mean::<Self>(x);
+                }
                 let [b, c, h, w] = x.shape().dims();
                 let mut mean = Self::with_map(&x, |x| planes::sums(Isa::chosen(), x, None, b, c));
                 mean.iter_mut().for_each(|sum| *sum /= (h * w) as f32);
@@ -223,6 +251,9 @@ macro_rules! on_host {
                 h: usize,
                 w: usize,
             ) -> FloatTensor<Self> {
+                if !Self::serves(&dy) {
+                    return composed::global_mean_backward::<Self>(dy, h, w);
+                }
                 let [b, c] = dy.shape().dims();
                 let share: Vec<f32> =
                     Self::with(&dy, |dy| dy.iter().map(|d| d / (h * w) as f32).collect());
@@ -231,6 +262,9 @@ macro_rules! on_host {
             }
 
             fn window_max(x: FloatTensor<Self>, window: Window) -> FloatTensor<Self> {
+                if !Self::serves(&x) {
+                    return composed::window_max::<Self>(x, window);
+                }
                 let g = geometry(&x.shape(), window);
                 let y = Self::with_map(&x, |x| largest(Isa::chosen(), x, &g));
                 Self::make_map(y, [g.batch, g.channels, g.output[0], g.output[1]])
@@ -241,6 +275,9 @@ macro_rules! on_host {
                 dy: FloatTensor<Self>,
                 window: Window,
             ) -> FloatTensor<Self> {
+                if !Self::serves(&x) {
+                    return composed::window_max_backward::<Self>(x, dy, window);
+                }
                 let g = geometry(&x.shape(), window);
                 let dx = Self::with_map(&x, |x| {
                     Self::with_map(&dy, |dy| largest_gradient(Isa::chosen(), x, dy, &g))
@@ -286,6 +323,9 @@ impl<B: Backend + Pooling> Backward<B, 1> for MaxStep {
 
 impl<B: Backend + Pooling, C: CheckpointStrategy> Pooling for Autodiff<B, C> {
     fn global_mean(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        if stock() {
+            return composed::global_mean::<Self>(x);
+        }
         let [_, _, h, w] = x.shape().dims();
         match MeanStep.prepare::<C>([x.node()]).compute_bound().stateful() {
             OpsKind::Tracked(step) => step.finish([h, w], B::global_mean(x.into_primitive())),
@@ -298,6 +338,9 @@ impl<B: Backend + Pooling, C: CheckpointStrategy> Pooling for Autodiff<B, C> {
     }
 
     fn window_max(x: FloatTensor<Self>, window: Window) -> FloatTensor<Self> {
+        if stock() {
+            return composed::window_max::<Self>(x, window);
+        }
         match MaxStep.prepare::<C>([x.node()]).compute_bound().stateful() {
             OpsKind::Tracked(step) => {
                 let x = x.into_primitive();
@@ -321,27 +364,14 @@ impl<B: Backend + Pooling, C: CheckpointStrategy> Pooling for Autodiff<B, C> {
 /// # Shapes
 /// `[b, c, h, w]` to `[b, c]`.
 pub fn global_mean(x: Tensor<4>) -> Tensor<2> {
-    if !serves(&x) {
-        return x.mean_dim(3).mean_dim(2).flatten::<2>(1, 3);
-    }
     Tensor::from_dispatch(<Dispatch as Pooling>::global_mean(x.into_dispatch()))
 }
 
-/// The largest value of each window, on any backend; the padding is minus infinity, `ceil` as in torch.
+/// The largest value of each window, on any backend; the padding is minus infinity.
 ///
 /// # Shapes
 /// `[b, c, h, w]` to `[b, c, h', w']`, `[h', w']` the window's output.
-pub fn max_pool(x: Tensor<4>, window: Window, ceil: bool) -> Tensor<4> {
-    if !serves(&x) {
-        let options = MaxPoolOptions {
-            kernel_size: [window.kernel; 2],
-            stride: [window.stride; 2],
-            padding: [(window.before, window.before); 2],
-            dilation: [1, 1],
-            ceil_mode: ceil,
-        };
-        return module::max_pool2d(x, options);
-    }
+pub fn max_pool(x: Tensor<4>, window: Window) -> Tensor<4> {
     Tensor::from_dispatch(<Dispatch as Pooling>::window_max(x.into_dispatch(), window))
 }
 

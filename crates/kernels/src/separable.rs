@@ -19,19 +19,25 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, NdArray, backend_extension};
 use burn::tensor::Tensor;
 use burn::tensor::ops::ConvOptions;
+use burn_cubecl::CubeBackend;
 
-use crate::conv_norm_activation::{
-    ConvNormActivation, Layer, NormTensors, conv_norm_activation, convolution,
-};
-use crate::convolve::known;
+use crate::conv_norm_activation::{ConvNormActivation, Layer, NormTensors};
 use crate::fork;
-use crate::host::serves;
+use crate::host::stock;
 
 /// The operation of the extension; `x` `[b, in, h, w]`, `depthwise` `[in, 1, kh, kw]`, `pointwise`
 /// `[out, in, 1, 1]`.
-#[backend_extension(NdArray, Flex, Autodiff)]
+#[backend_extension(
+    NdArray,
+    Flex,
+    Cube,
+    Capture: cfg(feature = "capture"),
+    Fusion: cfg(feature = "fusion"),
+    Autodiff
+)]
 pub trait SeparableNorm: Backend + ConvNormActivation {
     /// As [`ConvNormActivation::conv_norm`]; `layer` is the pointwise one.
+    #[fusion(default)]
     fn separable_norm(
         x: FloatTensor<Self>,
         depthwise: FloatTensor<Self>,
@@ -40,31 +46,18 @@ pub trait SeparableNorm: Backend + ConvNormActivation {
         beta: FloatTensor<Self>,
         options: ConvOptions<2>,
         layer: Layer,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let between = Self::convolution(x, depthwise, options);
+        let no_skip = gamma.clone();
+        Self::conv_norm(between, pointwise, gamma, beta, no_skip, false, layer)
+    }
 }
 
-macro_rules! on_host {
-    ($backend:ty) => {
-        impl SeparableNorm for $backend {
-            fn separable_norm(
-                x: FloatTensor<Self>,
-                depthwise: FloatTensor<Self>,
-                pointwise: FloatTensor<Self>,
-                gamma: FloatTensor<Self>,
-                beta: FloatTensor<Self>,
-                options: ConvOptions<2>,
-                layer: Layer,
-            ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-                let between = Self::convolution(x, depthwise, options);
-                let no_skip = gamma.clone();
-                Self::conv_norm(between, pointwise, gamma, beta, no_skip, false, layer)
-            }
-        }
-    };
-}
-
-on_host!(NdArray);
-on_host!(Flex);
+impl SeparableNorm for NdArray {}
+impl SeparableNorm for Flex {}
+impl SeparableNorm for CubeBackend {}
+#[cfg(feature = "capture")]
+impl SeparableNorm for burn::backend::Capture {}
 
 /// The backward pass; its parents are `x, depthwise, pointwise, gamma, beta`.
 #[derive(Debug)]
@@ -103,6 +96,10 @@ impl<B: Backend + SeparableNorm, C: CheckpointStrategy> SeparableNorm for Autodi
         options: ConvOptions<2>,
         layer: Layer,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        if stock() {
+            let (between, no_skip) = (Self::convolution(x, depthwise, options), gamma.clone());
+            return Self::conv_norm(between, pointwise, gamma, beta, no_skip, false, layer);
+        }
         let nodes = [x.node(), depthwise.node(), pointwise.node(), gamma.node(), beta.node()];
         let tensors = [x, depthwise, pointwise, gamma, beta].map(|t| t.into_primitive());
         let [x, depthwise, pointwise, gamma, beta] = tensors.clone();
@@ -135,10 +132,6 @@ pub fn separable_norm_activation(
     options: ConvOptions<2>,
     layer: Layer,
 ) -> (Tensor<4>, Tensor<1>, Tensor<1>) {
-    if !(serves(&x) && known(x.dims(), depthwise.dims(), &options)) {
-        let between = convolution(x, depthwise, None, options);
-        return conv_norm_activation(between, pointwise, norm, None, layer);
-    }
     let (out, _, mean, variance) = <Dispatch as SeparableNorm>::separable_norm(
         x.into_dispatch(),
         depthwise.into_dispatch(),

@@ -16,29 +16,41 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{
     Autodiff, Backend, Dispatch, Flex, NdArray, TensorMetadata, backend_extension,
 };
-use burn::tensor::ops::ConvOptions;
-use burn::tensor::{Shape, Tensor, activation, module};
+use burn::tensor::{Shape, Tensor};
+use burn_cubecl::CubeBackend;
 
-use crate::host::{Host, serves};
+use crate::composed;
+use crate::host::{Host, stock};
 use crate::isa::Isa;
 use crate::matmul::{self, Finish, Packed};
 use crate::planes;
 
 /// The operation of the extension; `x` `[b, c, h, w]`, `w1` `[s, c, 1, 1]`, `b1` `[s]`, `w2` `[c, s, 1, 1]`,
 /// `b2` `[c]`.
-#[backend_extension(NdArray, Flex, Autodiff)]
+#[backend_extension(
+    NdArray,
+    Flex,
+    Cube,
+    Capture: cfg(feature = "capture"),
+    Fusion: cfg(feature = "fusion"),
+    Autodiff
+)]
 pub trait SqueezeExcite: Backend {
     /// The result, and what the gradient needs: the mean `[b, c]`, the hidden layer after ReLU `[b, s]`,
     /// the gate before its activation `[b, c]`.
+    #[fusion(default)]
     fn squeeze_excite(
         x: FloatTensor<Self>,
         w1: FloatTensor<Self>,
         b1: FloatTensor<Self>,
         w2: FloatTensor<Self>,
         b2: FloatTensor<Self>,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        composed::squeeze_excite::<Self>(x, w1, b1, w2, b2)
+    }
 
     /// The gradients of `x, w1, b1, w2, b2`.
+    #[fusion(default)]
     fn squeeze_excite_backward(
         x: FloatTensor<Self>,
         w1: FloatTensor<Self>,
@@ -53,8 +65,14 @@ pub trait SqueezeExcite: Backend {
         FloatTensor<Self>,
         FloatTensor<Self>,
         FloatTensor<Self>,
-    );
+    ) {
+        composed::squeeze_excite_backward::<Self>(x, w1, w2, mean, hidden, gate, dout)
+    }
 }
+
+impl SqueezeExcite for CubeBackend {}
+#[cfg(feature = "capture")]
+impl SqueezeExcite for burn::backend::Capture {}
 
 /// Pictures up to which packing the weights costs more than it brings.
 const VECTORS: usize = 4;
@@ -168,7 +186,10 @@ macro_rules! on_host {
                 w2: FloatTensor<Self>,
                 b2: FloatTensor<Self>,
             ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-                forward::<Self>(&x, &w1, &b1, &w2, &b2)
+                match Self::serves(&x) {
+                    true => forward::<Self>(&x, &w1, &b1, &w2, &b2),
+                    false => composed::squeeze_excite::<Self>(x, w1, b1, w2, b2),
+                }
             }
 
             fn squeeze_excite_backward(
@@ -186,6 +207,11 @@ macro_rules! on_host {
                 FloatTensor<Self>,
                 FloatTensor<Self>,
             ) {
+                if !Self::serves(&x) {
+                    return composed::squeeze_excite_backward::<Self>(
+                        x, w1, w2, mean, hidden, gate, dout,
+                    );
+                }
                 backward::<Self>(&x, &w1, &w2, [&mean, &hidden, &gate], &dout)
             }
         }
@@ -223,6 +249,9 @@ impl<B: Backend + SqueezeExcite, C: CheckpointStrategy> SqueezeExcite for Autodi
         w2: FloatTensor<Self>,
         b2: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        if stock() {
+            return composed::squeeze_excite::<Self>(x, w1, b1, w2, b2);
+        }
         let nodes = [x.node(), w1.node(), b1.node(), w2.node(), b2.node()];
         let [x, w1, b1, w2, b2] = [x, w1, b1, w2, b2].map(|tensor| tensor.into_primitive());
         let (out, mean, hidden, gate) =
@@ -266,14 +295,6 @@ pub fn squeeze_excite(
     (w1, b1): (Tensor<4>, Tensor<1>),
     (w2, b2): (Tensor<4>, Tensor<1>),
 ) -> Tensor<4> {
-    if !serves(&x) {
-        let options =
-            || ConvOptions { stride: [1; 2], padding: [(0, 0); 2], dilation: [1; 2], groups: 1 };
-        let mean = x.clone().mean_dim(3).mean_dim(2); // [b, c, 1, 1]
-        let hidden = activation::relu(module::conv2d(mean, w1, Some(b1), options()));
-        let gate = module::conv2d(hidden, w2, Some(b2), options());
-        return x * activation::hard_sigmoid(gate, 1.0 / 6.0, 0.5);
-    }
     let (out, ..) = <Dispatch as SqueezeExcite>::squeeze_excite(
         x.into_dispatch(),
         w1.into_dispatch(),

@@ -1,5 +1,5 @@
 //! The operations on tensors, on ndarray and flex: values and gradients in f32, which the kernels serve, against
-//! the same in f64, which Burn's composed operations serve; and those against finite differences.
+//! the same in f64, which composed operations serve; and those against finite differences.
 
 #[path = "rough/rough.rs"]
 mod rough;
@@ -182,15 +182,19 @@ fn a_training_layer_equals_the_composed_one() {
     }
 }
 
-/// The composed layer in f64 against central differences, a few values of every tensor: what the test above
-/// leans on. h-swish, the only activation with a curved part.
+/// The hand-written backward pass over composed operations in f64 against central differences, a few values of every
+/// tensor: what the test above leans on. Seen to fail with: the slope of ReLU6 without its lower corner, the mean's part
+/// left out.
 #[test]
 fn the_composed_layer_has_the_gradient_of_its_values() {
     let device = Device::flex();
-    for (x_shape, w_shape, stride, padding, groups) in LAYERS {
+    let activations =
+        [Activation::Linear, Activation::Relu, Activation::Relu6, Activation::HardSwish];
+    let cases =
+        LAYERS.into_iter().flat_map(|layer| activations.map(|activation| (layer, activation)));
+    for ((x_shape, w_shape, stride, padding, groups), activation) in cases {
         let conv = options(stride, padding, groups);
-        let found =
-            trained(&device, DType::F64, [x_shape, w_shape], &conv, Activation::HardSwish, true);
+        let found = trained(&device, DType::F64, [x_shape, w_shape], &conv, activation, true);
         let output = {
             let (x, w) =
                 (tensor(1, x_shape, &device, DType::F64), tensor(2, w_shape, &device, DType::F64));
@@ -216,8 +220,7 @@ fn the_composed_layer_has_the_gradient_of_its_values() {
                 gamma: read(3, [w_shape[0]], &device, here(2)),
                 beta: read(4, [w_shape[0]], &device, here(3)),
             };
-            let layer =
-                Layer { conv: conv.clone(), epsilon: 1e-3, activation: Activation::HardSwish };
+            let layer = Layer { conv: conv.clone(), epsilon: 1e-3, activation };
             let (x, w) = (read(1, x_shape, &device, here(0)), read(2, w_shape, &device, here(1)));
             let skip = Some(read(5, output, &device, here(4)));
             let (y, _, _) = conv_norm_activation(x, w, norm, skip, layer);
@@ -232,7 +235,7 @@ fn the_composed_layer_has_the_gradient_of_its_values() {
                 let error = (f64::from(gradient[i]) - difference).abs();
                 assert!(
                     error < 1e-4 * f64::from(largest),
-                    "{name} at {i}: {} against {difference}, {x_shape:?} {w_shape:?}",
+                    "{name} at {i}: {} against {difference}, {x_shape:?} {w_shape:?} {activation:?}",
                     gradient[i]
                 );
             }
@@ -349,8 +352,7 @@ fn pooling_equals_the_composed_one() {
                 let x = x.mul_scalar(2.0).round().sub_scalar(5.0);
                 let x = x.detach().require_grad();
                 let window = Window { kernel, stride, before, output };
-                let fits = (size[0] + 2 * before - kernel) / stride + 1 == output[0];
-                let y = max_pool(x.clone(), window, !fits);
+                let y = max_pool(x.clone(), window);
                 let max = x.grad(&loss(y.clone()).backward()).unwrap();
                 let mean = mean_pool(x.clone(), kernel, stride, before);
                 let of_mean = x.grad(&loss(mean.clone()).backward()).unwrap();

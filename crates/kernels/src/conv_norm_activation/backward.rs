@@ -1,4 +1,4 @@
-//! The layer on an autodiff device: what is kept, and the one backward pass.
+//! The layer on an autodiff device, of any backend: what is kept, and the one backward pass.
 
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
@@ -11,6 +11,8 @@ use burn::tensor::ops::ConvOptions;
 use crate::fork;
 
 use super::{Cache, ConvNormActivation, Layer};
+use crate::composed;
+use crate::host::stock;
 
 /// The backward pass of [`ConvNormActivation::conv_norm`] with `N` parents: `x, w, gamma, beta` and perhaps
 /// the skip path.
@@ -65,6 +67,9 @@ impl<B: Backend + ConvNormActivation, C: CheckpointStrategy> ConvNormActivation 
         w: FloatTensor<Self>,
         options: ConvOptions<2>,
     ) -> FloatTensor<Self> {
+        if stock() {
+            return composed::convolution::<Self>(x, w, options);
+        }
         match ConvolutionStep.prepare::<C>([x.node(), w.node()]).compute_bound().stateful() {
             OpsKind::Tracked(step) => {
                 let (x, w) = (x.into_primitive(), w.into_primitive());
@@ -96,6 +101,9 @@ impl<B: Backend + ConvNormActivation, C: CheckpointStrategy> ConvNormActivation 
         skips: bool,
         layer: Layer,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        if stock() {
+            return composed::conv_norm::<Self>(x, w, gamma, beta, skips.then_some(skip), layer);
+        }
         let nodes = [x.node(), w.node(), gamma.node(), beta.node()];
         let tensors = [x, w, gamma, beta].map(|tensor| tensor.into_primitive());
         if skips {
@@ -121,19 +129,22 @@ impl<B: Backend + ConvNormActivation, C: CheckpointStrategy> ConvNormActivation 
         panic!("the gradient of a layer has no gradient here");
     }
 
+    /// With gradients, by Burn behind the convolution: what a frozen layer does in training.
     fn conv_norm_inference(
-        _: FloatTensor<Self>,
-        _: FloatTensor<Self>,
-        _: FloatTensor<Self>,
-        _: FloatTensor<Self>,
-        _: FloatTensor<Self>,
-        _: FloatTensor<Self>,
-        _: FloatTensor<Self>,
-        _: bool,
-        _: Layer,
+        x: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        mean: FloatTensor<Self>,
+        variance: FloatTensor<Self>,
+        skip: FloatTensor<Self>,
+        skips: bool,
+        layer: Layer,
         _: Cache,
     ) -> FloatTensor<Self> {
-        panic!("inference keeps no gradients");
+        let y = Self::convolution(x, w, layer.conv.clone());
+        let (running, skip) = ([mean, variance], skips.then_some(skip));
+        composed::norm_inference::<Self>(y, gamma, beta, running, skip, &layer)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The layer on ndarray and flex: from tensors to values, and to the kernels.
+//! The layer on ndarray and flex: from tensors to values, and to the kernels where they serve.
 
 use std::sync::Arc;
 
@@ -8,12 +8,18 @@ use burn::tensor::Shape;
 use burn::tensor::ops::ConvOptions;
 
 use super::{Cache, ConvNormActivation, Folded, Layer};
-use crate::convolve::Convolve;
+use crate::composed;
+use crate::convolve::{Convolve, known};
 use crate::host::Host;
 use crate::isa::Isa;
 use crate::matmul::Finish;
 use crate::normalise::{self, Gradient, Normalised, Slopes};
 use crate::pointwise;
+
+/// Whether the kernels serve a convolution of these tensors.
+fn served<B: Host>(x: &FloatTensor<B>, w: &FloatTensor<B>, options: &ConvOptions<2>) -> bool {
+    B::serves(x) && known(x.shape().dims(), w.shape().dims(), options)
+}
 
 fn convolve<B: Host>(x: &FloatTensor<B>, w: &FloatTensor<B>, options: &ConvOptions<2>) -> Convolve {
     Convolve::new(x.shape().dims(), w.shape().dims(), options)
@@ -191,7 +197,10 @@ macro_rules! on_host {
                 w: FloatTensor<Self>,
                 options: ConvOptions<2>,
             ) -> FloatTensor<Self> {
-                forward::<Self>(&x, &w, &options)
+                match served::<Self>(&x, &w, &options) {
+                    true => forward::<Self>(&x, &w, &options),
+                    false => composed::convolution::<Self>(x, w, options),
+                }
             }
 
             fn convolution_backward(
@@ -201,6 +210,9 @@ macro_rules! on_host {
                 options: ConvOptions<2>,
                 input_too: bool,
             ) -> (Option<FloatTensor<Self>>, FloatTensor<Self>) {
+                if !served::<Self>(&x, &w, &options) {
+                    return composed::convolution_backward::<Self>(x, w, dy, options, input_too);
+                }
                 Self::with_map(&dy, |dy| gradients::<Self>(&x, &w, dy, &options, input_too))
             }
 
@@ -210,9 +222,13 @@ macro_rules! on_host {
                 gamma: FloatTensor<Self>,
                 beta: FloatTensor<Self>,
                 skip: FloatTensor<Self>,
-        skips: bool,
+                skips: bool,
                 layer: Layer,
             ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+                if !served::<Self>(&x, &w, &layer.conv) {
+                    let skip = skips.then_some(skip);
+                    return composed::conv_norm::<Self>(x, w, gamma, beta, skip, layer);
+                }
                 train::<Self>(&x, &w, &gamma, &beta, skips.then_some(&skip), &layer)
             }
 
@@ -233,6 +249,11 @@ macro_rules! on_host {
                 FloatTensor<Self>,
                 FloatTensor<Self>,
             ) {
+                if !served::<Self>(&x, &w, &layer.conv) {
+                    return composed::conv_norm_backward::<Self>(
+                        x, w, gamma, beta, y, mean, variance, dout, layer, input_too,
+                    );
+                }
                 train_backward::<Self>(
                     &x, &w, &gamma, &beta, &y, &mean, &variance, dout, &layer, input_too,
                 )
@@ -246,10 +267,15 @@ macro_rules! on_host {
                 mean: FloatTensor<Self>,
                 variance: FloatTensor<Self>,
                 skip: FloatTensor<Self>,
-        skips: bool,
+                skips: bool,
                 layer: Layer,
                 cache: Cache,
             ) -> FloatTensor<Self> {
+                if !served::<Self>(&x, &w, &layer.conv) {
+                    let y = composed::convolution::<Self>(x, w, layer.conv.clone());
+                    let (running, skip) = ([mean, variance], skips.then_some(skip));
+                    return composed::norm_inference::<Self>(y, gamma, beta, running, skip, &layer);
+                }
                 let tensors = [w, gamma, beta, mean, variance];
                 infer::<Self>(&x, tensors, skips.then_some(&skip), &layer, &cache)
             }

@@ -72,7 +72,7 @@ impl Pool {
             before: self.padding,
             output: self.output_size([h, w]),
         };
-        max_pool(x, window, self.ceil)
+        max_pool(x, window)
     }
 
     /// The mean of each window, zeros of the padding counted.

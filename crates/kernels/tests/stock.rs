@@ -1,0 +1,72 @@
+//! On an autodiff device `KINDLING_KERNELS=stock` takes Burn's own operations and Burn's own autodiff, in every bit. Seen
+//! to fail with a hand-written backward pass in the layer's place.
+
+#[path = "rough/rough.rs"]
+mod rough;
+
+use burn::tensor::ops::ConvOptions;
+use burn::tensor::{Device, Tensor, TensorData, activation, module};
+use kernels::activation::Activation;
+use kernels::conv_norm_activation::{Layer, NormTensors, conv_norm_activation, convolution};
+use kernels::host::serves;
+use kernels::pooling::global_mean;
+use rough::{close, rough};
+
+fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().try_into_vec::<f32>().expect("floats")
+}
+
+fn leaf<const D: usize>(seed: u64, shape: [usize; D], device: &Device) -> Tensor<D> {
+    let values = rough(seed, shape.iter().product());
+    Tensor::from_data(TensorData::new(values, shape), device).require_grad()
+}
+
+#[test]
+fn stock_is_what_burn_computes() {
+    // SAFETY: the process has no other thread that reads the environment yet.
+    unsafe { std::env::set_var("KINDLING_KERNELS", "stock") };
+    let device = Device::flex().autodiff();
+    let (dw, pw) = ([16, 1, 3, 3], [24, 16, 1, 1]);
+    let options = |groups, padding| ConvOptions {
+        stride: [1; 2],
+        padding: [(padding, padding); 2],
+        dilation: [1; 2],
+        groups,
+    };
+    let run = |own: bool| {
+        let x = leaf(1, [3, 16, 9, 7], &device);
+        let (w1, w2) = (leaf(2, dw, &device), leaf(3, pw, &device));
+        let (gamma, beta) = (leaf(4, [24], &device), leaf(5, [24], &device));
+        let leaves = (w1.clone(), w2.clone(), gamma.clone(), beta.clone());
+        let y = match own {
+            true => {
+                let y = module::conv2d(x.clone(), w1, None, options(16, 1));
+                let y = module::conv2d(y, w2, None, options(1, 0));
+                let y = module::batch_norm_train(y, gamma, beta, 1e-3).output;
+                let [b, c, _, _] = y.dims();
+                module::adaptive_avg_pool2d(activation::relu(y), [1, 1]).reshape([b, c])
+            }
+            false => {
+                assert!(!serves(&x), "the kernels serve");
+                let y = convolution(x.clone(), w1, None, options(16, 1));
+                let layer =
+                    Layer { conv: options(1, 0), epsilon: 1e-3, activation: Activation::Relu };
+                let norm = NormTensors { gamma, beta };
+                global_mean(conv_norm_activation(y, w2, norm, None, layer).0)
+            }
+        };
+        let grads = (y.clone() * y.clone()).sum().backward();
+        let (w1, w2, gamma, beta) = leaves;
+        [
+            values(y.inner()),
+            values(x.grad(&grads).expect("a gradient")),
+            values(w1.grad(&grads).expect("a gradient")),
+            values(w2.grad(&grads).expect("a gradient")),
+            values(gamma.grad(&grads).expect("a gradient")),
+            values(beta.grad(&grads).expect("a gradient")),
+        ]
+    };
+    for (i, (got, want)) in run(false).iter().zip(&run(true)).enumerate() {
+        close(&format!("part {i}"), got, want, 0.0);
+    }
+}
