@@ -94,6 +94,23 @@ impl Recycler {
         None
     }
 
+    /// Gives all that is kept back to the system.
+    fn give_back_all(&self, give_back: impl Fn(usize, usize)) {
+        let Ok(mut kept) = self.kept.lock() else { return };
+        for i in 0..std::mem::take(&mut kept.count) {
+            let (address, bytes) = kept.blocks[i];
+            give_back(address, bytes);
+        }
+        kept.bytes = 0;
+    }
+
+    /// A block that was counted and is not there after all.
+    fn not_in_use(&self, bytes: usize) {
+        if let Ok(mut kept) = self.kept.lock() {
+            kept.used -= bytes;
+        }
+    }
+
     /// Whether the block was kept.
     fn keep(&self, address: usize, bytes: usize) -> bool {
         let Ok(mut kept) = self.kept.lock() else { return false };
@@ -121,11 +138,20 @@ impl Recycler {
                 }
                 return block;
             }
-            let block = match zeroed {
+            let ask = || match zeroed {
                 // An aligned request would be written with zeros; fresh pages are zero already.
                 true => System.alloc_zeroed(layout(bytes)),
                 false => System.alloc(layout(bytes)),
             };
+            let mut block = ask();
+            if block.is_null() {
+                // What is kept for later is in the way now.
+                self.give_back_all(free);
+                block = ask();
+            }
+            if block.is_null() {
+                self.not_in_use(bytes);
+            }
             #[cfg(target_os = "linux")]
             if bytes >= HUGE && !block.is_null() {
                 // Advice; where the system does not follow it, nothing is lost.
@@ -193,13 +219,20 @@ unsafe impl GlobalAlloc for Recycler {
 
 /// A vector of `count` values that `write` writes, without writing zeros first.
 ///
+/// # Panics
+/// When there is no memory for it. Any other failed allocation ends the process; here, where the maps are made, a caller
+/// can catch it and ask for less.
+///
 /// # Safety
 /// `write` writes every value.
 pub(crate) unsafe fn written(
     count: usize,
     write: impl FnOnce(&mut [MaybeUninit<f32>]),
 ) -> Vec<f32> {
-    let mut values: Vec<f32> = Vec::with_capacity(count);
+    let mut values: Vec<f32> = Vec::new();
+    if values.try_reserve_exact(count).is_err() {
+        panic!("out of memory: no {} MB for a map", (4 * count).div_ceil(1 << 20));
+    }
     write(&mut values.spare_capacity_mut()[..count]);
     // SAFETY: the caller's.
     unsafe { values.set_len(count) };

@@ -1,6 +1,7 @@
 //! A batch forward and backward: what the training loop, the search for a learning rate and the replay of a failed step
 //! share.
 
+use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Tensor, TensorData};
 use nn::network::Network;
@@ -51,7 +52,10 @@ pub fn lesson(
         let loss = f64::from(tensor.clone().inner().into_scalar::<f32>());
         Lesson { loss, tensor, divisor, shape }
     };
-    memory::tried(forward).map_err(|why| no_room(shape, &why))
+    memory::tried(forward).map_err(|why| {
+        forget(network);
+        no_room(shape, &why)
+    })
 }
 
 impl Lesson {
@@ -65,7 +69,32 @@ impl Lesson {
             memory::rehearse(shape[0]);
             GradientsParams::from_grads(tensor.div_scalar(divisor as f32).backward(), network)
         };
-        memory::tried(backward).map_err(|why| no_room(shape, &why))
+        memory::tried(backward).map_err(|why| {
+            forget(network);
+            no_room(shape, &why)
+        })
+    }
+}
+
+/// Lets go of what a pass that broke off has left: autodiff keeps every map of a forward pass until a backward pass
+/// through one of its parameters ends, so a smaller batch would find no more room than the one before.
+fn forget(network: &Network) {
+    struct Sum(Option<Tensor<1>>);
+    impl ModuleVisitor for Sum {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if param.is_require_grad() {
+                let own = param.val().sum();
+                self.0 = Some(match self.0.take() {
+                    Some(sum) => sum + own,
+                    None => own,
+                });
+            }
+        }
+    }
+    let mut sum = Sum(None);
+    network.visit(&mut sum);
+    if let Some(sum) = sum.0 {
+        drop(sum.backward());
     }
 }
 
