@@ -158,12 +158,17 @@ const LAYERS: [Case; 9] = [
     ([1, 16, 23, 25], [18, 16, 3, 3], 1, 0, 1), // tiles of four
 ];
 
+/// Pointwise layers on maps so large that their backward pass is one pass.
+const LARGE: [Case; 2] =
+    [([2, 5, 71, 61], [7, 5, 1, 1], 1, 0, 1), ([1, 40, 97, 90], [24, 40, 1, 1], 1, 0, 1)];
+
 /// Seen to fail with: dskip not registered, gamma's gradient without the deviation, the input's gradient of the
-/// wrong weights' order, the unbiased variance returned.
+/// wrong weights' order, the unbiased variance returned; in one pass, the first share's rows for every share, and a share's
+/// sums left out.
 #[test]
 fn a_training_layer_equals_the_composed_one() {
     for device in hosts() {
-        for (x, w, stride, padding, groups) in LAYERS {
+        for (x, w, stride, padding, groups) in LAYERS.into_iter().chain(LARGE) {
             let conv = options(stride, padding, groups);
             for (activation, skips) in [
                 (Activation::Linear, true),
