@@ -32,19 +32,28 @@ pub fn tried<R>(work: impl FnOnce() -> R) -> Result<R, String> {
     })
 }
 
-/// The first line of a panic that tells of missing memory.
+/// What backends say where they got no memory. The last is all that wgpu's runtime tells, when a value is read that a
+/// kernel without memory was to write.
+const WORDS: [&str; 6] = [
+    "out of memory",
+    "outofmemory",
+    "out_of_memory",
+    "memory allocation",
+    "max_buffer_size",
+    "memory location was never initialized",
+];
+
+/// The line of a panic that tells of missing memory.
 fn exhausted(panic: &(dyn Any + Send)) -> Option<String> {
     let text = panic
         .downcast_ref::<String>()
         .map(String::as_str)
         .or_else(|| panic.downcast_ref::<&str>().copied())?;
-    let small = text.to_lowercase();
-    let words =
-        ["out of memory", "outofmemory", "out_of_memory", "memory allocation", "max_buffer_size"];
-    words
-        .iter()
-        .any(|word| small.contains(word))
-        .then(|| text.lines().next().unwrap_or_default().to_owned())
+    let tells = |line: &&str| {
+        let small = line.to_lowercase();
+        WORDS.iter().any(|word| small.contains(word))
+    };
+    text.lines().find(tells).map(|line| line.trim().to_owned())
 }
 
 /// `KINDLING_TEST_MEMORY`, for tests: `4@1,2@5` has no room for more than 4 pictures from the first backward pass of the
@@ -124,12 +133,16 @@ pub fn note(
 mod tests {
     use super::*;
 
-    /// Seen to fail with all lines of a panic, and with every panic taken for one.
+    /// Seen to fail with all lines of a panic, with its first line, and with every panic taken for one.
     #[test]
     fn missing_memory_is_told_from_other_panics() {
         assert_eq!(tried(|| 7), Ok(7));
         let why = tried(|| panic!("wgpu error: Out of Memory\nmore"));
         assert_eq!(why, Err("wgpu error: Out of Memory".to_owned()));
+        let runtime =
+            "Error while reading data\nCaused by:\n  Memory location was never initialized\nmore";
+        let why = tried(|| panic!("{runtime}"));
+        assert_eq!(why, Err("Memory location was never initialized".to_owned()));
         let other = std::panic::catch_unwind(|| tried(|| panic!("index out of bounds")));
         assert!(other.is_err(), "another panic goes on");
     }
