@@ -230,9 +230,11 @@ pub(crate) unsafe fn written(
     write: impl FnOnce(&mut [MaybeUninit<f32>]),
 ) -> Vec<f32> {
     let mut values: Vec<f32> = Vec::new();
-    if values.try_reserve_exact(count).is_err() {
-        panic!("out of memory: no {} MB for a map", (4 * count).div_ceil(1 << 20));
-    }
+    assert!(
+        values.try_reserve_exact(count).is_ok(),
+        "out of memory: no {} MB for a map",
+        (4 * count).div_ceil(1 << 20)
+    );
     write(&mut values.spare_capacity_mut()[..count]);
     // SAFETY: the caller's.
     unsafe { values.set_len(count) };

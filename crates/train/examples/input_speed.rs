@@ -1,5 +1,5 @@
 //! How many pictures a second the loader prepares, nobody consuming them:
-//! `input_speed DIR WORKERS [EPOCHS [exact|scaled [WINDOW [SIZE]]]]`.
+//! `input_speed DIR WORKERS [EPOCHS [exact|scaled [WINDOW [SIZE [none|ram|CACHE_DIR]]]]]`.
 //!
 //! Random resized crop to SIZE (224), mirror image, normalised, batches of 64; one line of JSON. Of 0 epochs the first one
 //! counts, which otherwise warms the file cache. WINDOW is `--shard-window` of a folder of shards. `benches/input.py` runs
@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use train::augment::Augment;
+use train::cache::Caching;
 use train::decode::Decoding;
 use train::folder::ImageFolder;
 use train::loader::{Loader, LoaderConfig, Mode};
@@ -31,6 +32,11 @@ fn main() -> anyhow::Result<()> {
     };
     let window: usize = words.get(4).map_or(Ok(0), |word| word.parse()).context("WINDOW")?;
     let size: usize = words.get(5).map_or(Ok(224), |word| word.parse()).context("SIZE")?;
+    let caching = match words.get(6).map(String::as_str) {
+        None | Some("none") => Caching::Nothing,
+        Some("ram") => Caching::Ram { bytes: 4 << 30 },
+        Some(folder) => Caching::Disk { folder: folder.into(), bytes: u64::MAX },
+    };
     let config = LoaderConfig {
         batch_size: 64,
         workers,
@@ -46,7 +52,8 @@ fn main() -> anyhow::Result<()> {
         Mode::Train(Augment { decode, ..Augment::default() }),
         config,
     )
-    .windowed(window);
+    .windowed(window)
+    .caching(&caching);
     let mut pictures = 0;
     let mut start = Instant::now();
     let mut before = reads();
