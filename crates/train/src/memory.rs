@@ -1,8 +1,9 @@
 //! A device or a machine whose memory is too small: told from other panics, tried for by tests, foreseen where that is
 //! possible.
 //!
-//! On a CPU a failed allocation ends the process, and Linux ends one that takes too much; there nothing can be caught,
-//! and a note at the start is all there is. Burn and wgpu have no error for missing memory either, but a panic.
+//! On a CPU a map that has no memory is a panic of `kernels`, which can be caught; any other failed allocation ends the
+//! process, and so does Linux where it promised more than there is: for that a note at the start is all there is. Burn and
+//! wgpu have no error for missing memory either, but a panic.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind, set_hook, take_hook};
