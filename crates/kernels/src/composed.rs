@@ -55,28 +55,18 @@ fn hard_sigmoid<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
     B::float_clamp(gate, Scalar::Float(0.0), Scalar::Float(1.0))
 }
 
-/// `x` with `value` where `z <= limit`.
-fn below<B: Backend>(
+/// `x`, with the two values where `z` is at or below the first limit, at or above the second.
+fn between<B: Backend>(
     x: FloatTensor<B>,
     z: &FloatTensor<B>,
-    limit: f64,
-    value: f64,
+    [low, high]: [f64; 2],
+    [below, above]: [f64; 2],
 ) -> FloatTensor<B> {
     let bools = get_or_init_device_settings::<B>(&z.device()).bool_dtype;
-    let mask = B::float_lower_equal_elem(z.clone(), Scalar::Float(limit), bools);
-    B::float_mask_fill(x, mask, Scalar::Float(value))
-}
-
-/// `x` with `value` where `z >= limit`.
-fn above<B: Backend>(
-    x: FloatTensor<B>,
-    z: &FloatTensor<B>,
-    limit: f64,
-    value: f64,
-) -> FloatTensor<B> {
-    let bools = get_or_init_device_settings::<B>(&z.device()).bool_dtype;
-    let mask = B::float_greater_equal_elem(z.clone(), Scalar::Float(limit), bools);
-    B::float_mask_fill(x, mask, Scalar::Float(value))
+    let mask = B::float_lower_equal_elem(z.clone(), Scalar::Float(low), bools);
+    let x = B::float_mask_fill(x, mask, Scalar::Float(below));
+    let mask = B::float_greater_equal_elem(z.clone(), Scalar::Float(high), bools);
+    B::float_mask_fill(x, mask, Scalar::Float(above))
 }
 
 /// `dz` times the activation's slope at `z`.
@@ -88,11 +78,11 @@ fn sloped<B: Backend>(
     match activation {
         Activation::Linear => dz,
         Activation::Relu => B::relu_backward(z, dz),
-        Activation::Relu6 => above::<B>(below::<B>(dz, &z, 0.0, 0.0), &z, 6.0, 0.0),
+        Activation::Relu6 => between::<B>(dz, &z, [0.0, 6.0], [0.0, 0.0]),
         Activation::HardSwish => {
             let third = B::float_mul_scalar(z.clone(), Scalar::Float(1.0 / 3.0));
             let middle = B::float_add_scalar(third, Scalar::Float(0.5));
-            let slope = above::<B>(below::<B>(middle, &z, -3.0, 0.0), &z, 3.0, 1.0);
+            let slope = between::<B>(middle, &z, [-3.0, 3.0], [0.0, 1.0]);
             B::float_mul(slope, dz)
         }
     }
@@ -210,7 +200,7 @@ pub fn squeeze_excite_backward<B: Backend>(
     let shaped = |tensor, shape: &[usize]| B::float_reshape(tensor, Shape::from(shape.to_vec()));
     let dgate = B::float_sum_dims(B::float_mul(dout.clone(), x), &[2, 3]);
     let dz = B::float_mul_scalar(shaped(dgate, &[batch, channels]), Scalar::Float(1.0 / 6.0));
-    let dz = above::<B>(below::<B>(dz, &gate, -3.0, 0.0), &gate, 3.0, 0.0);
+    let dz = between::<B>(dz, &gate, [-3.0, 3.0], [0.0, 0.0]);
     let dhidden = B::float_matmul(dz.clone(), shaped(w2, &[channels, squeezed]));
     let dhidden = B::relu_backward(hidden.clone(), dhidden);
     let dmean = B::float_matmul(dhidden.clone(), shaped(w1, &[squeezed, channels]));

@@ -3,36 +3,19 @@
 
 #[path = "rough/rough.rs"]
 mod rough;
+#[path = "rough/tensors.rs"]
+mod tensors;
 
 use burn::tensor::ops::ConvOptions;
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor};
 use kernels::activation::Activation;
 use kernels::conv_norm_activation::{Layer, NormTensors, conv_norm_activation, convolution};
 use kernels::elementwise::{relu, sum};
 use kernels::fork::fork;
 use kernels::pooling::{Window, max_pool};
 use kernels::separable::separable_norm_activation;
-use rough::{close, rough};
-
-#[expect(deprecated, reason = "burn-ndarray is one of the backends asked for")]
-fn hosts() -> [Device; 2] {
-    [Device::flex(), Device::ndarray()]
-}
-
-fn tensor<const D: usize>(
-    seed: u64,
-    shape: [usize; D],
-    device: &Device,
-    dtype: DType,
-) -> Tensor<D> {
-    let values = rough(seed, shape.iter().product());
-    let tensor = Tensor::from_data(TensorData::new(values, shape), (device, dtype));
-    if device.is_autodiff() { tensor.require_grad() } else { tensor }
-}
-
-fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.into_data().convert::<f32>().try_into_vec::<f32>().expect("floats")
-}
+use rough::close;
+use tensors::{hosts, tensor, values};
 
 fn options(padding: usize, groups: usize) -> ConvOptions<2> {
     ConvOptions { stride: [1; 2], padding: [(padding, padding); 2], dilation: [1; 2], groups }

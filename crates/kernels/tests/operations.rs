@@ -3,6 +3,8 @@
 
 #[path = "rough/rough.rs"]
 mod rough;
+#[path = "rough/tensors.rs"]
+mod tensors;
 
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, Device, Tensor, TensorData};
@@ -16,27 +18,7 @@ use kernels::pooling::{Window, global_mean, max_pool, mean_pool};
 use kernels::separable::separable_norm_activation;
 use kernels::squeeze_excite::squeeze_excite;
 use rough::{close, rough};
-
-#[expect(deprecated, reason = "burn-ndarray is one of the backends asked for")]
-fn hosts() -> [Device; 2] {
-    [Device::flex(), Device::ndarray()]
-}
-
-/// A tensor of rough values in the given type, its gradient wanted on an autodiff device.
-fn tensor<const D: usize>(
-    seed: u64,
-    shape: [usize; D],
-    device: &Device,
-    dtype: DType,
-) -> Tensor<D> {
-    let values = rough(seed, shape.iter().product());
-    let tensor = Tensor::from_data(TensorData::new(values, shape), (device, dtype));
-    if device.is_autodiff() { tensor.require_grad() } else { tensor }
-}
-
-fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.into_data().convert::<f32>().try_into_vec::<f32>().expect("floats")
-}
+use tensors::{hosts, tensor, values};
 
 /// A loss that weighs every value differently.
 fn loss(y: Tensor<4>) -> Tensor<1> {

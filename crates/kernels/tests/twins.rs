@@ -12,8 +12,8 @@ use kernels::depthwise::{Geometry, naive, rows};
 use kernels::isa::Isa;
 use kernels::layout::{channels_first, channels_last};
 use kernels::matmul::{self, Finish, Packed};
-use kernels::normalise::{self, Gradient, Normalised};
-use kernels::planes;
+use kernels::normalise::{self, Gradient, Normalised, Slopes};
+use kernels::{planes, pointwise};
 use rough::{close, rough};
 
 const ACTIVATIONS: [Activation; 4] =
@@ -332,4 +332,40 @@ fn bits_do_not_depend_on_the_number_of_threads() {
         })
     };
     assert!(run(1) == run(4), "one thread and four differ");
+}
+
+/// In one pass or in three: the input's gradient has the same bits on any number of threads, the weights' are summed in
+/// other parts and repeat on the same number. Seen to fail with a share's first rows for all its tiles,
+/// with the first share's rows for every share, with a share's sums left out.
+#[test]
+fn a_pointwise_backward_pass_is_that_of_its_parts() {
+    let isa = Isa::chosen();
+    for [rows, n, k] in [[9001, 17, 24], [700, 33, 5], [63, 8, 40]] {
+        let (x, w) = (rough(1, rows * k), rough(2, n * k));
+        let (y, da) = (rough(3, rows * n), rough(4, rows * n));
+        let (mean, deviation) = (rough(5, n), vec![1.5; n]);
+        let (scale, shift) = (rough(6, n), rough(7, n));
+        let norm = Normalised {
+            mean: &mean,
+            scale: &scale,
+            shift: &shift,
+            deviation: &deviation,
+            activation: Activation::HardSwish,
+        };
+        let (dy, ..) = normalise::backward(isa, &y, Gradient::Shared(&da), norm);
+        let back = Packed::new(isa, &w, [n, k], [k, 1], None);
+        let dx = matmul::product(&dy, &back, Finish::NONE);
+        let dw = matmul::weight_gradient(isa, &dy, &x, n, k);
+        for threads in [1, 2, 3, 5] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let run = || {
+                let slopes = Slopes::new(isa, &y, &da, norm);
+                pointwise::backward(isa, [&x, &y, &da], &w, &slopes, [n, k])
+            };
+            let (first, second) = (pool.install(run), pool.install(run));
+            assert!(first.0 == dx, "{rows} rows, {threads} threads");
+            assert!(first == second, "{rows} rows, {threads} threads, twice");
+            close(&format!("{rows} rows, {threads} threads"), &first.1, &dw, 1e-5);
+        }
+    }
 }

@@ -164,6 +164,13 @@ fn every_block_agrees_on_three_backends() {
         let block = |d: &Device| InceptionModule::new(&row, five, NORM, d);
         check("inception", &devices, block, |m, x| m.forward(x), [2, 6, 7, 8]);
     }
+    // So wide that minimal filtering serves the 3x3 layers, by tiles of four and of two.
+    let row = Inception { input: 32, one: 16, three: [24, 32], five: [16, 16], pool: 16 };
+    for size in [[29, 28], [14, 13]] {
+        let block = |d: &Device| InceptionModule::new(&row, 3, NORM, d);
+        let shape = [2, 32, size[0], size[1]];
+        check("wide inception", &devices, block, |m, x| m.forward(x), shape);
+    }
     for towers in [1, 3, 6] {
         let block = |d: &Device| SimplifiedInception::new(5, 6, towers, d);
         check("simplified inception", &devices, block, |m, x| m.forward(x), [2, 5, 7, 6]);

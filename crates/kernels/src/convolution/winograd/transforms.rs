@@ -173,6 +173,92 @@ unsafe fn write<S: Simd, const WHOLE: bool>(to: *mut f32, count: usize, values: 
     }
 }
 
+/// One of the transforms from places to positions, of a row or a column.
+trait Transform<const R: usize, const N: usize> {
+    /// # Safety
+    /// That of [`Simd`].
+    unsafe fn axis<S: Simd>(d: [S::Vector; R]) -> [S::Vector; N];
+}
+
+/// [`window`].
+struct Window;
+
+impl<const N: usize> Transform<N, N> for Window {
+    #[inline(always)]
+    unsafe fn axis<S: Simd>(d: [S::Vector; N]) -> [S::Vector; N] {
+        // SAFETY: the caller's.
+        unsafe { window::<S, N>(d) }
+    }
+}
+
+/// [`slopes`].
+struct Slope;
+
+impl<const M: usize, const N: usize> Transform<M, N> for Slope {
+    #[inline(always)]
+    unsafe fn axis<S: Simd>(d: [S::Vector; M]) -> [S::Vector; N] {
+        // SAFETY: the caller's.
+        unsafe { slopes::<S, M, N>(d) }
+    }
+}
+
+/// A tile's places, `channels` values each, to positions `stride` values apart.
+///
+/// # Safety
+/// That of [`Simd`]; every place has so many values, and so has every position.
+#[inline(always)]
+unsafe fn spread<S: Simd, T: Transform<R, N>, const R: usize, const N: usize>(
+    places: &[[*const f32; R]; R],
+    channels: usize,
+    to: *mut f32,
+    stride: usize,
+) {
+    let mut at = 0;
+    // SAFETY: the caller's.
+    unsafe {
+        while at + S::LANES <= channels {
+            spread_vector::<S, T, R, N, true>(places, at, S::LANES, to, stride);
+            at += S::LANES;
+        }
+        if at < channels {
+            spread_vector::<S, T, R, N, false>(places, at, channels - at, to, stride);
+        }
+    }
+}
+
+/// [`spread`] of `count` channels from `at` on, a whole vector where `WHOLE`.
+#[inline(always)]
+unsafe fn spread_vector<
+    S: Simd,
+    T: Transform<R, N>,
+    const R: usize,
+    const N: usize,
+    const WHOLE: bool,
+>(
+    places: &[[*const f32; R]; R],
+    at: usize,
+    count: usize,
+    to: *mut f32,
+    stride: usize,
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut d = [[S::zero(); R]; N];
+        unrolled!(j < R => {
+            let mut column = [S::zero(); R];
+            unrolled!(i < R => { column[i] = read::<S, WHOLE>(places[i][j].add(at), count); });
+            let column = T::axis::<S>(column);
+            unrolled!(i < N => { d[i][j] = column[i]; });
+        });
+        unrolled!(i < N => {
+            let row = T::axis::<S>(d[i]);
+            unrolled!(j < N => {
+                write::<S, WHOLE>(to.add((i * N + j) * stride + at), count, row[j]);
+            });
+        });
+    }
+}
+
 /// The windows of tiles to positions: `to[position][tile][channel]`, positions `stride` values apart.
 pub(super) struct Windows<'a, const M: usize, const N: usize> {
     /// All pictures.
@@ -210,45 +296,7 @@ impl<const M: usize, const N: usize> Kernel for Windows<'_, M, N> {
                 }
             }
             // SAFETY: every place has `c` values, every position the rows of all tiles.
-            unsafe {
-                let to = self.to.add(tile * c);
-                let mut at = 0;
-                while at + S::LANES <= c {
-                    self.vector::<S, true>(&places, at, S::LANES, to);
-                    at += S::LANES;
-                }
-                if at < c {
-                    self.vector::<S, false>(&places, at, c - at, to);
-                }
-            }
-        }
-    }
-}
-
-impl<const M: usize, const N: usize> Windows<'_, M, N> {
-    #[inline(always)]
-    unsafe fn vector<S: Simd, const WHOLE: bool>(
-        &self,
-        places: &[[*const f32; N]; N],
-        at: usize,
-        count: usize,
-        to: *mut f32,
-    ) {
-        // SAFETY: the caller's.
-        unsafe {
-            let mut d = [[S::zero(); N]; N];
-            unrolled!(j < N => {
-                let mut column = [S::zero(); N];
-                unrolled!(i < N => { column[i] = read::<S, WHOLE>(places[i][j].add(at), count); });
-                let column = window::<S, N>(column);
-                unrolled!(i < N => { d[i][j] = column[i]; });
-            });
-            unrolled!(i < N => {
-                let row = window::<S, N>(d[i]);
-                unrolled!(j < N => {
-                    write::<S, WHOLE>(to.add((i * N + j) * self.stride + at), count, row[j]);
-                });
-            });
+            unsafe { spread::<S, Window, N, N>(&places, c, self.to.add(tile * c), self.stride) };
         }
     }
 }
@@ -452,44 +500,13 @@ impl<const M: usize, const N: usize> Kernel for Slopes<'_, M, N> {
             }
             // SAFETY: every place has all filters, every position the rows of all tiles.
             unsafe {
-                let to = self.to.add(tile * filters);
-                let mut at = 0;
-                while at + S::LANES <= filters {
-                    self.vector::<S, true>(&places, at, S::LANES, to);
-                    at += S::LANES;
-                }
-                if at < filters {
-                    self.vector::<S, false>(&places, at, filters - at, to);
-                }
+                spread::<S, Slope, M, N>(
+                    &places,
+                    filters,
+                    self.to.add(tile * filters),
+                    self.stride,
+                );
             }
-        }
-    }
-}
-
-impl<const M: usize, const N: usize> Slopes<'_, M, N> {
-    #[inline(always)]
-    unsafe fn vector<S: Simd, const WHOLE: bool>(
-        &self,
-        places: &[[*const f32; M]; M],
-        at: usize,
-        count: usize,
-        to: *mut f32,
-    ) {
-        // SAFETY: the caller's.
-        unsafe {
-            let mut d = [[S::zero(); M]; N];
-            unrolled!(j < M => {
-                let mut column = [S::zero(); M];
-                unrolled!(i < M => { column[i] = read::<S, WHOLE>(places[i][j].add(at), count); });
-                let column = slopes::<S, M, N>(column);
-                unrolled!(i < N => { d[i][j] = column[i]; });
-            });
-            unrolled!(i < N => {
-                let row = slopes::<S, M, N>(d[i]);
-                unrolled!(j < N => {
-                    write::<S, WHOLE>(to.add((i * N + j) * self.stride + at), count, row[j]);
-                });
-            });
         }
     }
 }
