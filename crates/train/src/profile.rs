@@ -72,8 +72,8 @@ struct Row {
 struct Timed {
     ms: f64,
     gflops: f64,
-    /// The time at the roof over the time taken: 1 is the best that this machine can do. Absent on a GPU,
-    /// whose roof is not measured.
+    /// The time at the roof over the time taken. Operations are those of the definition, bytes those of memory: minimal
+    /// filtering, which needs fewer, and a map that a cache holds pass 1. Absent on a GPU, whose roof is not measured.
     of_roof: Option<f64>,
 }
 
@@ -346,7 +346,8 @@ fn print(whole: &Whole<'_>) {
     );
     if let Some(roof) = &whole.roof {
         out!(
-            "roof: {:.0} GFLOP/s (a matrix product in the cache), {:.1} GB/s (a copy, read and written)",
+            "roof: {:.0} GFLOP/s (a matrix product in the cache), {:.1} GB/s (a copy, read and written); a layer passes it where \
+             a cache holds its map, or where a 3x3 convolution needs fewer operations than its definition",
             roof.gflops,
             roof.gbytes_per_s
         );
