@@ -16,9 +16,9 @@ compare:
 # The same; regenerates the numbers that tests compare with.
 fixtures:
 	$${PYTHON:-python3} crates/nn/tests/fixtures/make.py
-	$${PYTHON:-python3} crates/train/tests/fixtures/make_preprocess.py
-	$${PYTHON:-python3} crates/train/tests/fixtures/make_augment.py
-	$${PYTHON:-python3} crates/train/tests/fixtures/make_decode.py
+	$${PYTHON:-python3} crates/transforms/tests/fixtures/make_preprocess.py
+	$${PYTHON:-python3} crates/transforms/tests/fixtures/make_augment.py
+	$${PYTHON:-python3} crates/transforms/tests/fixtures/make_decode.py
 # Needs Debian's dataset-fashion-mnist.
 data:
 	cargo run --release --example fashion_mnist -- --output datasets/fashion-mnist-mini --train-per-class 200 --val-per-class 50

@@ -6,28 +6,9 @@
 //! neighbouring channels, whatever stride and border. Outside, tensors are `[b, c, h, w]` as ever; what
 //! the kernels give is a strided view, and another kernel reads it without a copy.
 
-pub mod activation;
-pub mod composed;
-pub mod concat;
-pub mod conv_norm_activation;
-pub mod convolution;
-mod convolve;
-pub mod depthwise;
-pub mod elementwise;
-pub mod fork;
-pub mod host;
+pub mod allocator;
+pub mod cpu;
+pub mod image;
 pub mod isa;
-pub mod jpeg;
-pub mod layout;
-pub mod linear;
-pub mod matmul;
-pub mod memory;
-pub mod normalise;
-pub mod planes;
-pub mod pointwise;
-pub mod pooling;
-pub mod resize;
-pub mod separable;
+pub mod ops;
 pub mod simd;
-pub mod squeeze_excite;
-pub mod threads;

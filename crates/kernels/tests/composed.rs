@@ -16,14 +16,14 @@ use burn::backend::{
 };
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, Device, TensorData};
-use kernels::activation::Activation;
-use kernels::composed;
-use kernels::concat::Concat;
-use kernels::conv_norm_activation::{Cache, ConvNormActivation, Layer};
-use kernels::linear::LinearInference;
-use kernels::pooling::{Pooling, Window};
-use kernels::separable::SeparableNorm;
-use kernels::squeeze_excite::SqueezeExcite;
+use kernels::cpu::activation::Activation;
+use kernels::ops::concat::Concat;
+use kernels::ops::conv_norm_activation::{Cache, ConvNormActivation, ConvNormConfig};
+use kernels::ops::linear::LinearInference;
+use kernels::ops::pooling::{Pooling, Window};
+use kernels::ops::reference;
+use kernels::ops::separable::SeparableNorm;
+use kernels::ops::squeeze_excite::SqueezeExcite;
 use rough::{close, rough};
 
 /// A backend with all extensions.
@@ -111,7 +111,7 @@ fn convolutions<B: Extended>(How { dtype, composed }: How) -> Found {
         let conv = options(case);
         let what = format!("{x_shape:?} {w_shape:?}");
         let y = match composed {
-            true => composed::convolution::<B>(x.clone(), w.clone(), conv.clone()),
+            true => reference::convolution::<B>(x.clone(), w.clone(), conv.clone()),
             false => B::convolution(x.clone(), w.clone(), conv.clone()),
         };
         let shape: [usize; 4] = y.shape().dims();
@@ -120,7 +120,7 @@ fn convolutions<B: Extended>(How { dtype, composed }: How) -> Found {
         for input_too in [true, false] {
             let (x, w, dy, conv) = (x.clone(), w.clone(), dy.clone(), conv.clone());
             let (dx, dw) = match composed {
-                true => composed::convolution_backward::<B>(x, w, dy, conv, input_too),
+                true => reference::convolution_backward::<B>(x, w, dy, conv, input_too),
                 false => B::convolution_backward(x, w, dy, conv, input_too),
             };
             assert_eq!(dx.is_some(), input_too, "{what}");
@@ -133,13 +133,13 @@ fn convolutions<B: Extended>(How { dtype, composed }: How) -> Found {
             let gamma = B::float_mul_scalar(tensor::<B>(4, &channels, dtype), 4.0.into());
             let beta = B::float_mul_scalar(tensor::<B>(5, &channels, dtype), 3.0.into());
             let skip = tensor::<B>(6, &shape, dtype);
-            let layer = Layer { conv: conv.clone(), epsilon: 1e-3, activation };
+            let layer = ConvNormConfig { conv: conv.clone(), epsilon: 1e-3, activation };
             let all = || (x.clone(), w.clone(), gamma.clone(), beta.clone());
             let (a, b, c, d) = all();
             let (out, y, mean, variance) = match composed {
                 true => {
                     let skip = skips.then(|| skip.clone());
-                    composed::conv_norm::<B>(a, b, c, d, skip, layer.clone())
+                    reference::conv_norm::<B>(a, b, c, d, skip, layer.clone())
                 }
                 false => B::conv_norm(a, b, c, d, skip.clone(), skips, layer.clone()),
             };
@@ -149,7 +149,7 @@ fn convolutions<B: Extended>(How { dtype, composed }: How) -> Found {
             let ((a, b, c, d), [y, mean, variance]) = (all(), kept);
             let (dout, inner) = (dy.clone(), layer.clone());
             let (dx, dw, dgamma, dbeta) = match composed {
-                true => composed::conv_norm_backward::<B>(
+                true => reference::conv_norm_backward::<B>(
                     a, b, c, d, y, mean, variance, dout, inner, true,
                 ),
                 false => B::conv_norm_backward(a, b, c, d, y, mean, variance, dout, inner, true),
@@ -162,9 +162,9 @@ fn convolutions<B: Extended>(How { dtype, composed }: How) -> Found {
             let (a, b, c, d) = all();
             let out = match composed {
                 true => {
-                    let y = composed::convolution::<B>(a, b, conv.clone());
+                    let y = reference::convolution::<B>(a, b, conv.clone());
                     let skip = skips.then_some(skip);
-                    composed::norm_inference::<B>(y, c, d, [mean, variance], skip, &layer)
+                    reference::norm_inference::<B>(y, c, d, [mean, variance], skip, &layer)
                 }
                 false => B::conv_norm_inference(
                     a,
@@ -207,7 +207,9 @@ fn others<B: Extended>(How { dtype, composed }: How) -> Found {
         let b2 = B::float_mul_scalar(tensor::<B>(5, &[c], dtype), 3.0.into());
         let inputs = (x.clone(), w1.clone(), b1, w2.clone(), b2);
         let (out, mean, hidden, gate) = match composed {
-            true => composed::squeeze_excite::<B>(inputs.0, inputs.1, inputs.2, inputs.3, inputs.4),
+            true => {
+                reference::squeeze_excite::<B>(inputs.0, inputs.1, inputs.2, inputs.3, inputs.4)
+            }
             false => B::squeeze_excite(inputs.0, inputs.1, inputs.2, inputs.3, inputs.4),
         };
         let kept = [&mean, &hidden, &gate].map(FloatTensor::<B>::clone);
@@ -215,7 +217,7 @@ fn others<B: Extended>(How { dtype, composed }: How) -> Found {
         keep::<B>(&mut found, &what, all);
         let [mean, hidden, gate] = kept;
         let (dx, dw1, db1, dw2, db2) = match composed {
-            true => composed::squeeze_excite_backward::<B>(x, w1, w2, mean, hidden, gate, dout),
+            true => reference::squeeze_excite_backward::<B>(x, w1, w2, mean, hidden, gate, dout),
             false => B::squeeze_excite_backward(x, w1, w2, mean, hidden, gate, dout),
         };
         let all = vec![("dx", dx), ("dw1", dw1), ("db1", db1), ("dw2", dw2), ("db2", db2)];
@@ -230,10 +232,10 @@ fn others<B: Extended>(How { dtype, composed }: How) -> Found {
         let dmean = tensor::<B>(3, &[2, c], dtype);
         let all = match composed {
             true => [
-                composed::window_max::<B>(x.clone(), window),
-                composed::window_max_backward::<B>(x.clone(), dy, window),
-                composed::global_mean::<B>(x),
-                composed::global_mean_backward::<B>(dmean, h, w),
+                reference::window_max::<B>(x.clone(), window),
+                reference::window_max_backward::<B>(x.clone(), dy, window),
+                reference::global_mean::<B>(x),
+                reference::global_mean_backward::<B>(dmean, h, w),
             ],
             false => [
                 B::window_max(x.clone(), window),
@@ -253,8 +255,8 @@ fn others<B: Extended>(How { dtype, composed }: How) -> Found {
         let [a, b, c, d] = parts.clone().try_into().expect("four");
         let (joined, part) = match composed {
             true => (
-                composed::side_by_side::<B>(parts[..count].to_vec()),
-                composed::channels::<B>(whole, 2 * count, 7),
+                reference::side_by_side::<B>(parts[..count].to_vec()),
+                reference::channels::<B>(whole, 2 * count, 7),
             ),
             false => (B::side_by_side(a, b, c, d, count), B::channels(whole, 2 * count, 7)),
         };
@@ -265,7 +267,7 @@ fn others<B: Extended>(How { dtype, composed }: How) -> Found {
         let (x, w) = (tensor::<B>(1, &[b, k], dtype), tensor::<B>(2, &[k, n], dtype));
         let bias = tensor::<B>(3, &[n], dtype);
         let y = match composed {
-            true => composed::linear::<B>(x, w, bias),
+            true => reference::linear::<B>(x, w, bias),
             false => B::linear_inference(x, w, bias),
         };
         keep::<B>(&mut found, &format!("linear {b} {k} {n}"), vec![("y", y)]);
@@ -353,12 +355,12 @@ fn all_gradients<B: Extended>(dtype: DType, own: bool) -> Found {
             gradients::<B>(dtype, &[&x, &w], |t| {
                 let [x, w] = t.try_into().expect("two");
                 match own {
-                    true => composed::convolution::<Tape<B>>(x, w, conv.clone()),
+                    true => reference::convolution::<Tape<B>>(x, w, conv.clone()),
                     false => Tape::<B>::convolution(x, w, conv.clone()),
                 }
             }),
         );
-        let y = composed::convolution::<B>(
+        let y = reference::convolution::<B>(
             tensor::<B>(1, &x, dtype),
             tensor::<B>(2, &w, dtype),
             conv.clone(),
@@ -366,7 +368,7 @@ fn all_gradients<B: Extended>(dtype: DType, own: bool) -> Found {
         let y: [usize; 4] = y.shape().dims();
         let c = [w[0]];
         for (activation, skips) in ACTIVATIONS {
-            let layer = || Layer { conv: conv.clone(), epsilon: 1e-3, activation };
+            let layer = || ConvNormConfig { conv: conv.clone(), epsilon: 1e-3, activation };
             let shapes: [&[usize]; 5] = [&x, &w, &c, &c, &y];
             let what = format!("layer {activation:?} {case:?}");
             add(
@@ -375,7 +377,7 @@ fn all_gradients<B: Extended>(dtype: DType, own: bool) -> Found {
                     let skip = skips.then(|| t.pop().expect("the fifth"));
                     let [x, w, gamma, beta] = t.try_into().expect("four");
                     match own {
-                        true => composed::conv_norm::<Tape<B>>(x, w, gamma, beta, skip, layer()).0,
+                        true => reference::conv_norm::<Tape<B>>(x, w, gamma, beta, skip, layer()).0,
                         false => {
                             let other = skip.unwrap_or_else(|| gamma.clone());
                             Tape::<B>::conv_norm(x, w, gamma, beta, other, skips, layer()).0
@@ -392,8 +394,8 @@ fn all_gradients<B: Extended>(dtype: DType, own: bool) -> Found {
                     let variance = Tape::<B>::float_mul(mean.clone(), mean.clone());
                     match own {
                         true => {
-                            let y = composed::convolution::<Tape<B>>(x, w, conv.clone());
-                            composed::norm_inference::<Tape<B>>(
+                            let y = reference::convolution::<Tape<B>>(x, w, conv.clone());
+                            reference::norm_inference::<Tape<B>>(
                                 y,
                                 gamma,
                                 beta,
@@ -426,7 +428,8 @@ fn all_gradients<B: Extended>(dtype: DType, own: bool) -> Found {
             ([b, c, h, w], [c, 1, kernel, kernel], stride, (kernel / 2, kernel / 2), 1, c);
         let point =
             ConvOptions { stride: [1; 2], padding: [(0, 0); 2], dilation: [1; 2], groups: 1 };
-        let layer = || Layer { conv: point.clone(), epsilon: 1e-3, activation: Activation::Relu };
+        let layer =
+            || ConvNormConfig { conv: point.clone(), epsilon: 1e-3, activation: Activation::Relu };
         let shapes: [&[usize]; 5] = [&case.0, &case.1, &[10, c, 1, 1], &[10], &[10]];
         add(
             format!("separable {case:?}"),
@@ -435,8 +438,8 @@ fn all_gradients<B: Extended>(dtype: DType, own: bool) -> Found {
                 match own {
                     true => {
                         let between =
-                            composed::convolution::<Tape<B>>(x, depthwise, options(&case));
-                        composed::conv_norm::<Tape<B>>(
+                            reference::convolution::<Tape<B>>(x, depthwise, options(&case));
+                        reference::conv_norm::<Tape<B>>(
                             between,
                             pointwise,
                             gamma,
@@ -471,7 +474,7 @@ fn all_gradients<B: Extended>(dtype: DType, own: bool) -> Found {
                 // Most gates would saturate.
                 let w1 = Tape::<B>::float_mul_scalar(w1, 0.1.into());
                 match own {
-                    true => composed::squeeze_excite::<Tape<B>>(x, w1, b1, w2, b2).0,
+                    true => reference::squeeze_excite::<Tape<B>>(x, w1, b1, w2, b2).0,
                     false => Tape::<B>::squeeze_excite(x, w1, b1, w2, b2).0,
                 }
             }),
@@ -483,7 +486,7 @@ fn all_gradients<B: Extended>(dtype: DType, own: bool) -> Found {
             gradients::<B>(dtype, &[&[2, 5, h, w]], |mut t| {
                 let x = t.pop().expect("one");
                 match own {
-                    true => composed::window_max::<Tape<B>>(x, window),
+                    true => reference::window_max::<Tape<B>>(x, window),
                     false => Tape::<B>::window_max(x, window),
                 }
             }),
@@ -493,7 +496,7 @@ fn all_gradients<B: Extended>(dtype: DType, own: bool) -> Found {
             gradients::<B>(dtype, &[&[2, 5, h, w]], |mut t| {
                 let x = t.pop().expect("one");
                 match own {
-                    true => composed::global_mean::<Tape<B>>(x),
+                    true => reference::global_mean::<Tape<B>>(x),
                     false => Tape::<B>::global_mean(x),
                 }
             }),
@@ -504,7 +507,7 @@ fn all_gradients<B: Extended>(dtype: DType, own: bool) -> Found {
         add(
             format!("concat {count}"),
             gradients::<B>(dtype, &shapes[..count], |parts| match own {
-                true => composed::side_by_side::<Tape<B>>(parts),
+                true => reference::side_by_side::<Tape<B>>(parts),
                 false => {
                     let at = |i: usize| parts.get(i).unwrap_or(&parts[0]).clone();
                     Tape::<B>::side_by_side(at(0), at(1), at(2), at(3), count)
@@ -518,7 +521,7 @@ fn all_gradients<B: Extended>(dtype: DType, own: bool) -> Found {
         gradients::<B>(dtype, &shapes, |t| {
             let [x, w, bias] = t.try_into().expect("three");
             match own {
-                true => composed::linear::<Tape<B>>(x, w, bias),
+                true => reference::linear::<Tape<B>>(x, w, bias),
                 false => Tape::<B>::linear_inference(x, w, bias),
             }
         }),

@@ -8,12 +8,14 @@ mod tensors;
 
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, Device, Tensor};
-use kernels::activation::Activation;
-use kernels::conv_norm_activation::{Layer, NormTensors, conv_norm_activation, convolution};
-use kernels::elementwise::{relu, sum};
-use kernels::fork::fork;
-use kernels::pooling::{Window, max_pool};
-use kernels::separable::separable_norm_activation;
+use kernels::cpu::activation::Activation;
+use kernels::ops::branch::fork;
+use kernels::ops::conv_norm_activation::{
+    ConvNormConfig, NormTensors, conv_norm_activation, convolution,
+};
+use kernels::ops::elementwise::{relu, sum};
+use kernels::ops::pooling::{Window, max_pool};
+use kernels::ops::separable::separable_norm_activation;
 use rough::close;
 use tensors::{hosts, tensor, values};
 
@@ -35,7 +37,8 @@ fn readers(device: &Device, dtype: DType, forks: bool, which: &[usize]) -> Vec<V
         gamma: tensor(4, [c], &device, dtype),
         beta: tensor(5, [c], &device, dtype),
     };
-    let layer = Layer { conv: options(0, 1), epsilon: 1e-3, activation: Activation::HardSwish };
+    let layer =
+        ConvNormConfig { conv: options(0, 1), epsilon: 1e-3, activation: Activation::HardSwish };
     // The map comes from a layer, so that nobody keeps its gradient.
     let before = convolution(x.clone(), depthwise.clone(), None, options(1, c));
     let map = if forks { fork(before) } else { before };

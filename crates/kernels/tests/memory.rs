@@ -1,6 +1,6 @@
 //! The allocator that keeps large blocks, as the allocator of this test's own process.
 
-use kernels::memory::Recycler;
+use kernels::allocator::Recycler;
 
 #[global_allocator]
 static MEMORY: Recycler = Recycler::new();

@@ -8,15 +8,16 @@ mod tensors;
 
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use kernels::activation::Activation;
-use kernels::concat::concat;
-use kernels::conv_norm_activation::{
-    Cache, Layer, NormTensors, conv_norm_activation, conv_norm_activation_inference, convolution,
+use kernels::cpu::activation::Activation;
+use kernels::ops::concat::concat;
+use kernels::ops::conv_norm_activation::{
+    Cache, ConvNormConfig, NormTensors, conv_norm_activation, conv_norm_activation_inference,
+    convolution,
 };
-use kernels::linear::linear;
-use kernels::pooling::{Window, global_mean, max_pool, mean_pool};
-use kernels::separable::separable_norm_activation;
-use kernels::squeeze_excite::squeeze_excite;
+use kernels::ops::linear::linear;
+use kernels::ops::pooling::{Window, global_mean, max_pool, mean_pool};
+use kernels::ops::separable::separable_norm_activation;
+use kernels::ops::squeeze_excite::squeeze_excite;
 use rough::{close, rough};
 use tensors::{hosts, tensor, values};
 
@@ -50,7 +51,7 @@ fn trained(
     let norm = NormTensors { gamma: gamma.clone(), beta: beta.clone() };
     let output = convolution(x.clone(), w.clone(), None, conv.clone()).dims();
     let skip = tensor(5, output, &device, dtype);
-    let layer = Layer { conv: conv.clone(), epsilon: 1e-3, activation };
+    let layer = ConvNormConfig { conv: conv.clone(), epsilon: 1e-3, activation };
     let (y, mean, variance) =
         conv_norm_activation(x.clone(), w.clone(), norm, skips.then(|| skip.clone()), layer);
     let grads = loss(y.clone()).backward();
@@ -85,7 +86,8 @@ fn separable(
     let (gamma, beta) = (tensor(3, [10], &device, dtype), tensor(4, [10], &device, dtype));
     let norm = NormTensors { gamma: gamma.clone(), beta: beta.clone() };
     let first = options(stride, kernel / 2, c);
-    let layer = Layer { conv: options(1, 0, 1), epsilon: 1e-3, activation: Activation::Relu };
+    let layer =
+        ConvNormConfig { conv: options(1, 0, 1), epsilon: 1e-3, activation: Activation::Relu };
     let (y, mean, variance) = if one {
         let weights = [depthwise.clone(), pointwise.clone()];
         separable_norm_activation(x.clone(), weights, norm, first, layer)
@@ -207,7 +209,7 @@ fn the_composed_layer_has_the_gradient_of_its_values() {
                 gamma: read(3, [w_shape[0]], &device, here(2)),
                 beta: read(4, [w_shape[0]], &device, here(3)),
             };
-            let layer = Layer { conv: conv.clone(), epsilon: 1e-3, activation };
+            let layer = ConvNormConfig { conv: conv.clone(), epsilon: 1e-3, activation };
             let (x, w) = (read(1, x_shape, &device, here(0)), read(2, w_shape, &device, here(1)));
             let skip = Some(read(5, output, &device, here(4)));
             let (y, _, _) = conv_norm_activation(x, w, norm, skip, layer);
@@ -248,8 +250,11 @@ fn an_inference_layer_equals_the_composed_one_and_notices_other_weights() {
                     let w = tensor(2, w_shape, &device, dtype);
                     let output = convolution(x.clone(), w.clone(), None, conv.clone()).dims();
                     let skip = Some(tensor(5, output, &device, dtype));
-                    let layer =
-                        Layer { conv: conv.clone(), epsilon: 1e-3, activation: Activation::Relu6 };
+                    let layer = ConvNormConfig {
+                        conv: conv.clone(),
+                        epsilon: 1e-3,
+                        activation: Activation::Relu6,
+                    };
                     values(conv_norm_activation_inference(x, w, norm, running, skip, layer, &cache))
                 };
                 close(&format!("{w_shape:?} {device:?}"), &run(DType::F32), &run(DType::F64), 1e-4);
@@ -271,7 +276,7 @@ fn an_inference_layer_computes_the_same_whatever_size_came_before() {
         let running = [vector(6), vector(7).abs()];
         let run = |size: usize, cache: &Cache| {
             let (conv, activation) = (options(1, 1, 1), Activation::Relu);
-            let layer = Layer { conv, epsilon: 1e-3, activation };
+            let layer = ConvNormConfig { conv, epsilon: 1e-3, activation };
             let x = read(1, [1, 16, size, size]);
             let (w, norm, running) = (w.clone(), norm.clone(), running.clone());
             values(conv_norm_activation_inference(x, w, norm, running, None, layer, cache))

@@ -6,10 +6,12 @@ mod rough;
 
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor, TensorData, activation, module};
-use kernels::activation::Activation;
-use kernels::conv_norm_activation::{Layer, NormTensors, conv_norm_activation, convolution};
-use kernels::host::serves;
-use kernels::pooling::global_mean;
+use kernels::cpu::activation::Activation;
+use kernels::ops::conv_norm_activation::{
+    ConvNormConfig, NormTensors, conv_norm_activation, convolution,
+};
+use kernels::ops::cpu_tensor::serves;
+use kernels::ops::pooling::global_mean;
 use rough::{close, rough};
 
 fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
@@ -49,8 +51,11 @@ fn stock_is_what_burn_computes() {
             false => {
                 assert!(!serves(&x), "the kernels serve");
                 let y = convolution(x.clone(), w1, None, options(16, 1));
-                let layer =
-                    Layer { conv: options(1, 0), epsilon: 1e-3, activation: Activation::Relu };
+                let layer = ConvNormConfig {
+                    conv: options(1, 0),
+                    epsilon: 1e-3,
+                    activation: Activation::Relu,
+                };
                 let norm = NormTensors { gamma, beta };
                 global_mean(conv_norm_activation(y, w2, norm, None, layer).0)
             }

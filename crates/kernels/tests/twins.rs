@@ -6,14 +6,17 @@ mod rough;
 #[path = "rough/dense.rs"]
 mod twin;
 
-use kernels::activation::Activation;
-use kernels::convolution::{self, Dense};
-use kernels::depthwise::{Geometry, naive, rows};
+use kernels::cpu::activation::Activation;
+use kernels::cpu::batch_norm;
+use kernels::cpu::batch_norm::{Gradient, Normalised, Slopes};
+use kernels::cpu::convolution;
+use kernels::cpu::convolution::StandardConv;
+use kernels::cpu::depthwise::{Geometry, channels_last, naive};
+use kernels::cpu::layout::{channels_first, channels_last};
+use kernels::cpu::matmul;
+use kernels::cpu::matmul::{Epilogue, PackedWeights};
+use kernels::cpu::{pointwise_backward, spatial};
 use kernels::isa::Isa;
-use kernels::layout::{channels_first, channels_last};
-use kernels::matmul::{self, Finish, Packed};
-use kernels::normalise::{self, Gradient, Normalised, Slopes};
-use kernels::{planes, pointwise};
 use rough::{close, rough};
 
 const ACTIVATIONS: [Activation; 4] =
@@ -40,7 +43,7 @@ fn slope(activation: Activation, x: f64) -> f64 {
 }
 
 /// `activation(value + bias) + skip` for every value of `[rows, c]`.
-fn finished(values: &[f32], c: usize, finish: &Finish<'_>) -> Vec<f32> {
+fn finished(values: &[f32], c: usize, finish: &Epilogue<'_>) -> Vec<f32> {
     let one = |(i, value): (usize, &f32)| {
         let biased = value + finish.bias.map_or(0.0, |bias| bias[i % c]);
         activated(finish.activation, biased) + finish.skip.map_or(0.0, |skip| skip[i])
@@ -87,10 +90,10 @@ fn products_equal_the_naive_ones() {
         let dw = naive_product(&turned, &x, [n, m, k], [k, 1]);
         for isa in Isa::available() {
             let what = |part: &str| format!("{part} {isa:?} {m} {k} {n}");
-            let packed = Packed::new(isa, &w, [k, n], [1, k], None);
-            close(&what("y"), &matmul::product(&x, &packed, Finish::NONE), &y, 1e-5);
-            let back = Packed::new(isa, &w, [n, k], [k, 1], None);
-            close(&what("dx"), &matmul::product(&dy, &back, Finish::NONE), &dx, 1e-5);
+            let packed = PackedWeights::new(isa, &w, [k, n], [1, k], None);
+            close(&what("y"), &matmul::product(&x, &packed, Epilogue::NONE), &y, 1e-5);
+            let back = PackedWeights::new(isa, &w, [n, k], [k, 1], None);
+            close(&what("dx"), &matmul::product(&dy, &back, Epilogue::NONE), &dx, 1e-5);
             close(&what("dw"), &matmul::weight_gradient(isa, &dy, &x, n, k), &dw, 1e-5);
             close(&what("row"), &matmul::times_vector(isa, &w, &x[..k]), &y[..n], 1e-5);
             let turned = channels_last(&w, 1, n, k); // [k, n]
@@ -98,13 +101,13 @@ fn products_equal_the_naive_ones() {
             let got = matmul::vector_times(isa, &x[..k], &turned, &bias);
             close(&what("vector"), &got, &row, 1e-5);
             for activation in ACTIVATIONS {
-                let finish = Finish { bias: Some(&bias), activation, skip: Some(&skip) };
+                let finish = Epilogue { bias: Some(&bias), activation, skip: Some(&skip) };
                 let got = matmul::product(&x, &packed, finish);
                 close(&what("finished"), &got, &finished(&y, n, &finish), 1e-5);
             }
-            let scaled = Packed::new(isa, &w, [k, n], [1, k], Some(&scale));
+            let scaled = PackedWeights::new(isa, &w, [k, n], [1, k], Some(&scale));
             let want: Vec<f32> = y.iter().enumerate().map(|(i, y)| y * scale[i % n]).collect();
-            close(&what("scaled"), &matmul::product(&x, &scaled, Finish::NONE), &want, 1e-5);
+            close(&what("scaled"), &matmul::product(&x, &scaled, Epilogue::NONE), &want, 1e-5);
         }
     }
 }
@@ -174,12 +177,17 @@ fn depthwise_equals_the_naive_twin() {
             let dw = naive::weight_gradient(&x, &dy, &g);
             for isa in Isa::available() {
                 let what = |part: &str| format!("{part} {isa:?} {g:?}");
-                close(&what("y"), &rows::forward(isa, &x, &w, &g, Finish::NONE), &y, 1e-5);
-                close(&what("dx"), &rows::input_gradient(isa, &w, &dy, &g), &dx, 1e-5);
-                close(&what("dw"), &rows::weight_gradient(isa, &x, &dy, &g), &dw, 1e-5);
+                close(
+                    &what("y"),
+                    &channels_last::forward(isa, &x, &w, &g, Epilogue::NONE),
+                    &y,
+                    1e-5,
+                );
+                close(&what("dx"), &channels_last::input_gradient(isa, &w, &dy, &g), &dx, 1e-5);
+                close(&what("dw"), &channels_last::weight_gradient(isa, &x, &dy, &g), &dw, 1e-5);
                 let activation = Activation::HardSwish;
-                let finish = Finish { bias: Some(&bias), activation, skip: Some(&skip) };
-                let got = rows::forward(isa, &x, &w, &g, finish);
+                let finish = Epilogue { bias: Some(&bias), activation, skip: Some(&skip) };
+                let got = channels_last::forward(isa, &x, &w, &g, finish);
                 close(&what("finished"), &got, &finished(&y, channels, &finish), 1e-5);
             }
         }
@@ -193,7 +201,7 @@ fn depthwise_equals_the_naive_twin() {
 fn dense_equals_the_naive_convolution() {
     for (channels, filters) in [(1, 1), (3, 17), (19, 5)] {
         for g in geometries(channels) {
-            let d = Dense { g, filters };
+            let d = StandardConv { g, filters };
             let x = rough(1, g.batch * channels * g.input[0] * g.input[1]);
             let w = rough(2, filters * d.patch());
             let dy = rough(3, g.batch * g.output[0] * g.output[1] * filters);
@@ -201,7 +209,7 @@ fn dense_equals_the_naive_convolution() {
             for isa in Isa::available() {
                 let what = |part: &str| format!("{part} {isa:?} {d:?}");
                 let packed = convolution::pack(isa, &w, &d, None);
-                let got = convolution::forward(&x, &packed, &d, Finish::NONE);
+                let got = convolution::forward(&x, &packed, &d, Epilogue::NONE);
                 close(&what("y"), &got, &y, 1e-5);
                 close(&what("dx"), &convolution::input_gradient(isa, &w, &dy, &d), &dx, 1e-5);
                 close(&what("dw"), &convolution::weight_gradient(isa, &x, &dy, &d), &dw, 1e-5);
@@ -234,7 +242,7 @@ fn norm_equals_its_definition() {
         let (mean32, scale32) = (single(&mean), single(&scale));
         let (shift32, deviation32) = (single(&shift), single(&deviation));
         for isa in Isa::available() {
-            let (got_mean, got_variance) = normalise::moments(isa, &y, c);
+            let (got_mean, got_variance) = batch_norm::moments(isa, &y, c);
             close(&format!("mean {isa:?} {rows} {c}"), &got_mean, &mean32, 1e-6);
             close(&format!("variance {isa:?} {rows} {c}"), &got_variance, &single(&variance), 1e-5);
             for activation in ACTIVATIONS {
@@ -252,7 +260,7 @@ fn norm_equals_its_definition() {
                     let centred = g(r, i) - dbeta[i] / n - xhat(r, i) * dgamma[i] / n;
                     dy.push((scale[i] * centred) as f32);
                 }
-                let got = normalise::apply(isa, &y, &scale32, &shift32, activation, Some(&skip));
+                let got = batch_norm::apply(isa, &y, &scale32, &shift32, activation, Some(&skip));
                 // y * scale + shift cancels where the mean is large against the deviation.
                 close(&what("out"), &got, &out, 2e-4);
                 let norm = Normalised {
@@ -263,7 +271,7 @@ fn norm_equals_its_definition() {
                     activation,
                 };
                 for gradient in [Gradient::Shared(&da), Gradient::Owned(da.clone())] {
-                    let (got, got_gamma, got_beta) = normalise::backward(isa, &y, gradient, norm);
+                    let (got, got_gamma, got_beta) = batch_norm::backward(isa, &y, gradient, norm);
                     close(&what("dy"), &got, &dy, 1e-4);
                     close(&what("dgamma"), &got_gamma, &single(&dgamma), 1e-4);
                     close(&what("dbeta"), &got_beta, &single(&dbeta), 1e-4);
@@ -273,7 +281,7 @@ fn norm_equals_its_definition() {
     }
 }
 
-/// Seen to fail with the last run of places left out, the gate of the next picture, every thread's channels taken for
+/// Seen to fail with the last run of places left out, the gate of the next image, every thread's channels taken for
 /// the first.
 #[test]
 fn planes_equal_their_definitions() {
@@ -290,9 +298,14 @@ fn planes_equal_their_definitions() {
         let row = |i: usize| i / (places * c) * c + i % c;
         let gated: Vec<f32> = (0..x.len()).map(|i| x[i] * gate[row(i)] + shift[row(i)]).collect();
         for isa in Isa::available() {
-            close("sums", &planes::sums(isa, &x, None, b, c), &single(&sums), 1e-5);
-            close("products", &planes::sums(isa, &x, Some(&other), b, c), &single(&products), 1e-5);
-            let got = planes::gated(isa, Some(&x), &gate, Some(&shift), [b, places, c]);
+            close("sums", &spatial::sums(isa, &x, None, b, c), &single(&sums), 1e-5);
+            close(
+                "products",
+                &spatial::sums(isa, &x, Some(&other), b, c),
+                &single(&products),
+                1e-5,
+            );
+            let got = spatial::gated(isa, Some(&x), &gate, Some(&shift), [b, places, c]);
             close("gated", &got, &gated, 1e-5);
         }
     }
@@ -304,8 +317,8 @@ fn layouts_turn_there_and_back() {
         let first = rough(1, b * c * places);
         let last = channels_last(&first, b, c, places);
         for (i, value) in first.iter().enumerate() {
-            let (picture, channel, place) = (i / (c * places), i / places % c, i % places);
-            assert_eq!(last[(picture * places + place) * c + channel], *value);
+            let (image, channel, place) = (i / (c * places), i / places % c, i % places);
+            assert_eq!(last[(image * places + place) * c + channel], *value);
         }
         assert_eq!(channels_first(&last, b, c, places), first);
     }
@@ -321,13 +334,13 @@ fn bits_do_not_depend_on_the_number_of_threads() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
             let isa = Isa::chosen();
-            let packed = Packed::new(isa, &wide, [24, 40], [1, 24], None);
+            let packed = PackedWeights::new(isa, &wide, [24, 40], [1, 24], None);
             (
-                rows::forward(isa, &x, &w, &g, Finish::NONE),
-                rows::input_gradient(isa, &w, &dy, &g),
-                rows::weight_gradient(isa, &x, &dy, &g),
-                matmul::product(&x, &packed, Finish::NONE),
-                normalise::moments(isa, &x, 24),
+                channels_last::forward(isa, &x, &w, &g, Epilogue::NONE),
+                channels_last::input_gradient(isa, &w, &dy, &g),
+                channels_last::weight_gradient(isa, &x, &dy, &g),
+                matmul::product(&x, &packed, Epilogue::NONE),
+                batch_norm::moments(isa, &x, 24),
             )
         })
     };
@@ -352,15 +365,15 @@ fn a_pointwise_backward_pass_is_that_of_its_parts() {
             deviation: &deviation,
             activation: Activation::HardSwish,
         };
-        let (dy, ..) = normalise::backward(isa, &y, Gradient::Shared(&da), norm);
-        let back = Packed::new(isa, &w, [n, k], [k, 1], None);
-        let dx = matmul::product(&dy, &back, Finish::NONE);
+        let (dy, ..) = batch_norm::backward(isa, &y, Gradient::Shared(&da), norm);
+        let back = PackedWeights::new(isa, &w, [n, k], [k, 1], None);
+        let dx = matmul::product(&dy, &back, Epilogue::NONE);
         let dw = matmul::weight_gradient(isa, &dy, &x, n, k);
         for threads in [1, 2, 3, 5] {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let run = || {
                 let slopes = Slopes::new(isa, &y, &da, norm);
-                pointwise::backward(isa, [&x, &y, &da], &w, &slopes, [n, k])
+                pointwise_backward::backward(isa, [&x, &y, &da], &w, &slopes, [n, k])
             };
             let (first, second) = (pool.install(run), pool.install(run));
             assert!(first.0 == dx, "{rows} rows, {threads} threads");

@@ -6,12 +6,14 @@ mod rough;
 #[path = "rough/dense.rs"]
 mod twin;
 
-use kernels::activation::Activation;
-use kernels::convolution::winograd::{self, Side, Weights};
-use kernels::convolution::{self, Dense};
-use kernels::depthwise::Geometry;
+use kernels::cpu::activation::Activation;
+use kernels::cpu::convolution;
+use kernels::cpu::convolution::StandardConv;
+use kernels::cpu::convolution::winograd;
+use kernels::cpu::convolution::winograd::{Side, Weights};
+use kernels::cpu::depthwise::Geometry;
+use kernels::cpu::matmul::Epilogue;
 use kernels::isa::Isa;
-use kernels::matmul::Finish;
 use rough::{close, rough};
 
 const SIDES: [Side; 2] = [Side::Two, Side::Four];
@@ -21,15 +23,15 @@ fn dense(
     [batch, channels, filters]: [usize; 3],
     input: [usize; 2],
     [before, after]: [[usize; 2]; 2],
-) -> Dense {
+) -> StandardConv {
     let output = [0, 1].map(|axis| input[axis] + before[axis] + after[axis] - 2);
     let kernel = [3, 3];
     let g = Geometry { batch, channels, input, kernel, stride: 1, dilation: 1, before, output };
-    Dense { g, filters }
+    StandardConv { g, filters }
 }
 
 /// Input, weights and the gradient of the output: a map after a ReLU, filters as they are initialised.
-fn values(d: &Dense) -> [Vec<f32>; 3] {
+fn values(d: &StandardConv) -> [Vec<f32>; 3] {
     let count = d.g.batch * d.g.input[0] * d.g.input[1] * d.g.channels;
     let (a, b) = (rough(1, count), rough(4, count));
     let x = a.iter().zip(b).map(|(a, b)| (a + b).max(0.0)).collect();
@@ -38,7 +40,7 @@ fn values(d: &Dense) -> [Vec<f32>; 3] {
     [x, w, rough(3, d.g.batch * d.g.output[0] * d.g.output[1] * d.filters)]
 }
 
-fn nasty() -> Vec<Dense> {
+fn nasty() -> Vec<StandardConv> {
     let same = [[1, 1]; 2];
     vec![
         dense([1, 1, 1], [1, 1], same),
@@ -59,7 +61,7 @@ fn nasty() -> Vec<Dense> {
 }
 
 /// `activation(value + bias) + skip` of every value of `[places, filters]`.
-fn finished(values: &[f32], filters: usize, finish: &Finish<'_>) -> Vec<f32> {
+fn finished(values: &[f32], filters: usize, finish: &Epilogue<'_>) -> Vec<f32> {
     let one = |(i, value): (usize, &f32)| {
         let biased = value + finish.bias.map_or(0.0, |bias| bias[i % filters]);
         biased.clamp(0.0, 6.0) + finish.skip.map_or(0.0, |skip| skip[i])
@@ -83,14 +85,14 @@ fn minimal_filtering_equals_the_definition() {
             let what = |part: &str| format!("{part} {isa:?} {side:?} {d:?}");
             let tolerance = if side == Side::Two { 2e-6 } else { 8e-6 };
             let packed = Weights::new(isa, &w, &d, side, None);
-            let got = winograd::forward(&x, &packed, &d, Finish::NONE);
+            let got = winograd::forward(&x, &packed, &d, Epilogue::NONE);
             close(&what("y"), &got, &y, tolerance);
             let got = winograd::input_gradient(isa, &w, &dy, &d, side);
             close(&what("dx"), &got, &dx, tolerance);
             let got = winograd::weight_gradient(isa, &x, &dy, &d, side);
             close(&what("dw"), &got, &dw, tolerance);
             let activation = Activation::Relu6;
-            let finish = Finish { bias: Some(&bias), activation, skip: Some(&skip) };
+            let finish = Epilogue { bias: Some(&bias), activation, skip: Some(&skip) };
             let packed = Weights::new(isa, &w, &d, side, Some(&scale));
             let scaled: Vec<f32> =
                 y.iter().enumerate().map(|(i, y)| y * scale[i % d.filters]).collect();
@@ -115,7 +117,7 @@ fn threads_change_no_bit_of_outputs_and_input_gradients() {
         let packed = Weights::new(isa, &w, &d, side, None);
         let run = |threads: usize| {
             with_threads(threads, || {
-                let y = winograd::forward(&x, &packed, &d, Finish::NONE);
+                let y = winograd::forward(&x, &packed, &d, Epilogue::NONE);
                 let dx = winograd::input_gradient(isa, &w, &dy, &d, side);
                 (y, dx, winograd::weight_gradient(isa, &x, &dy, &d, side))
             })
@@ -148,14 +150,14 @@ fn rounding_is_that_of_the_definition() {
         for isa in Isa::available() {
             let patches = convolution::patches(isa, &w, &d, None);
             let plain = [
-                error(&convolution::over_patches(&x, &patches, &d, Finish::NONE), &y),
+                error(&convolution::over_patches(&x, &patches, &d, Epilogue::NONE), &y),
                 error(&convolution::weight_gradient_over_patches(isa, &x, &dy, &d), &dw),
                 error(&convolution::input_gradient_over_patches(isa, &w, &dy, &d), &dx),
             ];
             for (side, factors) in [(Side::Two, [2.0; 3]), (Side::Four, [4.0, 6.0, 4.0])] {
                 let packed = Weights::new(isa, &w, &d, side, None);
                 let errors = [
-                    error(&winograd::forward(&x, &packed, &d, Finish::NONE), &y),
+                    error(&winograd::forward(&x, &packed, &d, Epilogue::NONE), &y),
                     error(&winograd::weight_gradient(isa, &x, &dy, &d, side), &dw),
                     error(&winograd::input_gradient(isa, &w, &dy, &d, side), &dx),
                 ];
@@ -177,7 +179,7 @@ fn the_rule_is_that_of_the_measurements() {
     let side = |batch, size, channels, filters| {
         winograd::wins(&dense([batch, channels, filters], [size, size], same))
     };
-    // GoogLeNet's, a picture at a time and sixteen.
+    // GoogLeNet's, an image at a time and sixteen.
     for batch in [1, 16] {
         assert_eq!(side(batch, 56, 64, 192), Some(Side::Four));
         assert_eq!(side(batch, 28, 16, 32), Some(Side::Four));

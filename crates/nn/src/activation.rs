@@ -40,8 +40,8 @@ impl Activation {
     }
 
     /// The same for a kernel.
-    pub(crate) fn kernel(self) -> kernels::activation::Activation {
-        use kernels::activation::Activation as Kernel;
+    pub(crate) fn kernel(self) -> kernels::cpu::activation::Activation {
+        use kernels::cpu::activation::Activation as Kernel;
         match self {
             Activation::Linear => Kernel::Linear,
             Activation::Relu => Kernel::Relu,

@@ -1,21 +1,21 @@
 //! Parameters and multiply-adds from the tables, without a tensor.
 
-use crate::blueprint::Naming;
+use crate::layer_spec::Naming;
 use crate::network::NetworkConfig;
 
 /// Trainable parameters (no running statistics) and multiply-adds of convolutions and linear layers
-/// for one picture (no batch norm, activation, pooling or bias).
+/// for one image (no batch norm, activation, pooling or bias).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cost {
     /// Trainable values, auxiliary heads included.
     pub parameters: u64,
     /// Multiply-adds of inference, auxiliary heads excluded.
     pub multiply_adds: u64,
-    /// Values that layers give, for one picture in inference.
+    /// Values that layers give, for one image in inference.
     pub activations: u64,
 }
 
-/// The cost of a network for pictures of `height` by `width` pixels.
+/// The cost of a network for images of `height` by `width` pixels.
 ///
 /// ```
 /// use nn::cost::cost;

@@ -1,10 +1,10 @@
 //! Initial weights as a function of (seed, number of the parameter, element): the same on every
-//! backend. Which distribution a tensor has stands in the [`crate::blueprint`].
+//! backend. Which distribution a tensor has stands in the [`crate::layer_spec`].
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Tensor, TensorData};
 
-use crate::blueprint::{Init, Key};
+use crate::layer_spec::{Init, Key};
 
 /// The output function of splitmix64 (Steele, Lea and Flood, 2014) at state `x`.
 pub fn splitmix64(x: u64) -> u64 {

@@ -19,17 +19,11 @@
 
 pub mod activation;
 pub mod block;
-pub mod blueprint;
 pub mod channels;
 pub mod cost;
-pub mod googlenet;
-pub mod inception_v3;
 pub mod init;
-pub mod mobilenet_v1;
-pub mod mobilenet_v2;
-pub mod mobilenet_v3;
+pub mod layer_spec;
+pub mod models;
 pub mod network;
 pub mod preprocessing;
-pub mod pretrained;
-pub mod variants;
-pub mod xception;
+pub mod weights;

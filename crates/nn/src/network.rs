@@ -2,20 +2,26 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use kernels::threads::picture_by_picture;
+use kernels::ops::threads::image_by_image;
 use serde::{Deserialize, Serialize};
 
 use crate::activation::Activation;
 use crate::block::conv_norm_activation::Norm;
 use crate::block::convolution::Padding;
 use crate::block::pooling::global_mean;
-use crate::blueprint::{Key, Layer, Naming};
-use crate::googlenet::{self, GoogLeNet};
-use crate::inception_v3::{self, InceptionV3};
-use crate::mobilenet_v1::{self, MobileNetV1};
-use crate::mobilenet_v2::{self, MobileNetV2};
-use crate::mobilenet_v3::{self, MobileNetV3, Size};
-use crate::xception::{self, Xception};
+use crate::layer_spec::{Key, LayerSpec, Naming};
+use crate::models::googlenet;
+use crate::models::googlenet::GoogLeNet;
+use crate::models::inception_v3;
+use crate::models::inception_v3::InceptionV3;
+use crate::models::mobilenet_v1;
+use crate::models::mobilenet_v1::MobileNetV1;
+use crate::models::mobilenet_v2;
+use crate::models::mobilenet_v2::MobileNetV2;
+use crate::models::mobilenet_v3;
+use crate::models::mobilenet_v3::{MobileNetV3, Size};
+use crate::models::xception;
+use crate::models::xception::Xception;
 use crate::{init, preprocessing};
 
 /// The architectures, spelled as torchvision spells them.
@@ -65,7 +71,7 @@ impl Architecture {
         }
     }
 
-    /// The smallest picture, in pixels, that the network can read in training.
+    /// The smallest image, in pixels, that the network can read in training.
     pub fn least_size(self) -> usize {
         match self {
             Self::InceptionV3 => 75,
@@ -230,17 +236,17 @@ impl NetworkConfig {
         if self.three_for_five { 3 } else { 5 }
     }
 
-    /// The layers for pictures of `height` by `width` pixels, in the order of the module walk.
+    /// The layers for images of `height` by `width` pixels, in the order of the module walk.
     ///
     /// ```
-    /// use nn::blueprint::Naming;
+    /// use crate::layer_spec::Naming;
     /// use nn::network::{Architecture, NetworkConfig};
     /// let config = NetworkConfig::new(Architecture::MobilenetV2, 1000);
     /// let layers = config.layers(224, 224, Naming::Timm);
     /// assert_eq!(layers[0].keys[0].name, "conv_stem.weight");
     /// assert_eq!(layers[0].output, [32, 112, 112]);
     /// ```
-    pub fn layers(&self, height: usize, width: usize, naming: Naming) -> Vec<Layer> {
+    pub fn layers(&self, height: usize, width: usize, naming: Naming) -> Vec<LayerSpec> {
         let size = [height, width];
         match self.architecture {
             Architecture::MobilenetV1 => mobilenet_v1::layers(self, size),
@@ -305,21 +311,21 @@ pub struct Auxiliary {
     pub logits: Tensor<2>,
 }
 
-/// Blocks of these strides behind a stem of stride 2, down to the first whose map is a 16th of the picture.
+/// Blocks of these strides behind a stem of stride 2, down to the first whose map is a 16th of the image.
 pub(crate) fn at_sixteenth(strides: impl Iterator<Item = usize>) -> usize {
     let halving = strides.enumerate().filter(|(_, stride)| *stride > 1).nth(2);
     halving.expect("a network halves its maps four times at least").0 + 1
 }
 
-/// All pictures through the first part, then all through the second: the weights of a part stay in the cache from picture
-/// to picture, as does what a picture's layers pass on. The means of the last map.
+/// All images through the first part, then all through the second: the weights of a part stay in the cache from image
+/// to image, as does what an image's layers pass on. The means of the last map.
 fn in_two_parts(
     images: Tensor<4>,
     large: impl Fn(Tensor<4>) -> Tensor<4> + Sync,
     small: impl Fn(Tensor<4>) -> Tensor<4> + Sync,
 ) -> Tensor<2> {
-    let x = picture_by_picture(images, large);
-    picture_by_picture(x, |x| global_mean(small(x)))
+    let x = image_by_image(images, large);
+    image_by_image(x, |x| global_mean(small(x)))
 }
 
 /// What a network gives in training.
@@ -364,7 +370,7 @@ impl Network {
         }
     }
 
-    /// The mean of the last map in inference, picture by picture.
+    /// The mean of the last map in inference, image by image.
     fn features(&self, images: Tensor<4>) -> Tensor<2> {
         match &self.model {
             Model::MobileNetV1(network) => in_two_parts(
@@ -383,7 +389,7 @@ impl Network {
                 |x| network.small_maps(x, &mut |_| ()),
             ),
             // The weights of these do not fit the cache either way.
-            _ => picture_by_picture(images, |images| global_mean(self.trunk(images, &mut |_| ()))),
+            _ => image_by_image(images, |images| global_mean(self.trunk(images, &mut |_| ()))),
         }
     }
 

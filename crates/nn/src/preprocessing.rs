@@ -2,7 +2,7 @@
 
 use burn::tensor::{Tensor, TensorData};
 
-/// ImageNet's channel means and deviations, of pictures in [0, 1].
+/// ImageNet's channel means and deviations, of images in [0, 1].
 pub const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
 /// See [`IMAGENET_MEAN`].
 pub const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];

@@ -5,10 +5,10 @@
 use std::path::Path;
 
 use burn::tensor::Device;
-use nn::blueprint::Naming;
 use nn::init::uniform;
+use nn::layer_spec::Naming;
 use nn::network::{Architecture, NetworkConfig};
-use nn::pretrained::{
+use nn::weights::{
     HeadPolicy, NamedTensor, WeightsError, load_state_dict, read_weights, state_dict,
     state_dict_as, write_safetensors,
 };

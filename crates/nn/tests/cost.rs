@@ -4,8 +4,8 @@
 
 use nn::block::convolution::Padding;
 use nn::cost::cost;
+use nn::models::variants::Variant;
 use nn::network::{Architecture, NetworkConfig};
-use nn::variants::Variant;
 
 /// Multiply-adds in 0.01 M.
 #[track_caller]
@@ -97,11 +97,11 @@ fn padding_does_not_change_the_cost() {
 #[test]
 fn every_variant_can_be_built_and_its_tensors_are_the_blueprints() {
     let device = burn::tensor::Device::flex();
-    for variant in nn::variants::VARIANTS {
+    for variant in nn::models::variants::VARIANTS {
         let config = NetworkConfig { num_classes: 7, ..variant.config(7) };
         config.validate().unwrap();
         let network = config.init_zero(&device);
-        let state = nn::pretrained::state_dict(&network);
+        let state = nn::weights::state_dict(&network);
         let parameters: usize =
             state.iter().filter(|t| !t.name.contains("running_")).map(|t| t.values.len()).sum();
         assert_eq!(parameters as u64, cost(&config, 299, 299).parameters, "{}", variant.name);

@@ -1,5 +1,5 @@
-//! In inference a batch is run picture by picture, the MobileNets in two parts. Planted and seen red: pictures put
-//! together in another order, the first picture taken for all.
+//! In inference a batch is run image by image, the MobileNets in two parts. Planted and seen red: images put
+//! together in another order, the first image taken for all.
 
 #![allow(deprecated, reason = "burn-ndarray is one of the backends asked for")]
 
@@ -7,10 +7,10 @@ use burn::tensor::{Device, Tensor, TensorData};
 use nn::init::uniform;
 use nn::network::{Architecture, NetworkConfig};
 
-const PICTURES: usize = 5;
+const IMAGES: usize = 5;
 
 #[test]
-fn a_batch_gives_what_its_pictures_give() {
+fn a_batch_gives_what_its_images_give() {
     for device in [Device::flex(), Device::ndarray()] {
         for (architecture, size) in [
             (Architecture::MobilenetV1, 48),
@@ -20,22 +20,22 @@ fn a_batch_gives_what_its_pictures_give() {
             (Architecture::Xception, 72),
         ] {
             let network = NetworkConfig::new(architecture, 7).init_seeded(&device, 3);
-            let count = PICTURES * 3 * size * size;
-            // Every picture with another brightness and contrast.
+            let count = IMAGES * 3 * size * size;
+            // Every image with another brightness and contrast.
             let pixel = |i: usize| {
-                let picture = (i / (3 * size * size)) as f64;
-                ((1.0 + picture) * (uniform(9, i as u64) - 0.5) + 2.0 * picture) as f32
+                let image = (i / (3 * size * size)) as f64;
+                ((1.0 + image) * (uniform(9, i as u64) - 0.5) + 2.0 * image) as f32
             };
             let pixels: Vec<f32> = (0..count).map(pixel).collect();
             let images =
-                Tensor::<4>::from_data(TensorData::new(pixels, [PICTURES, 3, size, size]), &device);
+                Tensor::<4>::from_data(TensorData::new(pixels, [IMAGES, 3, size, size]), &device);
             let values = |x: Tensor<2>| x.into_data().try_into_vec::<f32>().unwrap();
             let got = values(network.forward(images.clone()));
             let single = |i| values(network.forward(images.clone().narrow(0, i, 1)));
-            let want: Vec<f32> = (0..PICTURES).flat_map(single).collect();
+            let want: Vec<f32> = (0..IMAGES).flat_map(single).collect();
             let scale = want.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
             assert!(scale > 0.0, "{architecture:?}: logits of zero tell nothing");
-            // The pictures differ by more than what is tolerated.
+            // The images differ by more than what is tolerated.
             let apart = want[..7].iter().zip(&want[7..14]).map(|(a, b)| (a - b).abs());
             assert!(apart.fold(0.0, f32::max) > 1e-3 * scale, "{architecture:?}");
             for (got, want) in got.iter().zip(&want) {

@@ -2,9 +2,9 @@
 //! Seen to fail with the depthwise fan-out divided by the groups and with a linear deviation of 0.02.
 
 use burn::tensor::Device;
-use nn::blueprint::{Init, Naming};
+use nn::layer_spec::{Init, Naming};
 use nn::network::{Architecture, NetworkConfig};
-use nn::pretrained::state_dict;
+use nn::weights::state_dict;
 
 fn deviation(values: &[f32]) -> f64 {
     let n = values.len() as f64;

@@ -14,11 +14,11 @@ use burn::optim::GradientsParams;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use nn::activation::Activation;
-use nn::blueprint::Naming;
 use nn::init::uniform;
+use nn::layer_spec::Naming;
+use nn::models::variants::{Variant, WeightSource};
 use nn::network::{Network, NetworkConfig};
-use nn::pretrained::{HeadPolicy, NamedTensor, gradients, load_state_dict, state_dict_as};
-use nn::variants::{Lineage, Variant};
+use nn::weights::{HeadPolicy, NamedTensor, gradients, load_state_dict, state_dict_as};
 use serde_json::Value;
 
 fn expected(name: &str) -> Value {
@@ -50,8 +50,8 @@ fn config(name: &str, step: bool) -> (NetworkConfig, Naming) {
         _ => {}
     }
     let naming = match variant.lineage {
-        Lineage::Torchvision => Naming::Torchvision,
-        Lineage::Timm | Lineage::Tensorflow => Naming::Timm,
+        WeightSource::Torchvision => Naming::Torchvision,
+        WeightSource::Timm | WeightSource::Tensorflow => Naming::Timm,
     };
     (config, naming)
 }
@@ -140,19 +140,20 @@ fn step(name: &str, device: &Device, float: DType) {
 }
 
 fn step_within(name: &str, device: &Device, float: DType, tolerance: f64) {
-    let tape = device.clone().autodiff();
+    let autodiff_device = device.clone().autodiff();
     let (config, naming) = config(name, true);
-    let network = filled(&config, naming, &tape).map(&mut Cast(float));
+    let network = filled(&config, naming, &autodiff_device).map(&mut Cast(float));
     let expected = expected(name);
     let [batch, side] = [0, 1].map(|i| expected["batch"][i].as_u64().unwrap() as usize);
     let number = expected["input"].as_u64().unwrap();
-    let images = input(number, [batch, 3, side, side], &tape).cast(float);
+    let images = input(number, [batch, 3, side, side], &autodiff_device).cast(float);
     let outputs = network.forward_train(images, 0);
     let mut targets = vec![0.01_f32; 10 * batch];
     for (row, label) in [1, 3, 3, 7].into_iter().take(batch).enumerate() {
         targets[row * 10 + label] = 0.91;
     }
-    let targets = Tensor::<2>::from_data(TensorData::new(targets, [batch, 10]), &tape).cast(float);
+    let targets =
+        Tensor::<2>::from_data(TensorData::new(targets, [batch, 10]), &autodiff_device).cast(float);
     let loss = |logits: Tensor<2>| {
         (log_softmax(logits, 1) * targets.clone()).sum().div_scalar(-(batch as f32))
     };

@@ -1,7 +1,7 @@
-"""Preparing pictures: Kindling's loader, torchvision's and timm's, in turn on the same folder and cores.
+"""Preparing images: Kindling's loader, torchvision's and timm's, in turn on the same folder and cores.
 
-Kindling decodes large pictures smaller (--decode scaled), `exact` does not; `draft` is torchvision's loader with Pillow
-asked for the same: the crop is drawn first, and the picture decoded at the same scale.
+Kindling decodes large images smaller (--decode scaled), `exact` does not; `draft` is torchvision's loader with Pillow
+asked for the same: the crop is drawn first, and the image decoded at the same scale.
 
     cargo build --release --workspace --examples
     python crates/train/benches/input.py DIR --rounds 3
@@ -23,23 +23,23 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def draft_crop(path, size=224, gap=2):
-    """A random resized crop of a picture that is decoded as small as the gap allows."""
+    """A random resized crop of an image that is decoded as small as the gap allows."""
     from PIL import Image
     from torchvision import transforms as t
 
     with open(path, "rb") as file:
-        picture = Image.open(file)
-        wide, tall = picture.size
-        like = Image.new("1", picture.size)  # get_params reads the size alone
+        image = Image.open(file)
+        wide, tall = image.size
+        like = Image.new("1", image.size)  # get_params reads the size alone
         top, left, height, width = t.RandomResizedCrop.get_params(like, (0.08, 1.0), (3 / 4, 4 / 3))
         fits = [s for s in (8, 4, 2, 1) if s == 1 or min(height, width) >= gap * s * size]
         shrink = fits[0]
         if shrink > 1:
-            picture.draft("RGB", (wide // shrink, tall // shrink))
-        picture = picture.convert("RGB")
+            image.draft("RGB", (wide // shrink, tall // shrink))
+        image = image.convert("RGB")
         box = [edge / shrink for edge in (left, top, left + width, top + height)]
-        box[2:] = min(box[2], picture.width), min(box[3], picture.height)
-        return picture.resize((size, size), Image.BILINEAR, box=box)
+        box[2:] = min(box[2], image.width), min(box[3], image.height)
+        return image.resize((size, size), Image.BILINEAR, box=box)
 
 
 def draft_loader(args, workers):
@@ -90,11 +90,11 @@ def timm_loader(args, workers):
 def measured(args, loader):
     for _ in loader:
         pass
-    start, pictures = time.perf_counter(), 0
+    start, images = time.perf_counter(), 0
     for _ in range(args.epochs):
         for images, _ in loader:
-            pictures += images.shape[0]
-    print(json.dumps({"img_per_s": pictures / (time.perf_counter() - start)}))
+            images += images.shape[0]
+    print(json.dumps({"img_per_s": images / (time.perf_counter() - start)}))
 
 
 def run(args, name, workers):

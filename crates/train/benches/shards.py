@@ -1,4 +1,4 @@
-"""Training pictures out of shards: by place against in windows (--shard-window), from a cold file cache, in turn.
+"""Training images out of shards: by place against in windows (--shard-window), from a cold file cache, in turn.
 
     cargo build --release --workspace --examples
     kindling data shard DIR --output SHARDS
@@ -7,7 +7,7 @@
 Before every round the pages of the shards are put out of the file cache (posix_fadvise, which needs no rights). One epoch
 of examples/input_speed: random resized crops, batches of 64, nobody consuming them; --size 32 leaves little but decoding
 and reading. Window 0 is by place. Prints medians of images per second, of the rounds' ratios to the first of the windows,
-and what the process read. --plain does nothing but read, in one thread: every picture by its place in a random order, or
+and what the process read. --plain does nothing but read, in one thread: every image by its place in a random order, or
 the files from front to back.
 """
 
@@ -54,7 +54,7 @@ def plain(args):
             start = time.perf_counter()
             total = sum(len(os.pread(handle, count, at)) for handle, at, count in reads)
             seconds = time.perf_counter() - start
-            print(f"  {name:14} {total / 1e6 / seconds:7.0f} MB/s  {len(places) / seconds:7.0f} pictures/s  {len(reads)} reads")
+            print(f"  {name:14} {total / 1e6 / seconds:7.0f} MB/s  {len(places) / seconds:7.0f} images/s  {len(reads)} reads")
 
 
 def main():

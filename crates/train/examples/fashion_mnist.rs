@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release --example fashion_mnist -- --output DIR [--train-per-class N --val-per-class N]`
 //!
-//! Without limits it writes all 60,000 + 10,000 pictures as 8-bit gray PNG.
+//! Without limits it writes all 60,000 + 10,000 images as 8-bit gray PNG.
 #![expect(clippy::print_stdout, reason = "a program of its own")]
 
 use std::io::Read;
@@ -32,10 +32,10 @@ struct Args {
     /// Folder to make
     #[arg(long)]
     output: PathBuf,
-    /// Pictures per class, from the first on
+    /// Images per class, from the first on
     #[arg(long, default_value_t = usize::MAX)]
     train_per_class: usize,
-    /// Pictures per class, from the first on
+    /// Images per class, from the first on
     #[arg(long, default_value_t = usize::MAX)]
     val_per_class: usize,
 }
@@ -63,13 +63,13 @@ fn idx(folder: &Path, name: &str, axes: usize) -> anyhow::Result<Vec<u8>> {
 }
 
 fn write(args: &Args, prefix: &str, split: &str, limit: usize) -> anyhow::Result<usize> {
-    let pictures = idx(&args.source, &format!("{prefix}-images-idx3-ubyte"), 3)?;
+    let images = idx(&args.source, &format!("{prefix}-images-idx3-ubyte"), 3)?;
     let labels = idx(&args.source, &format!("{prefix}-labels-idx1-ubyte"), 1)?;
     let mut counts = [0_usize; 10];
     for class in CLASSES {
         std::fs::create_dir_all(args.output.join(split).join(class))?;
     }
-    for (pixels, &label) in pictures.chunks_exact(28 * 28).zip(&labels) {
+    for (pixels, &label) in images.chunks_exact(28 * 28).zip(&labels) {
         let label = usize::from(label);
         ensure!(label < 10, "label {label} with 10 classes");
         if counts[label] < limit {
@@ -86,6 +86,6 @@ fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     let train = write(&args, "train", "train", args.train_per_class)?;
     let val = write(&args, "t10k", "val", args.val_per_class)?;
-    println!("{}: {train} + {val} pictures", args.output.display());
+    println!("{}: {train} + {val} images", args.output.display());
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! How many pictures a second the loader prepares, nobody consuming them:
+//! How many images a second the loader prepares, nobody consuming them:
 //! `input_speed DIR WORKERS [EPOCHS [exact|scaled [WINDOW [SIZE [none|ram|CACHE_DIR]]]]]`.
 //!
 //! Random resized crop to SIZE (224), mirror image, normalised, batches of 64; one line of JSON. Of 0 epochs the first one
@@ -11,12 +11,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context as _;
-use train::augment::Augment;
-use train::cache::Caching;
-use train::decode::Decoding;
-use train::folder::ImageFolder;
-use train::loader::{Loader, LoaderConfig, Mode};
-use train::preprocess::Preprocess;
+use train::datasets::cache::Caching;
+use train::datasets::image_folder::ImageFolder;
+use train::datasets::loader::{Loader, LoaderConfig, Mode};
+use transforms::augment::Augment;
+use transforms::decode::Decoding;
+use transforms::preprocess::Preprocess;
 
 fn main() -> anyhow::Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -54,21 +54,21 @@ fn main() -> anyhow::Result<()> {
     )
     .windowed(window)
     .caching(&caching);
-    let mut pictures = 0;
+    let mut images = 0;
     let mut start = Instant::now();
     let mut before = reads();
     for epoch in 0..=epochs {
         for batch in loader.epoch(epoch, 0) {
-            pictures += batch?.labels.len();
+            images += batch?.labels.len();
         }
         if epoch == 0 && epochs > 0 {
-            (pictures, start, before) = (0, Instant::now(), reads());
+            (images, start, before) = (0, Instant::now(), reads());
         }
     }
-    let img_per_s = pictures as f64 / start.elapsed().as_secs_f64();
+    let img_per_s = images as f64 / start.elapsed().as_secs_f64();
     let [calls, bytes, disk] = [0, 1, 2].map(|i| reads()[i] - before[i]);
     println!(
-        "{{\"workers\": {workers}, \"pictures\": {pictures}, \"img_per_s\": {img_per_s:.1}, \"read_calls\": {calls}, \
+        "{{\"workers\": {workers}, \"images\": {images}, \"img_per_s\": {img_per_s:.1}, \"read_calls\": {calls}, \
          \"read_mb\": {:.1}, \"disk_mb\": {:.1}}}",
         bytes as f64 / 1e6,
         disk as f64 / 1e6

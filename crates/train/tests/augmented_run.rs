@@ -1,14 +1,14 @@
 //! A run with everything that augments: it is interrupted and goes on to the same bits, mistakes in its flags are
-//! told, and the preview shows its pictures.
+//! told, and the preview shows its images.
 //!
-//! Planted and seen red: erasing drawn from something else than the picture's stream, mixing left out of the plan, a
+//! Planted and seen red: erasing drawn from something else than the image's stream, mixing left out of the plan, a
 //! contradiction let through, a margin of the sheet forgotten, `--epoch` without effect.
 
 #[path = "place/place.rs"]
 mod place;
 
 use place::{Place, code, error, refused};
-use train::checkpoint::Checkpoint;
+use train::run::checkpoint::Checkpoint;
 
 const ALL: [&str; 17] = [
     "--aa",
@@ -79,7 +79,7 @@ fn mistakes_in_the_flags_are_told() {
 }
 
 #[test]
-fn the_preview_is_a_picture_of_what_is_trained_on() {
+fn the_preview_is_a_image_of_what_is_trained_on() {
     let place = Place::new("preview");
     let preview = |file: &str, more: &[&str]| {
         let words =

@@ -4,7 +4,7 @@
 mod place;
 
 use place::{Place, code, error, refused};
-use train::checkpoint::Checkpoint;
+use train::run::checkpoint::Checkpoint;
 
 /// Seen to fail with the averages of SWA beginning an epoch late.
 #[test]
@@ -32,7 +32,7 @@ fn averages_are_kept_evaluated_and_chosen() {
     // Twice the same is the same.
     let mean = Checkpoint::read(&place.path("mean.ckpt")).unwrap();
     let mut own = last;
-    let own = own.take(train::checkpoint::Which::Best).unwrap();
+    let own = own.take(train::run::checkpoint::WeightsKind::Best).unwrap();
     for (a, b) in mean.weights.iter().zip(&own) {
         assert_eq!(a, b);
     }

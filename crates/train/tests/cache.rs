@@ -9,20 +9,20 @@ use std::sync::Arc;
 use image::codecs::jpeg::JpegEncoder;
 use image::{Rgb, RgbImage};
 use place::{Place, SMALL, code, error, refused};
-use train::augment::Augment;
-use train::cache::Caching;
-use train::checkpoint::Checkpoint;
-use train::decode::{Decoding, Picture};
-use train::folder::ImageFolder;
-use train::jpeg::{Jpeg, Space};
-use train::loader::{Batch, Loader, LoaderConfig, Mode};
-use train::preprocess::Preprocess;
-use train::random::Counter;
-use train::resize::Region;
+use train::datasets::cache::Caching;
+use train::datasets::image_folder::ImageFolder;
+use train::datasets::loader::{Batch, Loader, LoaderConfig, Mode};
+use train::run::checkpoint::Checkpoint;
+use transforms::augment::Augment;
+use transforms::decode::{Decoding, EncodedImage};
+use transforms::jpeg::{Jpeg, Space};
+use transforms::preprocess::Preprocess;
+use transforms::random::Counter;
+use transforms::resize::Region;
 
 const ALL: u64 = u64::MAX;
 
-/// A picture of Fashion-MNIST decoded.
+/// An image of Fashion-MNIST decoded.
 const PIXELS: u64 = 28 * 28 * 3;
 
 fn loader(place: &Place, repeats: usize, caching: &Caching) -> Loader {
@@ -67,13 +67,13 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 /// A JPEG without some of its last bytes but with its end: a region above decodes, the whole does not.
 fn damaged_jpeg(place: &Place) {
     let mut draw = Counter::new(1, 0, 0, 0);
-    let picture = RgbImage::from_fn(96, 96, |_, _| Rgb([draw.range(256) as u8; 3]));
+    let image = RgbImage::from_fn(96, 96, |_, _| Rgb([draw.range(256) as u8; 3]));
     let mut bytes = Vec::new();
-    JpegEncoder::new_with_quality(&mut bytes, 75).encode_image(&picture).unwrap();
+    JpegEncoder::new_with_quality(&mut bytes, 75).encode_image(&image).unwrap();
     let end = bytes.len() - 2;
     bytes.drain(end - 600..end);
     let space = &mut Space::default();
-    let opened = Picture::open(&bytes, false).unwrap();
+    let opened = EncodedImage::open(&bytes, false).unwrap();
     assert!(opened.pixels(space).is_none(), "the whole has a fault");
     let top = Region { top: 0, left: 0, height: 40, width: 96 };
     let jpeg = Jpeg::parse(&bytes).unwrap();
@@ -82,14 +82,14 @@ fn damaged_jpeg(place: &Place) {
 }
 
 /// A JPEG that training decodes smaller is not kept: neither in memory nor taken from the files of a run that decoded
-/// it whole. Planted and seen red: large pictures kept, those of the other run taken.
+/// it whole. Planted and seen red: large images kept, those of the other run taken.
 #[test]
-fn a_picture_that_is_decoded_smaller_is_not_kept() {
+fn a_image_that_is_decoded_smaller_is_not_kept() {
     let place = Place::new("cache-large");
     let mut draw = Counter::new(1, 0, 0, 0);
-    let picture = RgbImage::from_fn(300, 260, |_, _| Rgb([draw.range(256) as u8; 3]));
+    let image = RgbImage::from_fn(300, 260, |_, _| Rgb([draw.range(256) as u8; 3]));
     let mut bytes = Vec::new();
-    JpegEncoder::new_with_quality(&mut bytes, 75).encode_image(&picture).unwrap();
+    JpegEncoder::new_with_quality(&mut bytes, 75).encode_image(&image).unwrap();
     std::fs::write(place.path("data/train/bag/large.jpg"), bytes).unwrap();
     let augment = Augment { decode: Decoding::Scaled, ..Augment::default() };
     let scaled = |caching: &Caching| loader_of(&place, &augment, caching);
@@ -103,12 +103,12 @@ fn a_picture_that_is_decoded_smaller_is_not_kept() {
     assert!(plain == epochs(&scaled(&disk(&place, ALL)), 0..8), "files");
 }
 
-/// Planted and seen red: the pixels of another picture, a damaged JPEG kept as far as it decodes.
+/// Planted and seen red: the pixels of another image, a damaged JPEG kept as far as it decodes.
 #[test]
 fn every_kind_and_size_of_cache_gives_the_same_bits() {
     let place = Place::new("cache-bits");
     damaged_jpeg(&place);
-    // Repeats: two threads may keep one picture at a time.
+    // Repeats: two threads may keep one image at a time.
     let plain = epochs(&loader(&place, 3, &Caching::Nothing), 0..4);
     for bytes in [ALL, 10 * PIXELS + 1, PIXELS - 1, 0] {
         let ram = loader(&place, 3, &Caching::Ram { bytes });
@@ -122,7 +122,7 @@ fn every_kind_and_size_of_cache_gives_the_same_bits() {
     assert!(files(&place.path("cache")).iter().all(|file| file.extension().unwrap() == "rgb"));
 }
 
-/// Planted and seen red: the limit not compared; room not given back by the second thread with the same picture; what the
+/// Planted and seen red: the limit not compared; room not given back by the second thread with the same image; what the
 /// folder holds already not counted.
 #[test]
 fn a_cache_takes_no_more_than_its_limit() {
@@ -134,7 +134,7 @@ fn a_cache_takes_no_more_than_its_limit() {
     let limit = 10 * PIXELS;
     for _ in 0..3 {
         epochs(&loader(&place, 3, &disk(&place, limit)), 0..3);
-        // Nearly full: the heads of the files take less than a picture.
+        // Nearly full: the heads of the files take less than an image.
         assert!(held() <= limit && held() > limit - 2 * PIXELS, "{}", held());
     }
     epochs(&loader(&place, 3, &disk(&place, limit + 5 * PIXELS)), 0..6);
@@ -183,10 +183,10 @@ fn what_is_old_or_broken_is_decoded_anew() {
             assert!(std::fs::read(file).unwrap() == *bytes, "damage {number}: repaired");
         }
     }
-    // The file of one picture under the name of another.
+    // The file of one image under the name of another.
     std::fs::copy(&whole[0].0, &whole[1].0).unwrap();
-    assert!(cached(0..2) == before, "another picture's file");
-    // Another picture in its place: longer with the same time, then later with the same length.
+    assert!(cached(0..2) == before, "another image's file");
+    // Another image in its place: longer with the same time, then later with the same length.
     let place_of = |name: &str| place.path("data/train/bag").join(name);
     let one = place_of("0001.png");
     let replace = |by: &str, length: usize, later: u64| {
@@ -239,11 +239,12 @@ fn what_is_old_or_broken_is_decoded_anew() {
     assert!(files(&place.path("cache")).iter().all(rebuilt));
 }
 
-/// Planted and seen red: files named and marked without whether EXIF turned the picture.
+/// Planted and seen red: files named and marked without whether EXIF turned the image.
 #[test]
 fn exif_and_its_absence_do_not_share_pixels() {
     let place = Place::new("cache-exif");
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/decode");
+    let fixtures =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../transforms/tests/fixtures/decode");
     std::fs::copy(fixtures.join("orientation_6.png"), place.path("data/train/bag/turned.png"))
         .unwrap();
     let run = |exif: bool, caching: &Caching| {
@@ -303,15 +304,15 @@ fn the_program_says_what_fits_and_goes_on_without() {
     check(
         "ram",
         &["--cache-gb", "0.5"],
-        &["cache: 0.5 GB of memory hold all 36 pictures, which need 0.1 MB"],
+        &["cache: 0.5 GB of memory hold all 36 images, which need 0.1 MB"],
     );
-    check("ram-free", &["--cache", "ram"], &["of memory hold all 36 pictures"]);
-    // 36 pictures of 2352 bytes are 84 672: 42 949 are 51 %.
-    check("part", &["--cache", "ram", "--cache-gb", "0.00004"], &["hold 51 % of the 36 pictures"]);
+    check("ram-free", &["--cache", "ram"], &["of memory hold all 36 images"]);
+    // 36 images of 2352 bytes are 84 672: 42 949 are 51 %.
+    check("part", &["--cache", "ram", "--cache-gb", "0.00004"], &["hold 51 % of the 36 images"]);
     check(
         "disk",
         &["--cache", "disk"],
-        &["xdg/kindling holds all 36 pictures", "0 are there already"],
+        &["xdg/kindling holds all 36 images", "0 are there already"],
     );
     check("again", &["--cache", "disk"], &["36 are there already"]);
     check(

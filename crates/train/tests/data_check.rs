@@ -2,7 +2,7 @@
 //!
 //! Seen to fail with every check taken out, each in the list that the first test prints: `orientation`, the extension
 //! against the content, the size, truncation, duplicates in train, the splits of a leak, the labels of a contradiction,
-//! the mirrored look, hidden folders, loose and overlooked pictures, alike and numeric names, empty, missing and
+//! the mirrored look, hidden folders, loose and overlooked images, alike and numeric names, empty, missing and
 //! extra classes, other splits, imbalance; and by themselves: the frame header's components (cmyk), `same_bytes`.
 
 #[path = "place/place.rs"]
@@ -15,10 +15,10 @@ use image::imageops::{FilterType, flip_horizontal, resize};
 use image::{GenericImageView as _, Rgb, RgbImage};
 use place::{Place, SMALL, code, error, refused};
 use serde_json::Value;
-use train::random::Counter;
+use transforms::random::Counter;
 
-/// Soft patches of colour, another picture for every number.
-fn picture(number: u64) -> RgbImage {
+/// Soft patches of colour, another image for every number.
+fn image(number: u64) -> RgbImage {
     let mut draw = Counter::new(number, 0, 0, 1);
     let patches = RgbImage::from_fn(6, 5, |_, _| {
         Rgb([draw.range(256) as u8, draw.range(256) as u8, draw.range(256) as u8])
@@ -26,14 +26,14 @@ fn picture(number: u64) -> RgbImage {
     resize(&patches, 60, 48, FilterType::Triangle)
 }
 
-fn save(root: &Path, path: &str, picture: &RgbImage) {
+fn save(root: &Path, path: &str, image: &RgbImage) {
     let path = root.join(path);
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-    picture.save(path).unwrap();
+    image.save(path).unwrap();
 }
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/decode").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../transforms/tests/fixtures/decode").join(name)
 }
 
 fn copy(from: &Path, to: PathBuf) {
@@ -45,10 +45,10 @@ fn copy(from: &Path, to: PathBuf) {
 fn clean(root: &Path) {
     for (c, class) in ["a", "b"].into_iter().enumerate() {
         for i in 0..6 {
-            save(root, &format!("train/{class}/{i}.png"), &picture(c as u64 * 100 + i));
+            save(root, &format!("train/{class}/{i}.png"), &image(c as u64 * 100 + i));
         }
         for i in 0..2 {
-            save(root, &format!("val/{class}/{i}.png"), &picture(c as u64 * 100 + 50 + i));
+            save(root, &format!("val/{class}/{i}.png"), &image(c as u64 * 100 + 50 + i));
         }
     }
 }
@@ -89,18 +89,18 @@ fn every_planted_fault_is_found_and_nothing_else() {
     };
     // Classes and folders.
     std::fs::create_dir_all(root.join("train/empty")).unwrap();
-    save(&root, "train/10/0.png", &picture(300));
-    save(&root, "train/9/0.png", &picture(301));
-    save(&root, "val/10/0.png", &picture(302));
+    save(&root, "train/10/0.png", &image(300));
+    save(&root, "train/9/0.png", &image(301));
+    save(&root, "val/10/0.png", &image(302));
     std::fs::create_dir_all(root.join("val/9")).unwrap();
-    save(&root, "train/A/0.png", &picture(310));
-    save(&root, "val/A/0.png", &picture(311));
-    save(&root, "val/bb/0.png", &picture(312));
+    save(&root, "train/A/0.png", &image(310));
+    save(&root, "val/A/0.png", &image(311));
+    save(&root, "val/bb/0.png", &image(312));
     std::fs::create_dir_all(root.join("val/zebra")).unwrap();
-    save(&root, "train/.ipynb_checkpoints/0.png", &picture(320));
-    save(&root, "train/b/.thumbnails/0.png", &picture(321));
-    save(&root, "val/loose.png", &picture(322));
-    save(&root, "test/a/0.png", &picture(323));
+    save(&root, "train/.ipynb_checkpoints/0.png", &image(320));
+    save(&root, "train/b/.thumbnails/0.png", &image(321));
+    save(&root, "val/loose.png", &image(322));
+    save(&root, "test/a/0.png", &image(323));
     put("train/a/notes.txt", b"words");
     let jpeg = std::fs::read(fixture("rgb.jpg")).unwrap();
     put("train/a/photo.jfif_", &jpeg);
@@ -108,11 +108,11 @@ fn every_planted_fault_is_found_and_nothing_else() {
     put("train/a/words.png", b"words");
     put("train/a/nothing.png", b"");
     put("train/b/cut.jpg", &jpeg[..jpeg.len() - 40]);
-    save(&root, "train/b/really_png.png", &picture(340));
+    save(&root, "train/b/really_png.png", &image(340));
     std::fs::rename(root.join("train/b/really_png.png"), root.join("train/b/really_png.jpg"))
         .unwrap();
     copy(&fixture("orientation_6.jpg"), root.join("train/b/turned.jpg"));
-    save(&root, "train/b/tiny.png", &picture(330).view(0, 0, 9, 48).to_image());
+    save(&root, "train/b/tiny.png", &image(330).view(0, 0, 9, 48).to_image());
     for name in ["cmyk.jpg", "deep.png", "gray_alpha.png", "rgba.webp", "progressive.jpg"] {
         copy(&fixture(name), root.join("train/a").join(name));
     }
@@ -200,8 +200,8 @@ fn warnings_alone_are_no_failure_unless_strict_and_the_table_is_readable() {
     assert_eq!(code(&output), 0, "{}", error(&output));
     let text = String::from_utf8(output.stdout).unwrap();
     for word in [
-        "train       2 classes, 13 pictures",
-        "val         2 classes, 4 pictures",
+        "train       2 classes, 13 images",
+        "val         2 classes, 4 images",
         "warning duplicate",
         "train/a/1_again.png  =  train/a/1.png  (same file)",
         "faulty: 0 kinds of errors, 1 kind of warning",
@@ -258,7 +258,7 @@ fn the_list_that_is_written_makes_the_next_check_clean() {
     assert_eq!(check(&place, &["--write-quarantine"]).0, 3);
     assert_eq!(
         list(),
-        "train/a/words.png\tnot a picture of a known format (jpeg, png, webp, bmp, gif, tiff)\n"
+        "train/a/words.png\tnot an image of a known format (jpeg, png, webp, bmp, gif, tiff)\n"
     );
     // What was listed is left out, the rest is added; the copy to evaluate on stays.
     let (exit, report) = check(&place, &["--write-quarantine", "--quarantine", "leaks,duplicates"]);
@@ -278,7 +278,7 @@ fn the_list_that_is_written_makes_the_next_check_clean() {
 fn training_and_evaluation_leave_out_what_is_listed() {
     let place = Place::new("doctor-train");
     let list = place.path("data/quarantine.txt");
-    std::fs::write(place.path("data/train/bag/0003.png"), b"no picture").unwrap();
+    std::fs::write(place.path("data/train/bag/0003.png"), b"no image").unwrap();
     let output = place.train("advice", &["--epochs", "1"]);
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(said.contains("`kindling data check data --write-quarantine`"), "{said}");
@@ -290,17 +290,16 @@ fn training_and_evaluation_leave_out_what_is_listed() {
     let output = place.train("r", &["--epochs", "1"]);
     assert_eq!(code(&output), 0, "{}", error(&output));
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    for word in
-        ["2 pictures left out, as data/quarantine.txt says", "not there, such as train/x.png"]
+    for word in ["2 images left out, as data/quarantine.txt says", "not there, such as train/x.png"]
     {
         assert!(said.contains(word), "`{word}` in: {said}");
     }
-    let pictures = |run: &str| {
+    let images = |run: &str| {
         let text =
             std::fs::read_to_string(place.path(&format!("out/train/{run}/run.json"))).unwrap();
         serde_json::from_str::<Value>(&text).unwrap()["data"]["pictures"].clone()
     };
-    assert_eq!(pictures("r"), 35);
+    assert_eq!(images("r"), 35);
     let eval = |more: &[&str]| {
         let words =
             ["eval", "--checkpoint", "out/train/r/last.ckpt", "--json", "--backend", "flex"];
@@ -312,7 +311,7 @@ fn training_and_evaluation_leave_out_what_is_listed() {
     std::fs::write(place.path("other.txt"), "train/bag/0004.png\tother\n").unwrap();
     assert_eq!(code(&place.train("i", &["--epochs", "1", "--ignore-quarantine"])), 0);
     assert_eq!(code(&place.train("o", &["--epochs", "1", "--quarantine", "other.txt"])), 0);
-    assert_eq!((pictures("i"), pictures("o")), (36.into(), 35.into()));
+    assert_eq!((images("i"), images("o")), (36.into(), 35.into()));
 
     let fails = |text: &str, exit: i32, words: &[&str]| {
         std::fs::write(&list, text).unwrap();

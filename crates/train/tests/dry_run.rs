@@ -22,7 +22,7 @@ fn a_dry_run_tells_the_cost_and_leaves_nothing() {
         run(&["--json", "--grad-accum-steps", "2", "--epochs", "7", "--val-interval", "3"]);
     assert_eq!(code(&output), 0, "{}", error(&output));
     let told: Value = serde_json::from_slice(&output.stdout).unwrap();
-    // 36 pictures in batches of 4, two batches a step; evaluations after epochs 3, 6 and 7.
+    // 36 images in batches of 4, two batches a step; evaluations after epochs 3, 6 and 7.
     for (key, value) in
         [("batches_per_epoch", 9), ("steps_per_epoch", 5), ("total_steps", 35), ("evaluations", 3)]
     {
@@ -89,7 +89,7 @@ fn wrong_types_and_words_in_a_file_name_line_and_key() {
     check("recipe = \"mobilenet_v2/torchvisoin\"\n", &["did you mean `mobilenet_v2/torchvision`"]);
 }
 
-/// Every card on the carried pictures, made small: its options go through the loader, the loss, the optimizer, the
+/// Every card on the carried images, made small: its options go through the loader, the loss, the optimizer, the
 /// schedule and the averages for real. Seen to fail with a rule (LAMB) that panics.
 #[test]
 fn every_recipe_is_rehearsed() {

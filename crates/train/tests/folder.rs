@@ -2,23 +2,23 @@
 
 use std::path::{Path, PathBuf};
 
-use train::folder::ImageFolder;
+use train::datasets::image_folder::ImageFolder;
 
 struct Place(PathBuf);
 
 impl Place {
-    /// A folder of its own with a one-pixel picture at every path.
-    fn new(name: &str, pictures: &[&str]) -> Self {
+    /// A folder of its own with a one-pixel image at every path.
+    fn new(name: &str, images: &[&str]) -> Self {
         let root =
             std::env::temp_dir().join(format!("kindling-folder-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&root);
         std::fs::create_dir_all(&root).unwrap();
         let place = Self(root);
-        pictures.iter().for_each(|path| place.picture(path));
+        images.iter().for_each(|path| place.image(path));
         place
     }
 
-    fn picture(&self, path: &str) {
+    fn image(&self, path: &str) {
         let path = self.0.join(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         image::RgbImage::new(1, 1).save_with_format(path, image::ImageFormat::Png).unwrap();
@@ -56,7 +56,7 @@ fn refused(result: Result<ImageFolder, String>, words: &[&str]) {
 }
 
 #[test]
-fn classes_are_sorted_as_people_count_and_pictures_too() {
+fn classes_are_sorted_as_people_count_and_images_too() {
     let place = Place::new(
         "order",
         &["train/10/a.png", "train/9/img10.png", "train/9/img9.JPG", "train/9/img9.jpg"],
@@ -83,27 +83,23 @@ fn hidden_things_and_other_files_are_left_alone() {
     let train = place.train().unwrap();
     assert_eq!(train.classes, ["a", "b"]);
     assert_eq!(names(&train), ["0 a/1.png", "1 b/deep/er/2.png"]);
-    assert!(
-        train.notes[0].starts_with("2 files that are no pictures ignored"),
-        "{:?}",
-        train.notes
-    );
+    assert!(train.notes[0].starts_with("2 files that are no images ignored"), "{:?}", train.notes);
 }
 
 #[test]
 fn labels_of_val_follow_train_whatever_val_holds() {
     let train = ["train/a/1.png", "train/b/1.png", "train/c/1.png"];
     let place = Place::new("labels", &train);
-    place.picture("validation/c/1.png");
+    place.image("validation/c/1.png");
     place.folder("validation/b");
     place.folder("validation/zebra");
     let val = place.val().unwrap();
     assert_eq!(names(&val), ["2 c/1.png"]);
     let notes = val.notes.join("; ");
-    for word in ["zebra: empty", "no picture of class a", "no picture of class b"] {
+    for word in ["zebra: empty", "no image of class a", "no image of class b"] {
         assert!(notes.contains(word), "{word}: {notes}");
     }
-    place.picture("validation/zebra/1.png");
+    place.image("validation/zebra/1.png");
     refused(place.val(), &["zebra", "class that the training does not have"]);
 }
 
@@ -130,7 +126,7 @@ fn what_cannot_be_meant_is_refused_with_the_way_out() {
     refused(Place::new("one", &["train/a/1.png"]).train(), &["at least two class folders"]);
     let empty = Place::new("empty", &["train/a/1.png"]);
     empty.folder("train/b");
-    refused(empty.train(), &["train/b", "no picture of this class"]);
+    refused(empty.train(), &["train/b", "no image of this class"]);
     let without = Place::new("without", &["train/a/1.png", "train/b/1.png"]);
     refused(without.val(), &["no val", "--val-fraction"]);
     let file = Place::new("file", &[]);
@@ -163,13 +159,13 @@ fn a_class_whose_name_is_no_text_is_told() {
 fn a_share_of_every_class_is_set_aside_and_always_the_same() {
     let place = Place::new("share", &[]);
     for i in 0..20 {
-        place.picture(&format!("train/a/{i}.png"));
+        place.image(&format!("train/a/{i}.png"));
         if i < 10 {
-            place.picture(&format!("train/b/{i}.png"));
+            place.image(&format!("train/b/{i}.png"));
         }
     }
-    place.picture("train/c/0.png");
-    place.picture("train/c/1.png");
+    place.image("train/c/0.png");
+    place.image("train/c/1.png");
     let split = |seed| ImageFolder::split(&place.0, 0.2, seed).unwrap();
     let (train, val) = split(1);
     assert_eq!(val.class_counts(), [4, 2, 1], "at least one of each class");
@@ -180,7 +176,7 @@ fn a_share_of_every_class_is_set_aside_and_always_the_same() {
     // The class folders may lie in the folder itself.
     let (bare, _) = ImageFolder::split(&place.0.join("train"), 0.2, 1).unwrap();
     assert_eq!(bare.items, train.items);
-    place.picture("train/d/0.png");
+    place.image("train/d/0.png");
     let error = ImageFolder::split(&place.0, 0.2, 1).unwrap_err().to_string();
-    assert!(error.contains("single picture"), "{error}");
+    assert!(error.contains("single image"), "{error}");
 }

@@ -6,11 +6,11 @@ mod place;
 use std::process::Output;
 
 use place::{Place, SMALL, code, error, refused};
-use train::checkpoint::Checkpoint;
+use train::run::checkpoint::Checkpoint;
 
-/// One white picture among black ones: with so small a deviation it overflows the first convolution, and no
-/// other batch does. `--scale 1 1` keeps every picture whole.
-fn one_white_picture(place: &Place) -> [&'static str; 14] {
+/// One white image among black ones: with so small a deviation it overflows the first convolution, and no
+/// other batch does. `--scale 1 1` keeps every image whole.
+fn one_white_image(place: &Place) -> [&'static str; 14] {
     for split in ["train", "val"] {
         for class in ["bag", "sandal", "trouser"] {
             let folder = place.path(&format!("data/{split}/{class}"));
@@ -45,7 +45,7 @@ fn one_white_picture(place: &Place) -> [&'static str; 14] {
 #[test]
 fn a_batch_that_overflows_is_skipped_written_down_and_replayed() {
     let place = Place::new("overflow");
-    let flags = one_white_picture(&place);
+    let flags = one_white_image(&place);
     let output = place.train("r", &flags);
     assert_eq!(code(&output), 0, "{}", error(&output));
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -90,7 +90,7 @@ fn a_batch_that_overflows_is_skipped_written_down_and_replayed() {
 #[test]
 fn a_run_may_stop_at_the_first_batch_that_overflows() {
     let place = Place::new("stop");
-    let flags = one_white_picture(&place);
+    let flags = one_white_image(&place);
     let output = place.train("r", &[&flags[..], &["--nan-action", "stop"]].concat());
     refused(&output, 5, &["not finite", "--lr"]);
 }
@@ -142,7 +142,7 @@ fn a_batch_without_room_is_taken_apart_and_the_step_stays_the_same() {
     assert_eq!(code(&apart), 0, "{}", error(&apart));
     assert!(!error(&apart).contains("panicked"), "{}", error(&apart));
     let line = "out of memory at batch 12: going on with 2 micro-batches of 6; batch norm sees 6 \
-                pictures";
+                images";
     assert_eq!(said(&apart).matches(line).count(), 1, "{}", said(&apart));
     let log = std::fs::read_to_string(place.path("out/train/apart/train.log")).unwrap();
     assert!(log.contains(line), "{log}");
@@ -165,9 +165,9 @@ fn a_batch_without_room_is_taken_apart_and_the_step_stays_the_same() {
     assert_eq!(code(&again), 0, "{}", error(&again));
     assert!(!said(&again).contains("out of memory"), "{}", said(&again));
     same("apart", "cut");
-    // Not even one picture.
+    // Not even one image.
     let none = run("none", "0@4", &["--checkpoint-interval-steps", "1"]);
-    refused(&none, 7, &["a batch of 1 picture of 32x32", "--img-size", "checkpoint is intact"]);
+    refused(&none, 7, &["a batch of 1 image of 32x32", "--img-size", "checkpoint is intact"]);
     assert_eq!(said(&none).matches("out of memory").count(), 4, "{}", said(&none));
     assert_eq!(read("none").manifest.position.step, 3);
 }
@@ -207,7 +207,7 @@ fn a_batch_that_the_process_has_no_memory_for_is_taken_apart() {
         again();
         addressed(place.command(&words(batch)))
     });
-    assert!(large > small + 400_000, "{small} kB with 2 pictures, {large} with 32");
+    assert!(large > small + 400_000, "{small} kB with 2 images, {large} with 32");
     // The whole needs less than it takes where it may: down to the first limit at which it fails.
     let said =
         (1..20).map(|twentieth| large - (large - small) / 20 * twentieth).find_map(|limit| {
@@ -224,7 +224,7 @@ fn a_batch_that_the_process_has_no_memory_for_is_taken_apart() {
             assert!(!error(&output).contains("panicked"), "{}", error(&output));
             said.contains("out of memory").then_some(said)
         });
-    let said = said.expect("a limit too low for 32 pictures");
+    let said = said.expect("a limit too low for 32 images");
     assert!(
         said.contains("out of memory at batch 32: going on with 2 micro-batches of 16"),
         "{said}"

@@ -51,7 +51,7 @@ fn the_suggestion_follows_from_the_table_and_nothing_else_is_touched() {
         ["--pretrained-path", "out/train/r/last.ckpt", "--steps", "12", "--csv", "found.csv"];
     let output = place.run(&[&SEARCH[..], &start].concat());
     assert_eq!(code(&output), 0, "{}", error(&output));
-    // From the beginning, with all pictures in three batches: the loss falls well before it rises.
+    // From the beginning, with all images in three batches: the loss falls well before it rises.
     let output = place.run(&[&SEARCH[..], &more, &["--no-aug", "--batch-size", "12"]].concat());
     assert_eq!(code(&output), 0, "{}", error(&output));
     let csv = std::fs::read_to_string(place.path("found.csv")).unwrap();
@@ -59,7 +59,7 @@ fn the_suggestion_follows_from_the_table_and_nothing_else_is_touched() {
     for name in ["found.csv", "found.svg"] {
         std::fs::remove_file(place.path(name)).unwrap();
     }
-    assert!(everything(&place) == before, "no weights, no run, no picture is touched");
+    assert!(everything(&place) == before, "no weights, no run, no image is touched");
 
     let mut lines = csv.lines();
     assert_eq!(lines.next(), Some("lr,loss,smoothed"));
@@ -129,5 +129,5 @@ fn mistakes_are_told_with_their_codes() {
     refused(&place.run(&elsewhere), 3, &["nowhere"]);
     let device = [&SEARCH[..], &["--steps", "20"]].concat();
     let full = place.command(&device).env("KINDLING_TEST_MEMORY", "2@3").output().unwrap();
-    refused(&full, 7, &["a batch of 4 pictures", "--batch-size"]);
+    refused(&full, 7, &["a batch of 4 images", "--batch-size"]);
 }

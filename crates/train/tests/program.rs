@@ -7,7 +7,7 @@ mod place;
 use std::process::Output;
 
 use place::{Place, code, error, refused, unlike};
-use train::checkpoint::Checkpoint;
+use train::run::checkpoint::Checkpoint;
 
 #[test]
 fn it_learns_and_the_checkpoint_alone_evaluates_and_predicts() {
@@ -125,16 +125,16 @@ fn faults_of_the_data_are_told() {
     std::fs::remove_dir_all(&val).unwrap();
     std::fs::rename(place.path("away"), &val).unwrap();
     std::fs::create_dir_all(place.path("data/train/hat")).unwrap();
-    run(&["hat", "no picture"]);
+    run(&["hat", "no image"]);
     std::fs::remove_dir_all(place.path("data/train")).unwrap();
     run(&["train", "no such folder"]);
     refused(&place.run(&["train", "nowhere"]), 3, &["nowhere", "no such folder"]);
 }
 
 #[test]
-fn an_unreadable_picture_is_named_and_skipped_or_fatal() {
-    let place = Place::new("picture");
-    std::fs::write(place.path("data/train/bag/0003.png"), b"no picture").unwrap();
+fn an_unreadable_image_is_named_and_skipped_or_fatal() {
+    let place = Place::new("image");
+    std::fs::write(place.path("data/train/bag/0003.png"), b"no image").unwrap();
     std::fs::write(place.path("data/train/bag/0004.png"), b"").unwrap();
     let output = place.train("lenient", &["--drop", "0"]);
     assert_eq!(code(&output), 0, "{}", error(&output));

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use place::{Place, SMALL, code, error, refused};
-use train::checkpoint::Checkpoint;
+use train::run::checkpoint::Checkpoint;
 
 /// A run that is killed at whatever step, and resumed, against one that was not: weights, running statistics, averages
 /// and the optimizer's state.

@@ -9,14 +9,15 @@ use std::sync::Arc;
 
 use place::{Place, SMALL, code, error, refused};
 use serde_json::Value;
-use train::augment::Augment;
-use train::cache::Caching;
-use train::checkpoint::Checkpoint;
-use train::folder::ImageFolder;
-use train::loader::{Batch, Loader, LoaderConfig, Mode};
-use train::preprocess::Preprocess;
-use train::quarantine;
-use train::shards::{self, Split};
+use train::datasets::cache::Caching;
+use train::datasets::image_folder::ImageFolder;
+use train::datasets::loader::{Batch, Loader, LoaderConfig, Mode};
+use train::datasets::quarantine;
+use train::datasets::shards;
+use train::datasets::shards::Split;
+use train::run::checkpoint::Checkpoint;
+use transforms::augment::Augment;
+use transforms::preprocess::Preprocess;
 
 /// All batches of two epochs of training and one of evaluation; both leave out what a list of the folder says.
 fn batches(place: &Place, folder: &str, caching: &Caching) -> Vec<Batch> {
@@ -87,7 +88,7 @@ fn same_weights(place: &Place, one: &str, other: &str) {
     }
 }
 
-/// Seen to fail with a picture read from the byte before.
+/// Seen to fail with an image read from the byte before.
 #[test]
 fn several_files_give_the_folders_bits() {
     let place = sharded("shards-bits");
@@ -111,16 +112,16 @@ fn several_files_give_the_folders_bits() {
     let eval = |more: &[&str]| {
         place.run(&[&["eval", "--checkpoint", checkpoint, "shards", "--json"], more].concat())
     };
-    let pictures = |more: &[&str]| {
+    let images = |more: &[&str]| {
         serde_json::from_str::<Value>(&said(&eval(more))).unwrap()["pictures"].clone()
     };
-    assert_eq!((pictures(&[]), pictures(&["--val-split", "val"])), (15.into(), 15.into()));
-    assert_eq!(pictures(&["--val-split", "train"]), 37);
+    assert_eq!((images(&[]), images(&["--val-split", "val"])), (15.into(), 15.into()));
+    assert_eq!(images(&["--val-split", "train"]), 37);
     refused(&eval(&["--val-split", "test"]), 3, &["shards", "no split `test`", "train, val"]);
 }
 
 /// Planted and seen red: what was left out not in the index; listed names looked for as files; nothing left out; a class
-/// without a picture put up with.
+/// without an image put up with.
 #[test]
 fn a_quarantine_list_means_the_same_beside_folder_and_shards() {
     let place = with_long_name("shards-list");
@@ -132,14 +133,14 @@ fn a_quarantine_list_means_the_same_beside_folder_and_shards() {
     std::fs::write(place.path("data/quarantine.txt"), &list).unwrap();
     std::fs::write(place.path("whole/quarantine.txt"), &list).unwrap();
     let told = shard(&place, "shards", &[]);
-    assert!(told.contains("train: 35 pictures") && told.contains("val: 14 pictures"), "{told}");
-    assert!(told.contains("3 pictures left out, as data/quarantine.txt says"), "{told}");
-    let pictures = |folder: &str| {
+    assert!(told.contains("train: 35 images") && told.contains("val: 14 images"), "{told}");
+    assert!(told.contains("3 images left out, as data/quarantine.txt says"), "{told}");
+    let images = |folder: &str| {
         let index = shards::index(&place.path(folder)).unwrap().unwrap();
         let split = |split| shards::open(&place.path(folder), split, &index).unwrap().items.len();
         (split(Split::Train), split(Split::Val))
     };
-    assert_eq!((pictures("whole"), pictures("shards")), ((37, 15), (35, 14)));
+    assert_eq!((images("whole"), images("shards")), ((37, 15), (35, 14)));
     // Beside shards that were made by it, the list has nothing left to say.
     std::fs::write(place.path("shards/quarantine.txt"), &list).unwrap();
     let folder = batches(&place, "data", &Caching::Nothing);
@@ -152,7 +153,7 @@ fn a_quarantine_list_means_the_same_beside_folder_and_shards() {
         assert!(indices_apart(batches(&place, other, &Caching::Nothing)) == folder, "{other}");
         let told = said(&train(&place, other, other, &["--epochs", "1"]));
         assert!(!told.contains("not there"), "{other}: {told}");
-        assert_eq!(told.contains("3 pictures left out"), other == "whole", "{told}");
+        assert_eq!(told.contains("3 images left out"), other == "whole", "{told}");
         let checkpoint = place.checkpoint(other);
         let words = ["eval", "--checkpoint", checkpoint.to_str().unwrap(), other];
         let evaluated = place.run(&words);
@@ -166,7 +167,7 @@ fn a_quarantine_list_means_the_same_beside_folder_and_shards() {
     std::fs::write(place.path("shards/quarantine.txt"), "train/bag/none.png\tgone\n").unwrap();
     let told = said(&train(&place, "shards", "gone", &["--epochs", "1"]));
     assert!(
-        told.contains("1 of the listed pictures are not there, such as train/bag/none.png"),
+        told.contains("1 of the listed images are not there, such as train/bag/none.png"),
         "{told}"
     );
     let all: String = (0..12).map(|i| format!("train/sandal/{i:04}.png\tall\n")).collect();
@@ -188,7 +189,7 @@ fn other_names_and_a_folder_without_splits_can_be_sharded() {
     std::fs::write(place.path("shards/quarantine.txt"), "validation/bag/0000.png\ttaste\n")
         .unwrap();
     let told = said(&train(&place, "shards", "listed", &["--epochs", "1"]));
-    assert!(told.contains("1 pictures left out") && !told.contains("not there"), "{told}");
+    assert!(told.contains("1 images left out") && !told.contains("not there"), "{told}");
     let checkpoint = place.checkpoint("listed");
     let words = ["eval", "--checkpoint", checkpoint.to_str().unwrap(), "shards", "--val-split"];
     said(&place.run(&[&words[..], &["validation"]].concat()));
@@ -208,14 +209,10 @@ fn other_names_and_a_folder_without_splits_can_be_sharded() {
     std::fs::rename(place.path("flat"), place.path("data")).unwrap();
     std::fs::write(place.path("data/quarantine.txt"), "bag/0003.png\tbroken\n").unwrap();
     let told = shard(&place, "flat", &[]);
-    assert!(told.contains("train: 35 pictures") && told.contains("val: 0 pictures"), "{told}");
-    refused(
-        &train(&place, "flat", "none", &[]),
-        3,
-        &["no picture of this split", "--val-fraction"],
-    );
+    assert!(told.contains("train: 35 images") && told.contains("val: 0 images"), "{told}");
+    refused(&train(&place, "flat", "none", &[]), 3, &["no image of this split", "--val-fraction"]);
     let parted = ["--val-fraction", "0.25"];
-    // The folder counts the listed picture where it parts, the shards do not have it: without the list both agree.
+    // The folder counts the listed image where it parts, the shards do not have it: without the list both agree.
     std::fs::remove_file(place.path("data/quarantine.txt")).unwrap();
     shard(&place, "flat-all", &[]);
     said(&train(&place, "data", "folder", &parted));
@@ -223,7 +220,7 @@ fn other_names_and_a_folder_without_splits_can_be_sharded() {
     same_weights(&place, "folder", "flat");
     std::fs::write(place.path("flat-all/quarantine.txt"), "bag/0003.png\tbroken\n").unwrap();
     let told = said(&train(&place, "flat-all", "flat-listed", &parted));
-    assert!(told.contains("1 pictures left out") && !told.contains("not there"), "{told}");
+    assert!(told.contains("1 images left out") && !told.contains("not there"), "{told}");
 }
 
 /// Every member of a tar file, checked as any tar does: name and bytes.
@@ -262,14 +259,14 @@ fn members(path: &Path) -> Vec<(String, Vec<u8>)> {
     found
 }
 
-/// Names, order and labels as webdataset takes them: two members of one key for a picture. Seen to fail with the sum
+/// Names, order and labels as webdataset takes them: two members of one key for an image. Seen to fail with the sum
 /// taken over zeros instead of blanks. Planted and seen red besides: a key given twice, dots in a key, no extended header or one with
 /// half of the name,
 /// ustar's prefix left out.
 #[test]
 fn the_files_are_tar_and_webdataset() {
     let place = with_long_name("shards-tar");
-    // Two parts of ustar; two pictures of one key; a key with dots.
+    // Two parts of ustar; two images of one key; a key with dots.
     let deep = format!("deep-{}/{}.png", "d".repeat(70), "n".repeat(90));
     let copy = |from: &str, to: &str| {
         let to = place.path("data/train/bag").join(to);
@@ -286,9 +283,9 @@ fn the_files_are_tar_and_webdataset() {
         keys.clear();
         for shard in shards {
             let members = members(&place.path("shards").join(&shard.file));
-            assert_eq!(members.len(), 2 * shard.pictures.len());
-            for (pair, picture) in members.chunks_exact(2).zip(&shard.pictures) {
-                let name = format!("{split}/{}", picture.4);
+            assert_eq!(members.len(), 2 * shard.images.len());
+            for (pair, image) in members.chunks_exact(2).zip(&shard.images) {
+                let name = format!("{split}/{}", image.4);
                 let on_disk = std::fs::read(place.path("data").join(&name)).unwrap();
                 assert!(pair[0].1 == on_disk, "{name}");
                 // webdataset: the key ends at the first dot of the last part.
@@ -301,9 +298,9 @@ fn the_files_are_tar_and_webdataset() {
                 assert_eq!(cut(&pair[1].0), (key.clone(), "cls".to_owned()));
                 assert!(ending.eq_ignore_ascii_case("png"), "{ending}");
                 assert!(keys.insert(key), "{name}: its key is another's");
-                let class = picture.4.split('/').next().unwrap();
+                let class = image.4.split('/').next().unwrap();
                 let label: usize = String::from_utf8_lossy(&pair[1].1).parse().unwrap();
-                assert_eq!((index.classes[label].as_str(), label), (class, picture.2));
+                assert_eq!((index.classes[label].as_str(), label), (class, image.2));
                 seen.insert(name, pair[0].0.clone());
             }
         }
@@ -329,7 +326,7 @@ fn a_few_handles_are_enough_for_any_number_of_files() {
             }
         }
     }
-    // A file for every picture.
+    // A file for every image.
     shard(&place, "shards", &["--shard-size", "0.000001"]);
     let index = shards::index(&place.path("shards")).unwrap().unwrap();
     assert_eq!((index.train.len(), index.val.len()), (324, 15));
@@ -356,7 +353,7 @@ fn a_few_handles_are_enough_for_any_number_of_files() {
     said(&limited);
 }
 
-/// Planted and seen red: files not removed; the words of training for an unreadable picture; a name made UTF-8 by force.
+/// Planted and seen red: files not removed; the words of training for an unreadable image; a name made UTF-8 by force.
 #[test]
 fn what_cannot_be_sharded_leaves_nothing_behind() {
     let place = Place::new("shards-left");
@@ -404,7 +401,7 @@ fn what_cannot_be_sharded_leaves_nothing_behind() {
 }
 
 /// Seen to fail with the checksum not compared, the length not compared. Planted and seen red besides: two
-/// pictures of one name; an index sought beside train/, in training and in `data check`.
+/// images of one name; an index sought beside train/, in training and in `data check`.
 #[test]
 fn what_is_wrong_with_shards_is_told() {
     let place = sharded("shards-wrong");
@@ -427,7 +424,7 @@ fn what_is_wrong_with_shards_is_told() {
     let text = std::fs::read_to_string(&index).unwrap();
     assert!(text.contains("bag/0001.png"));
     std::fs::write(&index, text.replace("bag/0001.png", "bag/0000.png")).unwrap();
-    refused(&train(&[]), 3, &["index.json", "two pictures are called `bag/0000.png`"]);
+    refused(&train(&[]), 3, &["index.json", "two images are called `bag/0000.png`"]);
     std::fs::write(&index, "{\"format\": 7}").unwrap();
     refused(&train(&[]), 3, &["index.json", "layout 7"]);
     std::fs::write(&index, "[]").unwrap();

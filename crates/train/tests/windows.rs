@@ -11,14 +11,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use place::{Place, SMALL, code, error, refused};
-use train::augment::Augment;
-use train::cache::Caching;
-use train::checkpoint::Checkpoint;
-use train::folder::ImageFolder;
-use train::loader::{Batch, Loader, LoaderConfig, Mode};
-use train::preprocess::Preprocess;
-use train::quarantine;
-use train::shards;
+use train::datasets::cache::Caching;
+use train::datasets::image_folder::ImageFolder;
+use train::datasets::loader::{Batch, Loader, LoaderConfig, Mode};
+use train::datasets::quarantine;
+use train::datasets::shards;
+use train::run::checkpoint::Checkpoint;
+use transforms::augment::Augment;
+use transforms::preprocess::Preprocess;
 
 /// Shards of the folder in some files.
 fn shard(place: &Place, output: &str, more: &[&str]) -> String {
@@ -72,8 +72,8 @@ fn indices(batches: &[Batch]) -> Vec<usize> {
     batches.iter().flat_map(|batch| batch.indices.clone()).collect()
 }
 
-/// Planted and seen red, each alone: the windows of a batch without repeats (which waits for ever); the place of a picture
-/// without them; the bytes of the picture next to it; an order that the number of workers or the first batch has a part
+/// Planted and seen red, each alone: the windows of a batch without repeats (which waits for ever); the place of an image
+/// without them; the bytes of the image next to it; an order that the number of workers or the first batch has a part
 /// in; the order of epoch 0 for ever.
 #[test]
 fn batches_depend_on_seed_and_epoch_alone() {
@@ -113,8 +113,8 @@ fn batches_depend_on_seed_and_epoch_alone() {
             assert_ne!(indices(&whole), indices(&all(&by_place, epoch, 0)));
         }
         if repeats == 1 && !drop_last {
-            // A picture is drawn as the one of its number, wherever it comes.
-            let pictures = |batches: &[Batch]| -> BTreeMap<usize, Vec<u32>> {
+            // An image is drawn as the one of its number, wherever it comes.
+            let images = |batches: &[Batch]| -> BTreeMap<usize, Vec<u32>> {
                 let bits = |values: &[f32]| {
                     values.iter().map(|value| value.to_bits()).collect::<Vec<u32>>()
                 };
@@ -127,12 +127,12 @@ fn batches_depend_on_seed_and_epoch_alone() {
                 };
                 batches.iter().flat_map(own).collect()
             };
-            assert!(pictures(&all(&one, 1, 0)) == pictures(&all(&by_place, 1, 0)));
+            assert!(images(&all(&one, 1, 0)) == images(&all(&by_place, 1, 0)));
         }
     }
 }
 
-/// Planted and seen red, each alone: the picture next to it read in its stead; items left in the order of the files. That
+/// Planted and seen red, each alone: the image next to it read in its stead; items left in the order of the files. That
 /// what is kept is not read ahead is seen in `loader`.
 #[test]
 fn caches_lists_and_shares_change_no_bit() {
@@ -195,7 +195,7 @@ fn files_are_shuffled_and_give_the_folders_order_back() {
         index(output)
             .train
             .iter()
-            .flat_map(|shard| &shard.pictures)
+            .flat_map(|shard| &shard.images)
             .map(|member| member.4.clone())
             .collect()
     };
@@ -264,13 +264,13 @@ fn windows_hold_all_classes_and_it_is_told_where_they_do_not() {
     };
     let (good, poor) = (told("shards"), told("plain"));
     assert!(
-        good.contains("3 windows of 12 pictures") && !good.contains("class after class"),
+        good.contains("3 windows of 12 images") && !good.contains("class after class"),
         "{good}"
     );
     assert!(poor.contains("class after class") && poor.contains("without --no-shuffle"), "{poor}");
 }
 
-/// Planted and seen red, each alone: a picture that does not decode taken for a fault of the folder; altered bytes let
+/// Planted and seen red, each alone: an image that does not decode taken for a fault of the folder; altered bytes let
 /// through; a file cut off while it is read not named.
 #[test]
 fn what_is_broken_in_a_window_is_named() {
@@ -295,7 +295,7 @@ fn what_is_broken_in_a_window_is_named() {
     let index = shards::index(&place.path("shards")).unwrap().unwrap();
     let file = place.path("shards").join(&index.train[1].file);
     let whole = std::fs::read(&file).unwrap();
-    let member = &index.train[1].pictures[2];
+    let member = &index.train[1].images[2];
     let folder = open(&place, "shards");
     let failing = |folder: &ImageFolder| {
         let lenient = loader(folder.clone(), &How { strict: false, ..USUAL });
@@ -404,7 +404,7 @@ fn windows_are_refused_where_they_make_no_sense_and_their_memory_is_foreseen() {
     refused(&train(&place, "shards", "x", &["--shard-window", "-1"]), 2, &["--shard-window"]);
     let told = train(&place, "shards", "x", &["--shard-window", "9", "--dry-run"]);
     let told = String::from_utf8_lossy(&told.stdout).into_owned();
-    assert!(told.contains("4 windows of 9 pictures, of which two take about 0.0 MB"), "{told}");
+    assert!(told.contains("4 windows of 9 images, of which two take about 0.0 MB"), "{told}");
     let folder = open(&place, "shards");
     let bytes: u64 = std::fs::read_dir(place.path("data/train"))
         .unwrap()

@@ -2,7 +2,7 @@
 
 use burn::module::{Flag, Module, Param, RunningState};
 use burn::tensor::{Device, Tensor};
-use kernels::conv_norm_activation::NormTensors;
+use kernels::ops::conv_norm_activation::NormTensors;
 
 /// `(x - mean) / sqrt(var + eps) * gamma + beta` per channel (arXiv:1502.03167).
 ///

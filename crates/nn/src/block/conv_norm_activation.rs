@@ -3,10 +3,10 @@
 use burn::module::Module;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor};
-use kernels::conv_norm_activation::{
-    Cache, Layer, conv_norm_activation, conv_norm_activation_inference,
+use kernels::ops::conv_norm_activation::{
+    Cache, ConvNormConfig, conv_norm_activation, conv_norm_activation_inference,
 };
-use kernels::separable::separable_norm_activation;
+use kernels::ops::separable::separable_norm_activation;
 
 use crate::activation::Activation;
 use crate::block::batch_norm::BatchNorm;
@@ -97,8 +97,8 @@ impl ConvNormActivation {
         self.kept(separable_norm_activation(x, weights, norm, options, layer))
     }
 
-    fn layer(&self, conv: ConvOptions<2>) -> Layer {
-        Layer { conv, epsilon: self.norm.epsilon(), activation: self.activation.kernel() }
+    fn layer(&self, conv: ConvOptions<2>) -> ConvNormConfig {
+        ConvNormConfig { conv, epsilon: self.norm.epsilon(), activation: self.activation.kernel() }
     }
 
     /// Blends the statistics of a training step into the running ones; the result.

@@ -9,7 +9,7 @@ use burn::module::{Module, Param};
 use burn::nn::Initializer;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor};
-use kernels::conv_norm_activation::convolution;
+use kernels::ops::conv_norm_activation::convolution;
 use serde::{Deserialize, Serialize};
 
 /// How the border is filled.
@@ -136,7 +136,7 @@ impl Conv {
         self.output * self.input / self.groups * self.kernel[0] * self.kernel[1]
     }
 
-    /// Multiply-adds for one picture of `size`.
+    /// Multiply-adds for one image of `size`.
     pub fn multiply_adds(&self, size: [usize; 2]) -> usize {
         let [height, width] = self.output_size(size);
         self.weights() * height * width

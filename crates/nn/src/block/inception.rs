@@ -3,14 +3,14 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use kernels::concat::concat;
-use kernels::fork::fork;
+use kernels::ops::branch::fork;
+use kernels::ops::concat::concat;
 
 use crate::activation::Activation;
 use crate::block::conv_norm_activation::{ConvNormActivation, Norm};
 use crate::block::convolution::{Conv, Convolution};
 use crate::block::pooling::Pool;
-use crate::blueprint::{Draft, pair};
+use crate::layer_spec::{LayerListBuilder, pair};
 
 /// A row of GoogLeNet's table 1: channels in, then `#1x1 | #3x3 reduce, #3x3 | #5x5 reduce, #5x5 | pool
 /// proj`.
@@ -58,9 +58,9 @@ impl Inception {
     }
 
     /// Draws the module's layers under torchvision's names.
-    pub fn draw(&self, draft: &mut Draft, name: &str, five: usize) {
+    pub fn draw(&self, draft: &mut LayerListBuilder, name: &str, five: usize) {
         let layers = self.convolutions(five);
-        let layer = |draft: &mut Draft, i: usize| {
+        let layer = |draft: &mut LayerListBuilder, i: usize| {
             let (branch, conv) = layers[i];
             let names = pair(&format!("{name}.{branch}"), "conv", "bn");
             draft.conv_norm(&names, conv, Activation::Relu);

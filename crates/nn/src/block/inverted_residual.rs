@@ -3,13 +3,13 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use kernels::fork::fork;
+use kernels::ops::branch::fork;
 
 use crate::activation::Activation;
 use crate::block::conv_norm_activation::{ConvNormActivation, Norm};
 use crate::block::convolution::{Conv, Padding};
 use crate::block::squeeze_excite::SqueezeExcite;
-use crate::blueprint::Draft;
+use crate::layer_spec::LayerListBuilder;
 
 /// One block, widths already scaled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +70,7 @@ impl Bottleneck {
     }
 
     /// Draws the block's layers in forward order.
-    pub fn draw(&self, draft: &mut Draft, keys: &BottleneckKeys) {
+    pub fn draw(&self, draft: &mut LayerListBuilder, keys: &BottleneckKeys) {
         if let Some(expand) = self.expand() {
             draft.conv_norm(&keys.expand, expand, self.activation);
         }

@@ -9,7 +9,7 @@ use burn::tensor::Tensor;
 /// `[b, in]` to `[b, out]`.
 pub(crate) fn through(layer: &Linear, x: Tensor<2>) -> Tensor<2> {
     match &layer.bias {
-        Some(bias) => kernels::linear::linear(x, layer.weight.val(), bias.val()),
+        Some(bias) => kernels::ops::linear::linear(x, layer.weight.val(), bias.val()),
         None => layer.forward(x),
     }
 }

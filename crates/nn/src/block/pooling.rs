@@ -3,8 +3,8 @@
 use burn::tensor::Tensor;
 use burn::tensor::module::avg_pool2d;
 use burn::tensor::ops::AvgPoolOptions;
-pub use kernels::pooling::global_mean;
-use kernels::pooling::{Window, max_pool, mean_pool};
+pub use kernels::ops::pooling::global_mean;
+use kernels::ops::pooling::{Window, max_pool, mean_pool};
 
 /// A square window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use kernels::squeeze_excite::squeeze_excite;
+use kernels::ops::squeeze_excite::squeeze_excite;
 
 use crate::block::convolution::{Conv, Convolution};
 

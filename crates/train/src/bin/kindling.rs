@@ -1,5 +1,9 @@
 //! The program: `kindling train|eval|predict|preprocess|models|inspect`.
 
+/// A training step asks for the same large blocks of memory again and again.
+#[global_allocator]
+static ALLOCATOR: kernels::allocator::Recycler = kernels::allocator::Recycler::new();
+
 fn main() -> std::process::ExitCode {
-    train::command::main(std::env::args_os().collect())
+    train::cli::main(std::env::args_os().collect())
 }

@@ -1,7 +1,11 @@
 //! `train ...` is `kindling train ...`.
 
+/// A training step asks for the same large blocks of memory again and again.
+#[global_allocator]
+static ALLOCATOR: kernels::allocator::Recycler = kernels::allocator::Recycler::new();
+
 fn main() -> std::process::ExitCode {
     let mut words: Vec<_> = std::env::args_os().collect();
     words.insert(1.min(words.len()), "train".into());
-    train::command::main(words)
+    train::cli::main(words)
 }

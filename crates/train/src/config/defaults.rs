@@ -2,11 +2,11 @@
 
 use nn::block::convolution::Padding;
 
-use crate::augment::erase::Fill;
-use crate::evaluate::EvalMetric;
-use crate::gradients::ClipMode;
-use crate::guard::NanAction;
-use crate::journal::LogFormat;
+use crate::learner::evaluate::EvalMetric;
+use crate::learner::nan_guard::NanAction;
+use crate::optimizers::gradients::ClipMode;
+use crate::run::logger::LogFormat;
+use transforms::augment::erase::Fill;
 
 pub(super) fn one() -> u64 {
     1

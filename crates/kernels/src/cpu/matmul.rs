@@ -1,0 +1,598 @@
+//! Matrix products of a tall matrix, its rows the places of a map and its columns the channels: what a
+//! pointwise convolution is on channels-last data.
+//!
+//! [`product`] `[m, k] x [k, n]` serves the forward pass and the input gradient, with the weights packed once
+//! per call and the rows read where they lie; [`weight_gradient`] `[m, n]^T x [m, k]` sums over the rows.
+
+#![expect(
+    clippy::inline_always,
+    reason = "a body must become part of each instruction set's function"
+)]
+
+use std::mem::MaybeUninit;
+
+use rayon::prelude::*;
+
+use crate::allocator;
+use crate::cpu::activation::Activation;
+use crate::isa::Isa;
+use crate::simd::{Kernel, Simd, unrolled};
+
+/// Values of the tall matrix that a tile of rows may have: a share of the second-level cache.
+const TILE: usize = 48 * 1024;
+/// Rows of a tile at most, and at least where there are as many.
+const TILE_ROWS: (usize, usize) = (48, 512);
+/// Values of a block of the packed matrix that are used for all rows of a tile before the next ones: they stay in the
+/// first-level cache.
+const PART: usize = 7 * 1024;
+/// Multiply-adds below which a second thread costs more than it brings.
+pub(crate) const WORTH_A_THREAD: usize = 1 << 16;
+
+/// What happens to a value of a product on its way to memory: `activation(value + bias) + skip`.
+#[derive(Clone, Copy)]
+pub struct Epilogue<'a> {
+    /// One for every column.
+    pub bias: Option<&'a [f32]>,
+    /// After the bias.
+    pub activation: Activation,
+    /// Added last; as large as the output.
+    pub skip: Option<&'a [f32]>,
+}
+
+impl Epilogue<'_> {
+    /// Nothing.
+    pub const NONE: Epilogue<'static> =
+        Epilogue { bias: None, activation: Activation::Linear, skip: None };
+}
+
+/// A matrix `[depth, columns]` in the order in which [`product`] reads it: blocks of one to four vectors of
+/// columns, the last vector padded with zeros.
+#[derive(Clone, Debug)]
+pub struct PackedWeights {
+    values: Vec<f32>,
+    /// Rows.
+    pub depth: usize,
+    /// Columns.
+    pub columns: usize,
+    isa: Isa,
+    /// Vectors of each block.
+    blocks: Vec<usize>,
+}
+
+/// `x [k] w [k, n] + bias` for a vector x: every row of the weights is read once, where it lies. Columns in parallel.
+pub fn vector_times(isa: Isa, x: &[f32], w: &[f32], bias: &[f32]) -> Vec<f32> {
+    let (k, n) = (x.len(), bias.len());
+    assert_eq!(w.len(), n * k, "rows of so many values");
+    let mut out = bias.to_vec();
+    let share = if n * k < WORTH_A_THREAD { n } else { n.div_ceil(rayon::current_num_threads()) };
+    let columns = share.next_multiple_of(64);
+    out.par_chunks_mut(columns).enumerate().for_each(|(i, out)| {
+        let (first, count, out) = (i * columns, out.len(), out.as_mut_ptr());
+        isa.run(Columns { x, w, first, n, count, out });
+    });
+    out
+}
+
+/// Rows of the weights that are read side by side, so that a sum is loaded and stored once for all of them.
+const ROWS_AT_ONCE: usize = 8;
+
+struct Columns<'a> {
+    x: &'a [f32],
+    w: &'a [f32],
+    first: usize,
+    n: usize,
+    count: usize,
+    out: *mut f32,
+}
+
+impl Kernel for Columns<'_> {
+    type Output = ();
+
+    /// Along the rows: memory is read in long runs, the sums stay in the first-level cache.
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        for (group, x) in self.x.chunks(ROWS_AT_ONCE).enumerate() {
+            // SAFETY: the columns lie in the rows.
+            unsafe {
+                let w = self.w.as_ptr().add(group * ROWS_AT_ONCE * self.n + self.first);
+                if x.len() < ROWS_AT_ONCE {
+                    for (row, x) in x.iter().enumerate() {
+                        self.add::<S, 1>(w.add(row * self.n), std::slice::from_ref(x));
+                    }
+                } else {
+                    self.add::<S, ROWS_AT_ONCE>(w, x);
+                }
+            }
+        }
+    }
+}
+
+impl Columns<'_> {
+    /// Adds `ROWS` rows from `w` on, each times its x.
+    #[inline(always)]
+    unsafe fn add<S: Simd, const ROWS: usize>(&self, w: *const f32, x: &[f32]) {
+        let (out, count) = (self.out, self.count);
+        // SAFETY: the caller's.
+        unsafe {
+            let mut left = [S::zero(); ROWS];
+            unrolled!(r < ROWS => { left[r] = S::splat(x[r]); });
+            let mut at = 0;
+            while at + S::LANES <= count {
+                let mut sum = S::load(out.add(at));
+                unrolled!(r < ROWS => {
+                    sum = S::fma(left[r], S::load(w.add(r * self.n + at)), sum);
+                });
+                S::store(out.add(at), sum);
+                at += S::LANES;
+            }
+            if at < count {
+                let own = count - at;
+                let mut sum = S::load_part(out.add(at), own);
+                unrolled!(r < ROWS => {
+                    sum = S::fma(left[r], S::load_part(w.add(r * self.n + at), own), sum);
+                });
+                S::store_part(out.add(at), own, sum);
+            }
+        }
+    }
+}
+
+/// `w [n, k] x` for a vector `x [k]`: every row of the weights is read once, where it lies.
+pub fn times_vector(isa: Isa, w: &[f32], x: &[f32]) -> Vec<f32> {
+    let k = x.len();
+    let n = w.len() / k;
+    assert_eq!(w.len(), n * k, "rows of so many values");
+    let mut out = vec![0.0; n];
+    let rows = if n * k < WORTH_A_THREAD { n } else { n.div_ceil(rayon::current_num_threads()) };
+    out.par_chunks_mut(rows.max(1)).enumerate().for_each(|(i, out)| {
+        let w = &w[i * rows * k..][..out.len() * k];
+        isa.run(Dots { w, x, out });
+    });
+    out
+}
+
+struct Dots<'a> {
+    w: &'a [f32],
+    x: &'a [f32],
+    out: &'a mut [f32],
+}
+
+impl Kernel for Dots<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let k = self.x.len();
+        for (row, out) in self.out.iter_mut().enumerate() {
+            let mut parts = [0.0; 16];
+            // SAFETY: the places lie in the row; `parts` holds a vector of every set.
+            unsafe {
+                let w = self.w.as_ptr().add(row * k);
+                let mut sums = [S::zero(); 4];
+                let (x, mut at) = (self.x.as_ptr(), 0);
+                while at + 4 * S::LANES <= k {
+                    unrolled!(i < 4 => {
+                        let place = at + i * S::LANES;
+                        sums[i] = S::fma(S::load(w.add(place)), S::load(x.add(place)), sums[i]);
+                    });
+                    at += 4 * S::LANES;
+                }
+                while at < k {
+                    let own = (k - at).min(S::LANES);
+                    let (w, x) = (S::load_some(w.add(at), own), S::load_some(x.add(at), own));
+                    sums[0] = S::fma(w, x, sums[0]);
+                    at += S::LANES;
+                }
+                let sum = S::add(S::add(sums[0], sums[1]), S::add(sums[2], sums[3]));
+                S::store(parts.as_mut_ptr(), sum);
+            }
+            *out = parts.iter().sum();
+        }
+    }
+}
+
+/// Splits so many vectors into blocks of nearly equal width.
+fn blocks(vectors: usize, isa: Isa) -> Vec<usize> {
+    let most = if many_registers(isa) { 4 } else { 3 };
+    let count = vectors.div_ceil(most);
+    (0..count).map(|i| vectors * (i + 1) / count - vectors * i / count).collect()
+}
+
+/// The first column and the columns of each block of [`PackedWeights::new`].
+pub(crate) fn column_blocks(columns: usize, isa: Isa) -> Vec<(usize, usize)> {
+    let across = blocks(columns.div_ceil(isa.lanes()), isa).into_iter().map(|v| v * isa.lanes());
+    let first =
+        across.scan(0, |next, across| Some((std::mem::replace(next, *next + across), across)));
+    first.map(|(first, across)| (first, across.min(columns - first))).collect()
+}
+
+fn many_registers(isa: Isa) -> bool {
+    matches!(isa, Isa::Avx512 | Isa::Neon)
+}
+
+impl PackedWeights {
+    /// Whose vectors the blocks are.
+    pub(crate) fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// All values, block by block.
+    pub(crate) fn values(&self) -> &[f32] {
+        &self.values
+    }
+
+    /// Vectors of each block.
+    pub(crate) fn blocks(&self) -> &[usize] {
+        &self.blocks
+    }
+
+    /// Packs the matrix whose element `(row, column)` is `values[row * strides[0] + column * strides[1]]`,
+    /// times `scale[column]`.
+    pub fn new(
+        isa: Isa,
+        values: &[f32],
+        [depth, columns]: [usize; 2],
+        strides: [usize; 2],
+        scale: Option<&[f32]>,
+    ) -> Self {
+        let lanes = isa.lanes();
+        let blocks = blocks(columns.div_ceil(lanes), isa);
+        let width = columns.next_multiple_of(lanes);
+        let mut packed = vec![0.0; depth * width];
+        let (mut at, mut first) = (0, 0);
+        for &vectors in &blocks {
+            let (across, own) = (vectors * lanes, (columns - first).min(vectors * lanes));
+            let block = &mut packed[at..at + depth * across];
+            if strides[1] == 1 {
+                for (row, to) in block.chunks_exact_mut(across).enumerate() {
+                    to[..own].copy_from_slice(&values[row * strides[0] + first..][..own]);
+                }
+            } else {
+                // Column by column: the source's runs are long, the target's lines stay in the cache.
+                for column in 0..own {
+                    let from = &values[(first + column) * strides[1]..];
+                    for row in 0..depth {
+                        block[row * across + column] = from[row * strides[0]];
+                    }
+                }
+            }
+            if let Some(scale) = scale {
+                for to in block.chunks_exact_mut(across) {
+                    to.iter_mut().zip(&scale[first..first + own]).for_each(|(to, by)| *to *= by);
+                }
+            }
+            (at, first) = (at + depth * across, first + across);
+        }
+        Self { values: packed, depth, columns, isa, blocks }
+    }
+}
+
+/// Rows of a tile for matrices whose rows have so many values together.
+pub(crate) fn tile_rows(values: usize) -> usize {
+    (TILE / values.max(1)).clamp(TILE_ROWS.0, TILE_ROWS.1)
+}
+
+/// Rows of a tile so that every thread has a few.
+pub(crate) fn shared_rows(rows: usize, values: usize, work: usize) -> usize {
+    let threads = rayon::current_num_threads();
+    if work < WORTH_A_THREAD || threads == 1 {
+        return rows.max(1);
+    }
+    // Few rows are shared out evenly, in as few tiles as fit the cache; many in blocks that the microkernels fill.
+    let (share, most) = (rows.div_ceil(threads), tile_rows(values));
+    if share < 240 {
+        return share.div_ceil(share.div_ceil(most).max(1)).max(1);
+    }
+    most.min(share.next_multiple_of(24))
+}
+
+/// `a [m, depth] x b [depth, columns]`, finished, rows in parallel. The bits do not depend on the number of
+/// threads.
+pub fn product(a: &[f32], b: &PackedWeights, finish: Epilogue<'_>) -> Vec<f32> {
+    let rows = a.len() / b.depth;
+    let tile = shared_rows(rows, b.depth, a.len() * b.columns);
+    // SAFETY: every tile writes all of its rows.
+    unsafe {
+        allocator::written(rows * b.columns, |out| {
+            out.par_chunks_mut(tile * b.columns).enumerate().for_each(|(i, out)| {
+                let rows = out.len() / b.columns;
+                let first = i * tile;
+                let a = &a[first * b.depth..][..rows * b.depth];
+                let skip = finish.skip.map(|skip| &skip[first * b.columns..][..out.len()]);
+                tile_product(a, b, Epilogue { skip, ..finish }, out);
+            });
+        })
+    }
+}
+
+/// [`product`] of one tile, by the calling thread.
+pub(crate) fn tile_product(
+    a: &[f32],
+    b: &PackedWeights,
+    finish: Epilogue<'_>,
+    out: &mut [MaybeUninit<f32>],
+) {
+    let rows = out.len() / b.columns;
+    assert_eq!(a.len(), rows * b.depth, "values of so many rows");
+    if rows > 0 {
+        b.isa.run(Tile { a, b, rows, finish, out: out.as_mut_ptr().cast() });
+    }
+}
+
+struct Tile<'a> {
+    a: &'a [f32],
+    b: &'a PackedWeights,
+    rows: usize,
+    finish: Epilogue<'a>,
+    out: *mut f32,
+}
+
+impl Kernel for Tile<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let mut block = self.b.values.as_ptr();
+        let mut column = 0;
+        for &vectors in &self.b.blocks {
+            // SAFETY: the blocks lie one behind the other; the rest is the caller's.
+            unsafe {
+                match (S::REGISTERS >= 32, vectors) {
+                    (true, 1) => self.columns::<S, 14, 5, 1>(block, column),
+                    (true, 2) => self.columns::<S, 12, 4, 2>(block, column),
+                    (true, 3) => self.columns::<S, 8, 3, 3>(block, column),
+                    (true, _) => self.columns::<S, 6, 2, 4>(block, column),
+                    (false, 1) => self.columns::<S, 8, 3, 1>(block, column),
+                    (false, 2) => self.columns::<S, 6, 2, 2>(block, column),
+                    (false, _) => self.columns::<S, 4, 2, 3>(block, column),
+                }
+                block = block.add(self.b.depth * vectors * S::LANES);
+            }
+            column += vectors * S::LANES;
+        }
+    }
+}
+
+impl Tile<'_> {
+    /// All rows of one block of columns, `ROWS` at a time; few that are left over, `LEFT` at a time. A deep block is
+    /// taken in parts that stay in the first-level cache from row to row.
+    #[inline(always)]
+    unsafe fn columns<S: Simd, const ROWS: usize, const LEFT: usize, const VECTORS: usize>(
+        &self,
+        block: *const f32,
+        column: usize,
+    ) {
+        let depth = self.b.depth;
+        let parts = (depth * VECTORS * S::LANES).div_ceil(PART).min(depth).max(1);
+        for part in 0..parts {
+            let ks = (depth * part / parts, depth * (part + 1) / parts);
+            let mut row = 0;
+            // SAFETY: the rows lie in the tile.
+            unsafe {
+                let block = block.add(ks.0 * VECTORS * S::LANES);
+                while row + LEFT < self.rows {
+                    let count = (self.rows - row).min(ROWS);
+                    self.micro::<S, ROWS, VECTORS>(block, ks, row, count, column);
+                    row += ROWS;
+                }
+                while row < self.rows {
+                    let count = (self.rows - row).min(LEFT);
+                    self.micro::<S, LEFT, VECTORS>(block, ks, row, count, column);
+                    row += LEFT;
+                }
+            }
+        }
+    }
+
+    /// `ROWS` rows (of which `count` exist) times the rows `ks` of one block, added to what the rows before gave.
+    #[inline(always)]
+    unsafe fn micro<S: Simd, const ROWS: usize, const VECTORS: usize>(
+        &self,
+        block: *const f32,
+        ks: (usize, usize),
+        row: usize,
+        count: usize,
+        column: usize,
+    ) {
+        // SAFETY: rows that do not exist are read as the last that does; vectors that reach past the
+        // columns are read from the padded block and written in part.
+        unsafe {
+            let (depth, columns) = (self.b.depth, self.b.columns);
+            let a: [*const f32; ROWS] =
+                std::array::from_fn(|r| self.a.as_ptr().add((row + r.min(count - 1)) * depth));
+            let mut sums = [[S::zero(); VECTORS]; ROWS];
+            let place = |r: usize, v: usize| {
+                let at = column + v * S::LANES;
+                (self.out.add((row + r) * columns + at), (columns - at).min(S::LANES))
+            };
+            if ks.0 > 0 {
+                unrolled!(r < ROWS => {
+                    if r < count {
+                        unrolled!(v < VECTORS => {
+                            let (place, own) = place(r, v);
+                            sums[r][v] = S::load_some(place, own);
+                        });
+                    }
+                });
+            }
+            let mut b = block;
+            for k in ks.0..ks.1 {
+                let mut right = [S::zero(); VECTORS];
+                unrolled!(v < VECTORS => { right[v] = S::load(b.add(v * S::LANES)); });
+                unrolled!(r < ROWS => {
+                    let left = S::splat(*a[r].add(k));
+                    unrolled!(v < VECTORS => { sums[r][v] = S::fma(left, right[v], sums[r][v]); });
+                });
+                b = b.add(VECTORS * S::LANES);
+            }
+            if ks.1 < depth {
+                unrolled!(r < ROWS => {
+                    if r < count {
+                        unrolled!(v < VECTORS => {
+                            let (place, own) = place(r, v);
+                            S::store_some(place, own, sums[r][v]);
+                        });
+                    }
+                });
+                return;
+            }
+            unrolled!(v < VECTORS => {
+                let at = column + v * S::LANES;
+                let own = (columns - at).min(S::LANES);
+                let bias = match self.finish.bias {
+                    Some(bias) => S::load_some(bias.as_ptr().add(at), own),
+                    None => S::zero(),
+                };
+                unrolled!(r < ROWS => {
+                    if r < count {
+                        let place = (row + r) * columns + at;
+                        let mut value = self.finish.activation.apply::<S>(S::add(sums[r][v], bias));
+                        if let Some(skip) = self.finish.skip {
+                            value = S::add(value, S::load_some(skip.as_ptr().add(place), own));
+                        }
+                        S::store_some(self.out.add(place), own, value);
+                    }
+                });
+            });
+        }
+    }
+}
+
+/// `dy [m, n]^T x x [m, k]`, the gradient `[n, k]` of a pointwise convolution's weights.
+///
+/// Rows in as many chunks as there are threads, each with its own sums, added in order: the bits depend on
+/// the number of threads and on nothing else.
+pub fn weight_gradient(isa: Isa, dy: &[f32], x: &[f32], n: usize, k: usize) -> Vec<f32> {
+    let rows = dy.len() / n;
+    assert_eq!([dy.len(), x.len()], [rows * n, rows * k], "values of so many rows");
+    let threads = rayon::current_num_threads();
+    let parts = if rows * n * k < WORTH_A_THREAD { 1 } else { threads.min(rows.div_ceil(64)) };
+    let chunk = rows.div_ceil(parts.max(1)).max(1);
+    let sums = |part: usize| {
+        let from = (part * chunk).min(rows);
+        let to = (from + chunk).min(rows);
+        let mut dw = vec![0.0; n * k];
+        let tile = tile_rows(n + k);
+        for first in (from..to).step_by(tile) {
+            let last = (first + tile).min(to);
+            add_outer(isa, &dy[first * n..last * n], &x[first * k..last * k], n, k, &mut dw);
+        }
+        dw
+    };
+    let mut parts: Vec<Vec<f32>> =
+        (0..parts.max(1)).into_par_iter().with_max_len(1).map(sums).collect();
+    let mut total = parts.swap_remove(0);
+    // swap_remove put the last part in front; the order is fixed all the same.
+    for part in parts {
+        total.iter_mut().zip(&part).for_each(|(sum, value)| *sum += value);
+    }
+    total
+}
+
+/// Adds `dy [m, n]^T x x [m, k]` to `dw [n, k]`, by the calling thread.
+pub(crate) fn add_outer(isa: Isa, dy: &[f32], x: &[f32], n: usize, k: usize, dw: &mut [f32]) {
+    let rows = dy.len() / n;
+    assert_eq!([dy.len(), x.len(), dw.len()], [rows * n, rows * k, n * k], "values");
+    if rows > 0 {
+        isa.run(Outer { dy, x, rows, n, k, dw: dw.as_mut_ptr() });
+    }
+}
+
+struct Outer<'a> {
+    dy: &'a [f32],
+    x: &'a [f32],
+    rows: usize,
+    n: usize,
+    k: usize,
+    dw: *mut f32,
+}
+
+impl Kernel for Outer<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let vectors = self.k.div_ceil(S::LANES);
+        let most = if S::REGISTERS >= 32 { 4 } else { 3 };
+        let count = vectors.div_ceil(most);
+        for i in 0..count {
+            let (from, to) = (vectors * i / count, vectors * (i + 1) / count);
+            let column = from * S::LANES;
+            // SAFETY: the columns lie in the matrix.
+            unsafe {
+                match (S::REGISTERS >= 32, to - from) {
+                    (true, 1) => self.columns::<S, 14, 1>(column),
+                    (true, 2) => self.columns::<S, 12, 2>(column),
+                    (true, 3) => self.columns::<S, 8, 3>(column),
+                    (true, _) => self.columns::<S, 6, 4>(column),
+                    (false, 1) => self.columns::<S, 8, 1>(column),
+                    (false, 2) => self.columns::<S, 6, 2>(column),
+                    (false, _) => self.columns::<S, 4, 3>(column),
+                }
+            }
+        }
+    }
+}
+
+impl Outer<'_> {
+    #[inline(always)]
+    unsafe fn columns<S: Simd, const ROWS: usize, const VECTORS: usize>(&self, column: usize) {
+        let whole = column + VECTORS * S::LANES <= self.k;
+        let mut first = 0;
+        while first < self.n {
+            let count = (self.n - first).min(ROWS);
+            // SAFETY: the caller's.
+            unsafe {
+                if whole {
+                    self.micro::<S, ROWS, VECTORS, true>(first, count, column);
+                } else {
+                    self.micro::<S, ROWS, VECTORS, false>(first, count, column);
+                }
+            }
+            first += ROWS;
+        }
+    }
+
+    /// `ROWS` rows of the result (of which `count` exist) and `VECTORS` vectors of its columns; the last
+    /// vector is read and written in part unless `WHOLE`.
+    #[inline(always)]
+    unsafe fn micro<S: Simd, const ROWS: usize, const VECTORS: usize, const WHOLE: bool>(
+        &self,
+        first: usize,
+        count: usize,
+        column: usize,
+    ) {
+        // SAFETY: rows of the result that do not exist are summed as the last that does and not written.
+        unsafe {
+            let own = (self.k - column - (VECTORS - 1) * S::LANES).min(S::LANES);
+            let places: [usize; ROWS] = std::array::from_fn(|r| first + r.min(count - 1));
+            let mut sums = [[S::zero(); VECTORS]; ROWS];
+            let (mut dy, mut x) = (self.dy.as_ptr(), self.x.as_ptr().add(column));
+            for _ in 0..self.rows {
+                let mut right = [S::zero(); VECTORS];
+                unrolled!(v < VECTORS => {
+                    right[v] = if WHOLE || v + 1 < VECTORS {
+                        S::load(x.add(v * S::LANES))
+                    } else {
+                        S::load_some(x.add(v * S::LANES), own)
+                    };
+                });
+                unrolled!(r < ROWS => {
+                    let left = S::splat(*dy.add(places[r]));
+                    unrolled!(v < VECTORS => { sums[r][v] = S::fma(left, right[v], sums[r][v]); });
+                });
+                dy = dy.add(self.n);
+                x = x.add(self.k);
+            }
+            unrolled!(r < ROWS => {
+                if r < count {
+                    unrolled!(v < VECTORS => {
+                        let to = self.dw.add((first + r) * self.k + column + v * S::LANES);
+                        let own = if v + 1 < VECTORS { S::LANES } else { own };
+                        S::store_some(to, own, S::add(S::load_some(to, own), sums[r][v]));
+                    });
+                }
+            });
+        }
+    }
+}

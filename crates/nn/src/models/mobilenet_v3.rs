@@ -1,0 +1,317 @@
+//! MobileNetV3 (Howard et al., arXiv:1905.02244): bneck blocks with squeeze-excite and h-swish, found
+//! by search, with a redesigned head.
+//!
+//! Departures from the paper, all as in torchvision: squeeze-excite's first activation and `RE` are
+//! plain ReLU; Small has no squeeze-excite on its last 1x1 convolution, which table 2 ticks.
+//!
+//! Two rules for the width multiplier. torchvision scales every width, the head's too; the paper's
+//! .75 rows (4.0 M and 2.0 M parameters) follow timm's: the expansion is a ratio of the rounded input,
+//! the head stays at 1280 or 1024, and below .75 the first convolution stays at 16.
+
+use burn::module::Module;
+use burn::nn::{Initializer, Linear, LinearConfig};
+use burn::tensor::{Device, Tensor};
+
+use crate::activation::Activation;
+use crate::activation::Activation::{HardSwish as Hs, Relu as Re};
+use crate::block::conv_norm_activation::ConvNormActivation;
+use crate::block::convolution::Conv;
+use crate::block::dropout::drop_out;
+use crate::block::inverted_residual::{Bottleneck, BottleneckKeys, InvertedResidual, along};
+use crate::block::linear::through;
+use crate::channels::make_divisible;
+use crate::layer_spec::{Init, LayerListBuilder, LayerSpec, LinearSpec, Naming, pair};
+use crate::models::mobilenet_v2::timm_keys;
+use crate::network::{NetworkConfig, Scaling, at_sixteenth};
+
+/// A `bneck` row: input (side, channels), kernel, expanded width, #out, SE, NL, s.
+#[derive(Clone, Copy)]
+struct Bneck {
+    input: (usize, usize),
+    kernel: usize,
+    expanded: usize,
+    out: usize,
+    se: bool,
+    activation: Activation,
+    stride: usize,
+}
+
+const SE: bool = true;
+const NO: bool = false;
+
+const fn bneck(
+    input: (usize, usize),
+    kernel: usize,
+    expanded: usize,
+    out: usize,
+    se: bool,
+    activation: Activation,
+    stride: usize,
+) -> Bneck {
+    Bneck { input, kernel, expanded, out, se, activation, stride }
+}
+
+/// Table 1: MobileNetV3-Large, columns and numbers as printed.
+#[rustfmt::skip]
+const LARGE: [Bneck; 15] = [
+    //     input      k  exp  out  SE  NL  s
+    bneck((112,  16), 3,  16,  16, NO, Re, 1),
+    bneck((112,  16), 3,  64,  24, NO, Re, 2),
+    bneck(( 56,  24), 3,  72,  24, NO, Re, 1),
+    bneck(( 56,  24), 5,  72,  40, SE, Re, 2),
+    bneck(( 28,  40), 5, 120,  40, SE, Re, 1),
+    bneck(( 28,  40), 5, 120,  40, SE, Re, 1),
+    bneck(( 28,  40), 3, 240,  80, NO, Hs, 2),
+    bneck(( 14,  80), 3, 200,  80, NO, Hs, 1),
+    bneck(( 14,  80), 3, 184,  80, NO, Hs, 1),
+    bneck(( 14,  80), 3, 184,  80, NO, Hs, 1),
+    bneck(( 14,  80), 3, 480, 112, SE, Hs, 1),
+    bneck(( 14, 112), 3, 672, 112, SE, Hs, 1),
+    bneck(( 14, 112), 5, 672, 160, SE, Hs, 2),
+    bneck((  7, 160), 5, 960, 160, SE, Hs, 1),
+    bneck((  7, 160), 5, 960, 160, SE, Hs, 1),
+];
+
+/// Table 2: MobileNetV3-Small.
+#[rustfmt::skip]
+const SMALL: [Bneck; 11] = [
+    //     input      k  exp  out  SE  NL  s
+    bneck((112,  16), 3,  16,  16, SE, Re, 2),
+    bneck(( 56,  16), 3,  72,  24, NO, Re, 2),
+    bneck(( 28,  24), 3,  88,  24, NO, Re, 1),
+    bneck(( 28,  24), 5,  96,  40, SE, Hs, 2),
+    bneck(( 14,  40), 5, 240,  40, SE, Hs, 1),
+    bneck(( 14,  40), 5, 240,  40, SE, Hs, 1),
+    bneck(( 14,  40), 5, 120,  48, SE, Hs, 1),
+    bneck(( 14,  48), 5, 144,  48, SE, Hs, 1),
+    bneck(( 14,  48), 5, 288,  96, SE, Hs, 2),
+    bneck((  7,  96), 5, 576,  96, SE, Hs, 1),
+    bneck((  7,  96), 5, 576,  96, SE, Hs, 1),
+];
+
+const fn chains(rows: &[Bneck]) -> bool {
+    let mut i = 1;
+    while i < rows.len() {
+        let before = rows[i - 1];
+        let side = before.input.0 / before.stride;
+        if rows[i].input.0 != side || rows[i].input.1 != before.out {
+            return false;
+        }
+        i += 1;
+    }
+    true
+}
+
+const _: () = assert!(chains(&LARGE), "table 1: a row's input is not the previous row's output");
+const _: () = assert!(chains(&SMALL), "table 2: a row's input is not the previous row's output");
+
+/// Which of the two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Size {
+    /// Table 1.
+    Large,
+    /// Table 2.
+    Small,
+}
+
+/// The last stage: the rows from the last stride 2 on, which the variants change.
+const LAST_STAGE: usize = 3;
+
+/// A table under the configuration: all that the layers need.
+struct Table {
+    stem: Conv,
+    blocks: Vec<Bottleneck>,
+    last: Conv,
+    hidden: usize,
+    /// After the first and the last convolution and the hidden layer.
+    activation: Activation,
+    /// timm's stage of each block.
+    stages: Vec<usize>,
+}
+
+impl Table {
+    fn new(size: Size, config: &NetworkConfig) -> Self {
+        let (rows, hidden): (&[Bneck], usize) = match size {
+            Size::Large => (&LARGE, 1280),
+            Size::Small => (&SMALL, 1024),
+        };
+        let scale = |channels: usize| make_divisible(channels as f64 * config.width);
+        let paper = config.scaling == Scaling::Paper;
+        let first = if paper && config.width < 0.75 { 16 } else { scale(16) };
+        let (mut input, mut table_input) = (first, 16);
+        let (mut blocks, mut stages) = (Vec::new(), Vec::new());
+        for (i, row) in rows.iter().enumerate() {
+            let late = i + LAST_STAGE >= rows.len();
+            // torchvision's `reduced_tail` and `dilated` touch the last stage only.
+            let halve = |channels: usize| channels / (1 + usize::from(config.reduced_tail && late));
+            let narrow = |channels: usize| match i + LAST_STAGE == rows.len() {
+                true => channels, // the first row of the stage expands what comes before it
+                false => halve(channels),
+            };
+            let expanded = match paper {
+                true => make_divisible(input as f64 * row.expanded as f64 / table_input as f64),
+                false => scale(narrow(row.expanded)),
+            };
+            let output = scale(halve(row.out));
+            let dilated = config.dilated && late;
+            blocks.push(Bottleneck {
+                input,
+                kernel: if config.minimal { 3 } else { row.kernel },
+                expanded,
+                output,
+                squeezed: (row.se && !config.minimal)
+                    .then(|| make_divisible((expanded / 4) as f64)),
+                activation: if config.minimal { Re } else { row.activation },
+                stride: if dilated { 1 } else { row.stride },
+                dilation: if dilated { 2 } else { 1 },
+                padding: config.padding,
+            });
+            let before = stages.last().copied().unwrap_or(0);
+            stages.push(before + usize::from(i > 0 && rows[i - 1].out != row.out));
+            (input, table_input) = (output, row.out);
+        }
+        let stem = Conv::standard(3, first, 3, 2).with_padding(config.padding);
+        let hidden = hidden / (1 + usize::from(config.reduced_tail));
+        let last = match paper {
+            true => scale(6 * rows[rows.len() - 1].out),
+            false => 6 * input,
+        };
+        Self {
+            stem,
+            blocks,
+            last: Conv::pointwise(input, last),
+            hidden: if paper { hidden } else { scale(hidden) },
+            activation: if config.minimal { Re } else { Hs },
+            stages,
+        }
+    }
+}
+
+/// The layers for images of `size`.
+pub(crate) fn layers(
+    which: Size,
+    config: &NetworkConfig,
+    size: [usize; 2],
+    naming: Naming,
+) -> Vec<LayerSpec> {
+    let table = Table::new(which, config);
+    let timm = naming == Naming::Timm;
+    let mut draft = LayerListBuilder::new(size[0], size[1], Init::FanOut);
+    let first = match timm {
+        true => ["conv_stem".to_owned(), "bn1".to_owned()],
+        false => pair("features.0", "0", "1"),
+    };
+    draft.conv_norm(&first, table.stem, table.activation);
+    for (i, block) in table.blocks.iter().enumerate() {
+        let repeat = table.stages[..i].iter().filter(|s| **s == table.stages[i]).count();
+        let keys = match timm {
+            true => timm_keys(&format!("blocks.{}.{repeat}", table.stages[i]), block),
+            false => torchvision_keys(&format!("features.{}.block", i + 1), block),
+        };
+        block.draw(&mut draft, &keys);
+    }
+    let last = match timm {
+        true => {
+            let stage = table.stages.last().copied().unwrap_or(0) + 1;
+            pair(&format!("blocks.{stage}.0"), "conv", "bn1")
+        }
+        false => pair(&format!("features.{}", table.blocks.len() + 1), "0", "1"),
+    };
+    draft.conv_norm(&last, table.last, table.activation);
+    draft.adaptive_mean("pool", 1);
+    let (deviation, zero) = (0.01, Init::Constant(0.0));
+    draft.linear(LinearSpec {
+        name: if timm { "conv_head" } else { "classifier.0" },
+        output: table.hidden,
+        activation: table.activation,
+        weights: Init::Normal { deviation },
+        bias: zero,
+        pointwise: timm,
+    });
+    draft.linear(LinearSpec {
+        name: if timm { "classifier" } else { "classifier.3" },
+        output: config.num_classes,
+        activation: Activation::Linear,
+        weights: Init::Normal { deviation },
+        bias: zero,
+        pointwise: false,
+    });
+    draft.finish()
+}
+
+/// torchvision numbers what there is: expansion, depthwise, squeeze-excite, projection.
+fn torchvision_keys(prefix: &str, block: &Bottleneck) -> BottleneckKeys {
+    let place = |number: usize| pair(&format!("{prefix}.{number}"), "0", "1");
+    let depthwise = usize::from(block.expand().is_some());
+    let gate = depthwise + 1;
+    BottleneckKeys {
+        expand: place(0),
+        depthwise: place(depthwise),
+        gate: pair(&format!("{prefix}.{gate}"), "fc1", "fc2"),
+        project: place(gate + usize::from(block.squeezed.is_some())),
+    }
+}
+
+/// MobileNetV3-Large or -Small; fields in forward order, which is torchvision's.
+#[derive(Module, Debug)]
+pub struct MobileNetV3 {
+    stem: ConvNormActivation,
+    blocks: Vec<InvertedResidual>,
+    last: ConvNormActivation,
+    hidden: Linear,
+    classifier: Linear,
+    dropout: f64,
+    #[module(skip)]
+    activation: Activation,
+}
+
+impl MobileNetV3 {
+    /// Builds the network; weights are zero until [`crate::init::fill`].
+    pub fn new(size: Size, config: &NetworkConfig, device: &Device) -> Self {
+        let (table, norm) = (Table::new(size, config), config.norm());
+        let linear = |input, output| {
+            LinearConfig::new(input, output).with_initializer(Initializer::Zeros).init(device)
+        };
+        let layer = |conv| ConvNormActivation::new(conv, norm, table.activation, device);
+        Self {
+            stem: layer(table.stem),
+            blocks: table.blocks.iter().map(|b| InvertedResidual::new(b, norm, device)).collect(),
+            last: layer(table.last),
+            hidden: linear(table.last.output, table.hidden),
+            classifier: linear(table.hidden, config.num_classes),
+            dropout: config.dropout,
+            activation: table.activation,
+        }
+    }
+
+    /// `[b, 3, h, w]` to the first map at 1/16; `tap` is shown the last map of every stride.
+    pub(crate) fn large_maps(
+        &self,
+        images: Tensor<4>,
+        tap: &mut dyn FnMut(&Tensor<4>),
+    ) -> Tensor<4> {
+        let x = self.stem.forward(images); // [b, 16, h/2, w/2]
+        let cut = at_sixteenth(self.blocks.iter().map(InvertedResidual::stride));
+        along(&self.blocks[..cut], x, tap)
+    }
+
+    /// To `[b, 960, h/32, w/32]` (Small: 576).
+    pub(crate) fn small_maps(&self, x: Tensor<4>, tap: &mut dyn FnMut(&Tensor<4>)) -> Tensor<4> {
+        let cut = at_sixteenth(self.blocks.iter().map(InvertedResidual::stride));
+        let x = self.last.forward(along(&self.blocks[cut..], x, tap));
+        tap(&x);
+        x
+    }
+
+    /// The mean map `[b, 960]` to logits; no dropout without a seed.
+    pub(crate) fn head(&self, x: Tensor<2>, seed: Option<u64>) -> Tensor<2> {
+        let x = self.activation.apply(through(&self.hidden, x)); // [b, 1280]
+        through(
+            &self.classifier,
+            match seed {
+                Some(seed) => drop_out(x, self.dropout, seed),
+                None => x,
+            },
+        )
+    }
+}

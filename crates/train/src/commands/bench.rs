@@ -1,0 +1,209 @@
+//! `kindling bench`: how many images a second a network trains on or infers, on images of noise that
+//! lie in memory.
+
+use std::time::{Duration, Instant};
+
+use burn::module::Module as _;
+use burn::optim::GradientsParams;
+use burn::tensor::{Device, Tensor, TensorData};
+use clap::{Args, ValueEnum};
+use nn::cost::cost;
+use nn::network::Network;
+use serde::Serialize;
+
+use crate::commands::model_args::{ModelArgs, build};
+use crate::device::Backend;
+use crate::error::Error;
+use crate::learner::loss::{soft_targets, with_auxiliary};
+use crate::optimizers::optimizer::{Optimizer, OptimizerConfig, OptimizerKind};
+use crate::out;
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Work {
+    /// Forward, backward and an optimizer step (SGD with momentum).
+    Train,
+    /// The inference network, forward.
+    Infer,
+}
+
+/// The words of `kindling bench`.
+#[derive(Args)]
+pub struct Bench {
+    #[command(flatten)]
+    selection: ModelArgs,
+    /// Images per batch
+    #[arg(short, long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    batch_size: u32,
+    /// Height and width of the images [default: the network's native size]
+    #[arg(long, alias = "size")]
+    img_size: Option<usize>,
+    /// What is measured
+    #[arg(long, value_enum, default_value = "train")]
+    mode: Work,
+    /// Where the network runs
+    #[arg(long, value_enum, default_value = "auto")]
+    backend: Backend,
+    /// Batches that are timed
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    batches: u32,
+    /// Batches before, not timed
+    #[arg(long, default_value_t = 3)]
+    warmup: u32,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was measured.
+#[derive(Debug, Serialize)]
+struct Measured {
+    model: String,
+    mode: Work,
+    backend: String,
+    isa: &'static str,
+    threads: usize,
+    batch_size: usize,
+    img_size: usize,
+    batches: usize,
+    /// Of the median batch.
+    img_per_s: f64,
+    ms: Milliseconds,
+    /// The process's largest resident memory; absent where the system does not tell.
+    peak_rss_mb: Option<f64>,
+    /// Of convolutions and linear layers, two for each multiply-add, three times as many in training.
+    gflops: f64,
+}
+
+/// Of a batch.
+#[derive(Debug, Serialize)]
+struct Milliseconds {
+    median: f64,
+    min: f64,
+    max: f64,
+}
+
+/// Runs the subcommand.
+///
+/// # Errors
+/// Faults of flags and of the backend.
+pub fn bench(args: &Bench) -> Result<(), Error> {
+    let chosen = args.backend.open()?;
+    let autodiff_device = chosen.device.clone().autodiff();
+    let (network, _) = build(&args.selection, None, 0, &autodiff_device)?;
+    let config = network.config().clone();
+    let architecture = config.architecture;
+    let size = args.img_size.unwrap_or(architecture.native_size());
+    let least = architecture.least_size();
+    if !(least..=4096).contains(&size) {
+        return Err(Error::usage(format!(
+            "--img-size: `{size}`: {} takes {least} to 4096",
+            architecture.name()
+        )));
+    }
+    let batch = args.batch_size as usize;
+    let mut times = match args.mode {
+        Work::Train => train(network, batch, size, &autodiff_device, args),
+        Work::Infer => infer(&network.valid(), batch, size, &chosen.device, args),
+    };
+    times.sort();
+    let ms = |time: Duration| 1e3 * time.as_secs_f64();
+    let median = times[times.len() / 2];
+    let passes = if args.mode == Work::Train { 3.0 } else { 1.0 };
+    let operations = 2.0 * passes * cost(&config, size, size).multiply_adds as f64;
+    let img_per_s = batch as f64 / median.as_secs_f64();
+    let measured = Measured {
+        model: args.selection.model.clone().unwrap_or_default(),
+        mode: args.mode,
+        backend: chosen.name,
+        isa: kernels::isa::Isa::chosen().name(),
+        threads: rayon::current_num_threads(),
+        batch_size: batch,
+        img_size: size,
+        batches: times.len(),
+        img_per_s,
+        ms: Milliseconds { median: ms(median), min: ms(times[0]), max: ms(times[times.len() - 1]) },
+        peak_rss_mb: peak_rss_mb(),
+        gflops: operations * img_per_s / 1e9,
+    };
+    if args.json {
+        out!("{}", serde_json::to_string(&measured).expect("plain data"));
+        return Ok(());
+    }
+    let m = &measured;
+    out!("{} {:?} on {}, {} threads, {}", m.model, m.mode, m.backend, m.threads, m.isa);
+    out!(
+        "{:.1} images/s  {:.1} ms a batch of {batch} at {size}x{size} ({:.1} to {:.1})  {:.1} GFLOP/s{}",
+        m.img_per_s,
+        m.ms.median,
+        m.ms.min,
+        m.ms.max,
+        m.gflops,
+        m.peak_rss_mb.map_or_else(String::new, |mb| format!("  peak {mb:.0} MB"))
+    );
+    Ok(())
+}
+
+/// Images of noise: the same values, copied for every batch as a loader would give them.
+fn images(batch: usize, size: usize) -> TensorData {
+    let noise = |i: usize| ((i.wrapping_mul(2_654_435_761) >> 8) % 2048) as f32 / 1024.0 - 1.0;
+    TensorData::new((0..batch * 3 * size * size).map(noise).collect(), [batch, 3, size, size])
+}
+
+fn timed(args: &Bench, mut batch: impl FnMut()) -> Vec<Duration> {
+    (0..args.warmup).for_each(|_| batch());
+    let mut time = || {
+        let start = Instant::now();
+        batch();
+        start.elapsed()
+    };
+    (0..args.batches).map(|_| time()).collect()
+}
+
+fn infer(
+    network: &Network,
+    batch: usize,
+    size: usize,
+    device: &Device,
+    args: &Bench,
+) -> Vec<Duration> {
+    let images = images(batch, size);
+    timed(args, || {
+        let logits = network.forward(Tensor::from_data(images.clone(), device));
+        let _ = logits.into_data(); // waits for the device
+    })
+}
+
+fn train(
+    network: Network,
+    batch: usize,
+    size: usize,
+    autodiff_device: &Device,
+    args: &Bench,
+) -> Vec<Duration> {
+    let config = OptimizerConfig { weight_decay: 4e-5, ..OptimizerKind::Sgd.config() };
+    let mut optimizer = Optimizer::new(config);
+    let classes = network.config().num_classes;
+    let labels: Vec<i64> = (0..batch).map(|i| (i % classes) as i64).collect();
+    let images = images(batch, size);
+    let mut network = Some(network);
+    let mut step = 0;
+    timed(args, || {
+        let now = network.take().expect("put back below");
+        let outputs = now.forward_train(Tensor::from_data(images.clone(), autodiff_device), step);
+        let loss = with_auxiliary(&outputs, soft_targets(&labels, classes, 0.0, autodiff_device));
+        let gradients = GradientsParams::from_grads(loss.backward(), &now);
+        network = Some(optimizer.step(1e-3, now, gradients));
+        let _ = loss.into_data(); // waits for the device
+        step += 1;
+    })
+}
+
+/// The largest resident memory of this process so far, where the system tells.
+pub fn peak_rss_mb() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kilobytes: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes / 1024.0)
+}

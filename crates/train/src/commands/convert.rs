@@ -1,0 +1,231 @@
+//! `kindling convert`: weights from one file to another: names of torchvision or timm, f32, f16 or bf16,
+//! or a Kindling checkpoint that `predict` and `eval` take.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{Device, bf16, f16};
+use clap::{Args, ValueEnum};
+use nn::layer_spec::Naming;
+use nn::network::NetworkConfig;
+use nn::weights::{HeadPolicy, NamedTensor, load_state_dict, recognise, state_dict_as};
+use safetensors::tensor::{Dtype, TensorView};
+
+use crate::commands::model_args;
+use crate::commands::model_args::ModelArgs;
+use crate::config::options::Options;
+use crate::error::Error;
+use crate::learner::nan_guard::NanGuard;
+use crate::optimizers::lr_schedule::Plateau;
+use crate::run::checkpoint::{
+    Checkpoint, DatasetFingerprint, EpochStats, Manifest, Position, write_atomically,
+};
+use transforms::preprocess::{Interpolation, Preprocess};
+
+/// Whose names to write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Names {
+    Torchvision,
+    Timm,
+}
+
+/// The type to write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Float {
+    F32,
+    F16,
+    Bf16,
+}
+
+/// The words of `kindling convert`.
+#[derive(Args)]
+pub struct Convert {
+    /// .pth, .safetensors, a TensorFlow frozen graph (.pb) or a Kindling checkpoint (.ckpt)
+    #[arg(value_name = "IN")]
+    from: PathBuf,
+    /// .safetensors, or .ckpt for a checkpoint that `predict` and `eval` take
+    #[arg(value_name = "OUT")]
+    to: PathBuf,
+    #[command(flatten)]
+    selection: ModelArgs,
+    /// Names to write [default: torchvision]
+    #[arg(long, value_enum)]
+    names: Option<Names>,
+    /// Type to write [default: f32]
+    #[arg(long, value_enum)]
+    dtype: Option<Float>,
+    /// For .ckpt: class names, one a line in the order of the logits [default: their numbers]
+    #[arg(long, value_name = "FILE")]
+    classes: Option<PathBuf>,
+    /// For .ckpt: short edge after resizing
+    #[arg(long)]
+    resize: Option<usize>,
+    /// For .ckpt: height and width of the centre crop
+    #[arg(long)]
+    crop: Option<usize>,
+    /// For .ckpt: resampling filter
+    #[arg(long, value_enum)]
+    interpolation: Option<Interpolation>,
+    /// For .ckpt: mean of each channel
+    #[arg(long, num_args = 3, value_names = ["R", "G", "B"])]
+    mean: Option<Vec<f32>>,
+    /// For .ckpt: standard deviation of each channel
+    #[arg(long, num_args = 3, value_names = ["R", "G", "B"])]
+    std: Option<Vec<f32>>,
+}
+
+/// Converts and says what was done, in one line.
+///
+/// # Errors
+/// Faults of flags, of the input file, of writing.
+pub fn convert(args: &Convert) -> Result<String, Error> {
+    let kind = args.to.extension().and_then(|x| x.to_str()).unwrap_or_default();
+    if !["safetensors", "ckpt"].contains(&kind) {
+        return Err(Error::usage(format!(
+            "{}: expected a name ending in .safetensors or .ckpt",
+            args.to.display()
+        )));
+    }
+    let (weights, own) = read(&args.from)?;
+    let own_config = own.as_ref().map(|c| c.manifest.network.clone());
+    let config = args.selection.config(&weights, own_config.as_ref())?;
+    let naming = recognise(&config, &weights);
+    let device = Device::flex();
+    let (network, report) = load_state_dict(config.init_zero(&device), weights, HeadPolicy::Exact)
+        .map_err(|e| Error::checkpoint(format!("{}: {e}", args.from.display())))?;
+    let said = format!(
+        "{} ({naming:?} names, {} tensors) -> {}",
+        args.from.display(),
+        report.loaded,
+        args.to.display()
+    );
+    if kind == "ckpt" {
+        let weights = state_dict_as(&network, Naming::Torchvision);
+        checkpoint(args, &config, own, weights)?.write(&args.to)?;
+    } else {
+        let naming = match args.names {
+            Some(Names::Timm) => Naming::Timm,
+            _ => Naming::Torchvision,
+        };
+        let tensors = state_dict_as(&network, naming);
+        write(&args.to, &tensors, args.dtype.unwrap_or(Float::F32))?;
+    }
+    Ok(said)
+}
+
+fn read(path: &Path) -> Result<(Vec<NamedTensor>, Option<Checkpoint>), Error> {
+    if path.extension().is_none_or(|x| x != "pb") {
+        return model_args::read(path);
+    }
+    let fail = |e: &dyn std::fmt::Display| Error::checkpoint(format!("{}: {e}", path.display()));
+    let bytes = std::fs::read(path).map_err(|e| fail(&e))?;
+    let weights = nn::weights::frozen_graph::mobilenet_v1(&bytes).map_err(|e| fail(&e))?;
+    Ok((weights, None))
+}
+
+fn write(path: &Path, tensors: &[NamedTensor], float: Float) -> Result<(), Error> {
+    let bytes = |v: f32| match float {
+        Float::F32 => v.to_le_bytes().to_vec(),
+        Float::F16 => f16::from_f32(v).to_le_bytes().to_vec(),
+        Float::Bf16 => bf16::from_f32(v).to_le_bytes().to_vec(),
+    };
+    let dtype = match float {
+        Float::F32 => Dtype::F32,
+        Float::F16 => Dtype::F16,
+        Float::Bf16 => Dtype::BF16,
+    };
+    let raw: Vec<Vec<u8>> =
+        tensors.iter().map(|t| t.values.iter().flat_map(|v| bytes(*v)).collect()).collect();
+    let views = tensors.iter().zip(&raw).map(|(t, bytes)| {
+        let view = TensorView::new(dtype, t.shape.clone(), bytes);
+        (t.name.as_str(), view.expect("as many bytes as the type has for every element"))
+    });
+    let format = std::collections::HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    write_atomically(path, &safetensors::serialize(views, Some(format)).expect("consistent"))
+}
+
+fn checkpoint(
+    args: &Convert,
+    config: &NetworkConfig,
+    own: Option<Checkpoint>,
+    weights: Vec<NamedTensor>,
+) -> Result<Checkpoint, Error> {
+    let classes = match &args.classes {
+        Some(path) => {
+            let text = std::fs::read_to_string(path)
+                .map_err(|e| Error::data(format!("{}: cannot read it: {e}", path.display())))?;
+            let mut names: Vec<String> = text.lines().map(str::to_owned).collect();
+            // TensorFlow's ImageNet networks have a class for the background before the others.
+            if names.len() + 1 == config.num_classes && names.len() == 1000 {
+                names.insert(0, "background".into());
+            }
+            names
+        }
+        None => match &own {
+            Some(own) => own.manifest.classes.clone(),
+            None => (0..config.num_classes).map(|k| k.to_string()).collect::<Vec<_>>(),
+        },
+    };
+    if classes.len() != config.num_classes {
+        return Err(Error::data(format!(
+            "{} class names for {} logits; give one name a line with --classes",
+            classes.len(),
+            config.num_classes
+        )));
+    }
+    let size = config.architecture.native_size();
+    let standard = match &own {
+        Some(own) => own.manifest.preprocess.clone(),
+        None => {
+            let name = args.selection.model.as_deref().unwrap_or_default();
+            let input = model_args::variant(name)?.input();
+            Preprocess {
+                interpolation: match input.bicubic {
+                    true => Interpolation::Bicubic,
+                    false => Interpolation::Bilinear,
+                },
+                mean: input.mean,
+                std: input.std,
+                ..Preprocess::imagenet((size as f64 / input.crop_pct).floor() as usize, size)
+            }
+        }
+    };
+    let three = |flag: &str, given: &Option<Vec<f32>>, default: [f32; 3]| match given {
+        None => Ok(default),
+        Some(v) => <[f32; 3]>::try_from(v.as_slice())
+            .map_err(|_| Error::usage(format!("{flag}: expected 3 numbers, got {}", v.len()))),
+    };
+    let preprocess = Preprocess {
+        resize: args.resize.unwrap_or(standard.resize),
+        crop: args.crop.map_or(standard.crop, |side| [side, side]),
+        interpolation: args.interpolation.unwrap_or(standard.interpolation),
+        mean: three("--mean", &args.mean, standard.mean)?,
+        std: three("--std", &args.std, standard.std)?,
+        exif: standard.exif,
+    };
+    preprocess.validate().map_err(Error::usage)?;
+    let model = args.selection.model.clone();
+    let plan = match own {
+        Some(own) => own.manifest.plan,
+        None => Options { model, ..Options::default() }.plan()?,
+    };
+    let manifest = Manifest {
+        format: Manifest::format(),
+        kindling: env!("CARGO_PKG_VERSION").to_owned(),
+        network: config.clone(),
+        classes,
+        preprocess,
+        plan,
+        position: Position::default(),
+        tally: EpochStats::default(),
+        best: None,
+        optimizer_steps: None,
+        ema_updates: None,
+        swa_epochs: None,
+        prefer_ema: false,
+        plateau: Plateau::default(),
+        strain: NanGuard::default(),
+        micro_batch: None,
+        data: DatasetFingerprint { images: 0, crc32: 0 },
+    };
+    Ok(Checkpoint { manifest, weights, optimizer: Vec::new(), averages: Vec::new() })
+}

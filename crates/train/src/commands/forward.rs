@@ -1,0 +1,278 @@
+//! `kindling forward`: a network on tensors from a file, for comparison with any other framework. One
+//! inference, or training steps with their losses, gradients and statistics.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use burn::module::Module as _;
+use burn::optim::GradientsParams;
+use burn::tensor::{Device, Tensor, TensorData};
+use clap::Args;
+use nn::network::Network;
+use nn::weights::{NamedTensor, gradients, state_dict_as};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+
+use crate::commands::model_args::{ModelArgs, build};
+use crate::device::Backend;
+use crate::error::Error;
+use crate::learner::loss::{cross_entropy, soft_targets};
+use crate::optimizers::optimizer::{Optimizer, OptimizerConfig, OptimizerKind};
+use crate::run::checkpoint::write_atomically;
+
+/// The words of `kindling forward`.
+#[derive(Args)]
+pub struct Forward {
+    #[command(flatten)]
+    selection: ModelArgs,
+    /// Weights (.safetensors, .pth or a Kindling checkpoint) [default: initial ones from --seed]
+    #[arg(long, value_name = "FILE")]
+    weights: Option<PathBuf>,
+    /// safetensors file with `input` [n,3,h,w], and `targets` (int64 [n] or floats [n,classes])
+    #[arg(long, value_name = "FILE")]
+    input: PathBuf,
+    /// safetensors file to write
+    #[arg(long, value_name = "FILE")]
+    output: PathBuf,
+    /// Write the last map of every stride too, as `features.<i>`
+    #[arg(long, conflicts_with = "train_step")]
+    features: bool,
+    /// Train instead: write `loss` of every step, `grad.<name>` of the last one, and the weights and
+    /// statistics after it
+    #[arg(long)]
+    train_step: bool,
+    /// Optimizer steps
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    steps: u64,
+    /// Optimizer
+    #[arg(long, alias = "opt", value_enum, default_value = "sgd")]
+    optimizer: OptimizerKind,
+    /// Learning rate
+    #[arg(long, default_value_t = 0.01)]
+    lr: f64,
+    /// Momentum of sgd and rmsprop
+    #[arg(long, default_value_t = 0.9)]
+    momentum: f64,
+    /// Weight decay, none on norm and bias
+    #[arg(long, alias = "wd", default_value_t = 0.0)]
+    weight_decay: f64,
+    /// Label smoothing of integer targets
+    #[arg(long, alias = "smoothing", default_value_t = 0.0)]
+    label_smoothing: f64,
+    /// Weight of every auxiliary head's loss [default: the published one]
+    #[arg(long)]
+    aux_weight: Option<f64>,
+    /// Seed of initial weights and dropout
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Where the network runs
+    #[arg(long, value_enum, default_value = "auto")]
+    backend: Backend,
+}
+
+/// What the input file holds.
+struct Input {
+    images: Vec<f32>,
+    shape: [usize; 4],
+    targets: Option<Targets>,
+}
+
+enum Targets {
+    Labels(Vec<i64>),
+    Soft(Vec<f32>, usize),
+}
+
+/// Runs the subcommand.
+///
+/// # Errors
+/// Faults of flags, of the input file, of the weights, of the backend, of writing.
+pub fn forward(args: &Forward) -> Result<(), Error> {
+    let input = read_input(&args.input)?;
+    let chosen = args.backend.open()?;
+    let autodiff_device = chosen.device.clone().autodiff();
+    let (network, naming) =
+        build(&args.selection, args.weights.as_ref(), args.seed, &autodiff_device)?;
+    check_size(&network, &input, args)?;
+    let mut found = Vec::new();
+    if args.train_step {
+        let targets = input.targets.as_ref().ok_or_else(|| {
+            let place = args.input.display();
+            Error::data(format!("{place}: no `targets` to train with; add int64 [n] labels"))
+        })?;
+        let classes = network.config().num_classes;
+        let count = match targets {
+            Targets::Labels(labels) => {
+                if let Some(wrong) = labels.iter().find(|l| !(0..classes as i64).contains(l)) {
+                    return Err(Error::data(format!(
+                        "{}: label {wrong} with {classes} classes",
+                        args.input.display()
+                    )));
+                }
+                labels.len()
+            }
+            Targets::Soft(values, width) => {
+                if *width != classes {
+                    return Err(Error::data(format!(
+                        "{}: targets of {width} classes for a network of {classes}",
+                        args.input.display()
+                    )));
+                }
+                values.len() / width
+            }
+        };
+        if count != input.shape[0] {
+            return Err(Error::data(format!(
+                "{}: {count} targets for {} images",
+                args.input.display(),
+                input.shape[0]
+            )));
+        }
+        train(args, network, naming, &input, targets, &autodiff_device, &mut found);
+    } else {
+        infer(args, &network.valid(), &input, &chosen.device, &mut found);
+    }
+    write(&args.output, &found)
+}
+
+fn infer(
+    args: &Forward,
+    network: &Network,
+    input: &Input,
+    device: &Device,
+    found: &mut Vec<NamedTensor>,
+) {
+    let images =
+        || Tensor::<4>::from_data(TensorData::new(input.images.clone(), input.shape), device);
+    found.push(named("logits", network.forward(images())));
+    if args.features {
+        for (i, map) in network.forward_features(images()).into_iter().enumerate() {
+            found.push(named(&format!("features.{i}"), map));
+        }
+    }
+}
+
+fn train(
+    args: &Forward,
+    mut network: Network,
+    naming: nn::layer_spec::Naming,
+    input: &Input,
+    targets: &Targets,
+    autodiff_device: &Device,
+    found: &mut Vec<NamedTensor>,
+) {
+    let config = OptimizerConfig {
+        momentum: args.momentum,
+        weight_decay: args.weight_decay,
+        ..args.optimizer.config()
+    };
+    let mut optimizer = Optimizer::new(config);
+    let classes = network.config().num_classes;
+    let targets = match targets {
+        Targets::Labels(labels) => {
+            soft_targets(labels, classes, args.label_smoothing, autodiff_device)
+        }
+        Targets::Soft(values, width) => {
+            let shape = [values.len() / width, *width];
+            Tensor::from_data(TensorData::new(values.clone(), shape), autodiff_device)
+        }
+    };
+    let mut losses = Vec::new();
+    for step in 0..args.steps {
+        let images = TensorData::new(input.images.clone(), input.shape);
+        let seed = args.seed.wrapping_add(step);
+        let outputs = network.forward_train(Tensor::from_data(images, autodiff_device), seed);
+        let main = cross_entropy(outputs.logits, targets.clone());
+        let loss = outputs.auxiliary.into_iter().fold(main, |sum, head| {
+            let weight = args.aux_weight.unwrap_or(head.weight);
+            sum + cross_entropy(head.logits, targets.clone()).mul_scalar(weight)
+        });
+        losses.push(loss.clone().inner().into_scalar::<f32>());
+        let grads = GradientsParams::from_grads(loss.backward(), &network);
+        if step + 1 == args.steps {
+            for mut gradient in gradients(&network, &grads, naming) {
+                gradient.name = format!("grad.{}", gradient.name);
+                found.push(gradient);
+            }
+        }
+        network = optimizer.step(args.lr, network, grads);
+    }
+    found.push(NamedTensor { name: "loss".into(), shape: vec![losses.len()], values: losses });
+    found.extend(state_dict_as(&network, naming));
+}
+
+fn check_size(network: &Network, input: &Input, args: &Forward) -> Result<(), Error> {
+    let config = network.config();
+    let inception = config.architecture == nn::network::Architecture::InceptionV3;
+    let least = match inception && config.auxiliary && args.train_step {
+        true => 299,
+        false => config.architecture.least_size(),
+    };
+    match input.shape[2].min(input.shape[3]) < least {
+        true => Err(Error::data(format!(
+            "{}: images of {}x{} pixels; {} needs at least {least}",
+            args.input.display(),
+            input.shape[2],
+            input.shape[3],
+            config.architecture.name()
+        ))),
+        false => Ok(()),
+    }
+}
+
+fn read_input(path: &Path) -> Result<Input, Error> {
+    let place = path.display();
+    let fail = |what: &str| Error::data(format!("{place}: {what}"));
+    let bytes = std::fs::read(path).map_err(|e| fail(&format!("cannot read it: {e}")))?;
+    let file = SafeTensors::deserialize(&bytes)
+        .map_err(|e| fail(&format!("not a safetensors file, or a truncated one ({e})")))?;
+    let input =
+        file.tensor("input").map_err(|_| fail("no tensor `input`; expected f32 [n, 3, h, w]"))?;
+    let shape = <[usize; 4]>::try_from(input.shape().to_vec())
+        .ok()
+        .filter(|s| s[1] == 3 && s.iter().all(|side| *side > 0) && input.dtype() == Dtype::F32)
+        .ok_or_else(|| {
+            let (shape, kind) = (input.shape(), input.dtype());
+            fail(&format!("`input` is {kind:?} {shape:?}; expected f32 [n, 3, h, w]"))
+        })?;
+    let floats = |data: &[u8]| -> Vec<f32> {
+        data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+    };
+    let targets = match file.tensor("targets") {
+        Err(_) => None,
+        Ok(view) => Some(match (view.dtype(), view.shape()) {
+            (Dtype::I64, [_]) => Targets::Labels(
+                view.data()
+                    .chunks_exact(8)
+                    .map(|b| i64::from_le_bytes(b.try_into().expect("eight bytes")))
+                    .collect(),
+            ),
+            (Dtype::F32, [_, width]) if *width > 0 => Targets::Soft(floats(view.data()), *width),
+            (kind, shape) => {
+                return Err(fail(&format!(
+                    "`targets` is {kind:?} {shape:?}; expected int64 [n] or f32 [n, classes]"
+                )));
+            }
+        }),
+    };
+    Ok(Input { images: floats(input.data()), shape, targets })
+}
+
+fn named<const D: usize>(name: &str, tensor: Tensor<D>) -> NamedTensor {
+    let shape = tensor.dims().to_vec();
+    let values = tensor.into_data().convert::<f32>().try_into_vec::<f32>().expect("floats");
+    NamedTensor { name: name.to_owned(), shape, values }
+}
+
+/// Writes tensors as f32.
+///
+/// # Errors
+/// [`crate::error::ErrorKind::File`].
+pub fn write(path: &Path, tensors: &[NamedTensor]) -> Result<(), Error> {
+    let raw: Vec<Vec<u8>> =
+        tensors.iter().map(|t| t.values.iter().flat_map(|v| v.to_le_bytes()).collect()).collect();
+    let views = tensors.iter().zip(&raw).map(|(t, bytes)| {
+        let view = TensorView::new(Dtype::F32, t.shape.clone(), bytes);
+        (t.name.as_str(), view.expect("four bytes for every element"))
+    });
+    let file = safetensors::serialize(views, None::<HashMap<String, String>>).expect("consistent");
+    write_atomically(path, &file)
+}

@@ -1,0 +1,398 @@
+//! Decoded images that are kept from epoch to epoch, in memory or in a folder: what comes back is not decoded again.
+//!
+//! The pixels are those of the whole image before crop and augmentation, so that a run computes the same bits with
+//! a cache, without one, and with one that holds a part. Images are taken as they come until the limit is reached;
+//! none is ever put out for another, which in a shuffled epoch would gain nothing. Neighbours: `loader` asks,
+//! `cache/disk.rs` is the format of the files.
+
+mod disk;
+
+use std::borrow::Cow;
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use clap::ValueEnum;
+use image::{ImageReader, RgbImage};
+use serde::{Deserialize, Serialize};
+
+use crate::config::plan::Plan;
+use crate::datasets::cache::disk::Disk;
+use crate::datasets::image_folder::ImageFolder;
+use crate::learner::out_of_memory::available;
+use transforms::decode::EncodedImage;
+use transforms::jpeg::Space;
+
+/// Bytes of the GB of `--cache-gb`.
+const GB: f64 = (1_u64 << 30) as f64;
+
+/// Images that are looked at to say how many will fit.
+const SAMPLE: usize = 64;
+
+/// The limit in memory where neither a flag nor the system says how much there is.
+const CAUTIOUS: u64 = 2 << 30;
+
+/// Where decoded images are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum CacheKind {
+    /// In memory, for the length of the run.
+    Ram,
+    /// In a folder, which later runs use too.
+    Disk,
+    /// Nowhere.
+    None,
+}
+
+/// Where, and how many bytes at most.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Caching {
+    /// Nothing is kept.
+    #[default]
+    Nothing,
+    /// In memory.
+    Ram {
+        /// Of pixels.
+        bytes: u64,
+    },
+    /// In files.
+    Disk {
+        /// Their folder; made where it is missing.
+        folder: PathBuf,
+        /// Of files of this data set; `u64::MAX` leaves it to the disk.
+        bytes: u64,
+    },
+}
+
+impl Caching {
+    /// What a plan asks for. Without `--cache-gb`: half of the memory that is free, or as much as the disk takes.
+    pub fn of(plan: &Plan) -> Self {
+        let given = (plan.cache_gb > 0.0).then_some((plan.cache_gb * GB) as u64);
+        match plan.cache {
+            None if given.is_none() => Caching::Nothing,
+            Some(CacheKind::None) => Caching::Nothing,
+            None | Some(CacheKind::Ram) => {
+                let half = || available().map_or(CAUTIOUS, |free| free / 2);
+                Caching::Ram { bytes: given.unwrap_or_else(half) }
+            }
+            Some(CacheKind::Disk) => Caching::Disk {
+                folder: plan.cache_dir.clone().unwrap_or_else(users_folder),
+                bytes: given.unwrap_or(u64::MAX),
+            },
+        }
+    }
+}
+
+/// The usual place of caches, and `kindling` in it.
+fn users_folder() -> PathBuf {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    let home = || variable("HOME").map(PathBuf::from);
+    let usual = if cfg!(windows) {
+        variable("LOCALAPPDATA").map(PathBuf::from)
+    } else if cfg!(target_os = "macos") {
+        home().map(|home| home.join("Library/Caches"))
+    } else {
+        let named = variable("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+        named.or_else(|| home().map(|home| home.join(".cache")))
+    };
+    usual.unwrap_or_else(std::env::temp_dir).join("kindling")
+}
+
+/// What is kept, shared by the clones of a loader.
+pub(crate) struct Cache {
+    store: Store,
+    limit: u64,
+    /// Bytes that are kept.
+    held: AtomicU64,
+    /// Of every image: the bytes of it in `held`.
+    counted: Vec<AtomicU64>,
+    /// Of every image: whether a thread is keeping it just now.
+    busy: Vec<AtomicBool>,
+    /// Whether more is kept.
+    open: AtomicBool,
+    /// Why not, until it is told.
+    trouble: Mutex<Option<String>>,
+    /// Height and width from which an image is not kept, because the run decodes it smaller.
+    large: Option<[usize; 2]>,
+}
+
+enum Store {
+    Nothing,
+    Ram(Vec<OnceLock<RgbImage>>),
+    Disk(Disk),
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self {
+            store: Store::Nothing,
+            limit: 0,
+            held: AtomicU64::new(0),
+            counted: Vec::new(),
+            busy: Vec::new(),
+            open: AtomicBool::new(false),
+            trouble: Mutex::new(None),
+            large: None,
+        }
+    }
+}
+
+impl Cache {
+    /// An empty one of a folder's images, turned by EXIF or not; what its folder holds already is counted.
+    pub(crate) fn new(caching: &Caching, folder: &ImageFolder, exif: bool) -> Self {
+        let count = folder.items.len();
+        let (store, limit) = match caching {
+            Caching::Nothing => return Self::default(),
+            Caching::Ram { bytes } => {
+                (Store::Ram((0..count).map(|_| OnceLock::new()).collect()), *bytes)
+            }
+            Caching::Disk { folder: place, bytes } => match Disk::open(place, folder, exif) {
+                Ok(disk) => (Store::Disk(disk), *bytes),
+                Err(error) => {
+                    let trouble = Mutex::new(Some(unwritable(place, &error)));
+                    return Self { trouble, ..Self::default() };
+                }
+            },
+        };
+        let counted: Vec<AtomicU64> = match &store {
+            Store::Disk(disk) => disk.bytes(folder).into_iter().map(AtomicU64::new).collect(),
+            _ => (0..count).map(|_| AtomicU64::new(0)).collect(),
+        };
+        let held = counted.iter().map(|bytes| bytes.load(Ordering::Relaxed)).sum();
+        Self {
+            store,
+            limit,
+            held: AtomicU64::new(held),
+            counted,
+            busy: (0..count).map(|_| AtomicBool::new(false)).collect(),
+            open: AtomicBool::new(true),
+            trouble: Mutex::new(None),
+            large: None,
+        }
+    }
+
+    /// The same, but of images at least this high and wide none.
+    pub(crate) fn without(self, large: Option<[usize; 2]>) -> Self {
+        Self { large, ..self }
+    }
+
+    fn is_large(&self, [height, width]: [usize; 2]) -> bool {
+        self.large.is_some_and(|from| height >= from[0] && width >= from[1])
+    }
+
+    /// One line of how much will be kept of how much there is; `None` without a cache.
+    pub(crate) fn outlook(&self, folder: &ImageFolder) -> Option<String> {
+        let count = folder.items.len();
+        let mut sizes = Vec::new();
+        let mut bytes = Vec::new();
+        let (mut looked, mut large) = (0_usize, 0_usize);
+        let step = count.div_ceil(SAMPLE).max(1);
+        for index in (0..count).step_by(step) {
+            if folder.bytes(index, &mut bytes).is_ok()
+                && let Ok(reader) = ImageReader::new(Cursor::new(&bytes)).with_guessed_format()
+                && let Ok((width, height)) = reader.into_dimensions()
+            {
+                looked += 1;
+                let pixels = 3 * u64::from(width) * u64::from(height);
+                match self.is_large([height as usize, width as usize]) {
+                    true => large += 1,
+                    false => sizes.push(self.cost(folder, index, pixels)),
+                }
+            }
+        }
+        if large > 0 && sizes.is_empty() && !matches!(self.store, Store::Nothing) {
+            return Some(
+                "cache: holds nothing, all images are large and decoded smaller each time (--decode exact keeps them)"
+                    .to_owned(),
+            );
+        }
+        let mean = sizes.iter().sum::<u64>() as f64 / sizes.len().max(1) as f64;
+        let count = (count * (looked - large)).checked_div(looked).unwrap_or(count);
+        let needed = mean * count as f64;
+        let about = if step == 1 { "" } else { "about " };
+        let limit = self.limit as f64;
+        let share = match needed > limit {
+            true => format!("{:.0} % of the {count} images", 100.0 * limit / needed),
+            false => format!("all {count} images"),
+        };
+        let mut line = match &self.store {
+            Store::Nothing => return None,
+            Store::Ram(_) => format!(
+                "cache: {} of memory hold {share}, which need {about}{} decoded",
+                size(limit),
+                size(needed)
+            ),
+            Store::Disk(disk) => {
+                let there = self.counted.iter().filter(|b| b.load(Ordering::Relaxed) > 0).count();
+                let room = match self.limit {
+                    u64::MAX => "holds".to_owned(),
+                    _ => format!("may take {} and holds", size(limit)),
+                };
+                format!(
+                    "cache: {} {room} {share}, which need {about}{} decoded; {there} are there already",
+                    disk.folder().display(),
+                    size(needed)
+                )
+            }
+        };
+        if large > 0 {
+            let share = 100.0 * large as f64 / looked as f64;
+            line += &format!(
+                "; {about}{share:.0} % are large, decoded smaller each time and not kept (--decode exact keeps them)"
+            );
+        }
+        Some(line)
+    }
+
+    /// Why nothing more is kept, once.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// The pixels of an image if they are kept, and if its file is the one that they were decoded of. `memory` may be
+    /// used for them.
+    pub(crate) fn get(
+        &self,
+        folder: &ImageFolder,
+        index: usize,
+        memory: &mut Vec<u8>,
+    ) -> Option<Cow<'_, RgbImage>> {
+        match &self.store {
+            Store::Nothing => None,
+            Store::Ram(images) => images[index].get().map(Cow::Borrowed),
+            Store::Disk(disk) => {
+                let (pixels, bytes) = disk.read(folder, index, memory)?;
+                if self.is_large([pixels.height() as usize, pixels.width() as usize]) {
+                    return None;
+                }
+                // Another run has put it there.
+                let zero = (Ordering::Relaxed, Ordering::Relaxed);
+                if self.counted[index].compare_exchange(0, bytes, zero.0, zero.1).is_ok() {
+                    self.held.fetch_add(bytes, Ordering::Relaxed);
+                }
+                Some(Cow::Owned(pixels))
+            }
+        }
+    }
+
+    /// Whether an image is kept, as far as is known without a look at it: in a file it may be old.
+    pub(crate) fn holds(&self, index: usize) -> bool {
+        match &self.store {
+            Store::Nothing => false,
+            Store::Ram(images) => images[index].get().is_some(),
+            Store::Disk(_) => self.counted[index].load(Ordering::Relaxed) > 0,
+        }
+    }
+
+    /// When and how large an image's file is, to be asked before it is read; see [`Cache::put`].
+    pub(crate) fn stamp(&self, folder: &ImageFolder, index: usize) -> Option<Stamp> {
+        match &self.store {
+            Store::Nothing => None,
+            Store::Ram(_) => Some(Stamp::default()),
+            Store::Disk(_) => Disk::stamp(folder, index),
+        }
+    }
+
+    /// Keeps an image that was just read, while there is room; its pixels, decoded as a whole.
+    pub(crate) fn put(
+        &self,
+        folder: &ImageFolder,
+        index: usize,
+        stamp: Stamp,
+        image: &EncodedImage,
+        space: &mut Space,
+    ) -> Option<Cow<'_, RgbImage>> {
+        if !self.open.load(Ordering::Relaxed) || self.busy[index].swap(true, Ordering::Acquire) {
+            return None;
+        }
+        let kept = self.put_alone(folder, index, stamp, image, space);
+        self.busy[index].store(false, Ordering::Release);
+        kept
+    }
+
+    /// The same, by one thread for each image.
+    fn put_alone(
+        &self,
+        folder: &ImageFolder,
+        index: usize,
+        stamp: Stamp,
+        image: &EncodedImage,
+        space: &mut Space,
+    ) -> Option<Cow<'_, RgbImage>> {
+        let whole = image.whole();
+        if self.is_large([whole.height, whole.width]) {
+            return None;
+        }
+        let bytes = self.cost(folder, index, (whole.height * whole.width * 3) as u64);
+        // A changed image takes the place of the old one.
+        let before = self.counted[index].load(Ordering::Relaxed);
+        self.held
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
+                let after = held.saturating_sub(before).checked_add(bytes)?;
+                (after <= self.limit || after <= held).then_some(after)
+            })
+            .ok()?;
+        let kept = image.pixels(space).and_then(|pixels| match &self.store {
+            Store::Nothing => None,
+            Store::Ram(images) => {
+                images[index].set(pixels).ok()?;
+                images[index].get().map(Cow::Borrowed)
+            }
+            Store::Disk(disk) => match disk.write(folder, index, stamp, &pixels) {
+                Ok(()) => Some(Cow::Owned(pixels)),
+                Err(error) => {
+                    self.open.store(false, Ordering::Relaxed);
+                    let told = unwritable(disk.folder(), &error);
+                    *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(told);
+                    None
+                }
+            },
+        });
+        match kept {
+            Some(_) => self.counted[index].store(bytes, Ordering::Relaxed),
+            None => {
+                self.held.fetch_add(before, Ordering::Relaxed);
+                self.held.fetch_sub(bytes, Ordering::Relaxed);
+            }
+        }
+        kept
+    }
+
+    /// Bytes that an image of so many takes.
+    fn cost(&self, folder: &ImageFolder, index: usize, pixels: u64) -> u64 {
+        match &self.store {
+            Store::Disk(disk) => pixels + disk.head(folder, index),
+            _ => pixels,
+        }
+    }
+}
+
+/// What tells whether an image's file is still the one it was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    /// Bytes.
+    size: u64,
+    /// Of its content, nanoseconds since 1970; of an image in a shard its checksum.
+    time: u64,
+    /// Of the file itself, which a program cannot set: one of equal size and time in its place shows. Unix alone has it.
+    change: u64,
+    /// Number of the file in its file system, likewise.
+    inode: u64,
+}
+
+fn unwritable(folder: &Path, error: &std::io::Error) -> String {
+    format!(
+        "{}: the cache cannot be written ({error}); the run goes on and keeps no more images; make room, or name \
+         another folder with --cache-dir",
+        folder.display()
+    )
+}
+
+/// Bytes in a unit that leaves figures to see.
+fn size(bytes: f64) -> String {
+    match bytes >= 0.1 * GB {
+        true => format!("{:.1} GB", bytes / GB),
+        false => format!("{:.1} MB", bytes / f64::from(1 << 20)),
+    }
+}

@@ -1,0 +1,272 @@
+//! What lies where: the splits of a folder, their classes, and what is no image. Nothing is opened here but the
+//! first bytes of files with a foreign extension.
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use crate::config::options::nearest;
+use crate::datasets::check::report::{Finding, Item};
+use crate::datasets::image_folder::{VAL_NAMES, entries, images, is_image, natural};
+use crate::error::Error;
+use transforms::decode::looks_like_a_image;
+
+/// A split as it lies on the disk.
+pub(super) struct Split {
+    /// `train`, `val` and so on, or empty: the folder itself.
+    pub(super) name: String,
+    pub(super) root: PathBuf,
+    /// In label order, with the images in natural order.
+    pub(super) classes: Vec<(String, Vec<PathBuf>)>,
+    /// Files that are no images by their names.
+    others: Vec<PathBuf>,
+    /// Images that lie beside the class folders.
+    loose: Vec<PathBuf>,
+    /// Hidden folders with images in them.
+    hidden: Vec<PathBuf>,
+    /// Class folders that cannot be used, and why.
+    broken: Vec<(PathBuf, String)>,
+}
+
+/// The splits of `root`: `train` and the evaluation split, or `root` itself when it holds the class folders.
+///
+/// # Errors
+/// [`crate::error::ErrorKind::Data`]: no such folder, no class folder anywhere.
+pub(super) fn splits(root: &Path, val_split: Option<&str>) -> Result<Vec<Split>, Error> {
+    if !root.is_dir() {
+        return Err(Error::data(format!(
+            "{}: no such folder; give one with train/<class>/* and val/<class>/*, or <class>/*",
+            root.display()
+        )));
+    }
+    let mut found = Vec::new();
+    let train = root.join("train");
+    if !train.is_dir() && root.join(crate::datasets::shards::INDEX).is_file() {
+        return Err(Error::data(format!(
+            "{}: a folder of shards; check the folder that they were made of",
+            root.display()
+        )));
+    }
+    if !train.is_dir() && val_split.is_none() {
+        let whole = Split::scan(root, "")?;
+        if whole.classes.is_empty() && whole.loose.is_empty() {
+            return Err(Error::data(format!(
+                "{}: neither a train folder nor class folders with images in it",
+                root.display()
+            )));
+        }
+        return Ok(vec![whole]);
+    }
+    if train.is_dir() {
+        found.push(Split::scan(&train, "train")?);
+    }
+    let val = match val_split {
+        Some(name) if !root.join(name).is_dir() => {
+            return Err(Error::data(format!(
+                "{}: no such folder; --val-split names one beside train",
+                root.join(name).display()
+            )));
+        }
+        Some(name) => Some(name),
+        None => VAL_NAMES.into_iter().find(|name| root.join(name).is_dir()),
+    };
+    if let Some(name) = val {
+        found.push(Split::scan(&root.join(name), name)?);
+    }
+    Ok(found)
+}
+
+impl Split {
+    fn scan(root: &Path, name: &str) -> Result<Self, Error> {
+        let mut split = Self {
+            name: name.to_owned(),
+            root: root.to_path_buf(),
+            classes: Vec::new(),
+            others: Vec::new(),
+            loose: Vec::new(),
+            hidden: hidden_with_images(root),
+            broken: Vec::new(),
+        };
+        for path in entries(root)? {
+            if path.is_dir() {
+                split.class(path);
+            } else if is_image(&path) {
+                split.loose.push(path);
+            } else if path.file_name().is_none_or(|n| n != crate::datasets::quarantine::FILE) {
+                split.others.push(path);
+            }
+        }
+        Ok(split)
+    }
+
+    fn class(&mut self, path: PathBuf) {
+        self.hidden.extend(hidden_with_images(&path));
+        let name = path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
+        match (name, images(&path, &mut self.others)) {
+            (Some(name), Ok(found)) => self.classes.push((name, found)),
+            (None, _) => {
+                self.broken.push((path, "the name of a class is not UTF-8; rename it".into()));
+            }
+            (_, Err(error)) => self.broken.push((path, error.to_string())),
+        }
+    }
+
+    /// Images in class folders.
+    pub(super) fn images(&self) -> usize {
+        self.classes.iter().map(|(_, images)| images.len()).sum()
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.classes.iter().map(|(name, _)| name.clone()).collect()
+    }
+}
+
+/// Hidden folders directly in `folder` that hold images, `.ipynb_checkpoints` first among them.
+fn hidden_with_images(folder: &Path) -> Vec<PathBuf> {
+    let hidden = |p: &PathBuf| {
+        p.is_dir() && p.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'))
+    };
+    let list = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut found: Vec<PathBuf> = list
+        .filter(hidden)
+        .filter(|p| images(p, &mut Vec::new()).is_ok_and(|found| !found.is_empty()))
+        .collect();
+    found.sort();
+    found
+}
+
+/// What is wrong with the folders themselves.
+pub(super) fn findings(splits: &[Split], root: &Path) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for split in splits {
+        let items = |paths: &[PathBuf]| paths.iter().map(|p| Item::of(root, p)).collect();
+        found.push(Finding::error(
+            "unusable_folder",
+            "class folders that cannot be used",
+            split.broken.iter().map(|(p, why)| Item::of(root, p).detail(why)).collect(),
+        ));
+        found.push(Finding::error(
+            "no_class",
+            "images beside the class folders, without a class: move each into a folder named by its class",
+            items(&split.loose),
+        ));
+        found.push(Finding::note(
+            "hidden",
+            "hidden folders with images are left alone",
+            items(&split.hidden),
+        ));
+        let (overlooked, others): (Vec<PathBuf>, Vec<PathBuf>) =
+            split.others.iter().cloned().partition(|p| begins_like_a_image(p));
+        found.push(Finding::warning(
+            "overlooked",
+            "images by content that are ignored for their names: give them a usual extension",
+            items(&overlooked),
+        ));
+        found.push(Finding::note("other_files", "files that are no images", items(&others)));
+        found.push(Finding::warning(
+            "alike_names",
+            "classes whose names differ only in case, blanks, `-` or `_`",
+            alike(&split.names())
+                .into_iter()
+                .map(|(a, b)| Item::of(root, &split.root.join(a)).other(b))
+                .collect(),
+        ));
+    }
+    let base = &splits[0];
+    let empty = base.classes.iter().filter(|(_, images)| images.is_empty());
+    let class = |split: &Split, name: &str| Item::of(root, &split.root.join(name));
+    found.push(Finding::error(
+        "empty_class",
+        "classes without an image to train on: add some or remove the folder",
+        empty.map(|(name, _)| class(base, name)).collect(),
+    ));
+    if base.classes.len() < 2 {
+        let item = Item::of(root, &base.root).detail(&format!("{} class", base.classes.len()));
+        found.push(Finding::error("few_classes", "fewer than two classes to train on", vec![item]));
+    }
+    let names = base.names();
+    let mut as_text = names.clone();
+    as_text.sort();
+    if names != as_text {
+        let first = names.iter().zip(&as_text).find(|(a, b)| a != b);
+        let detail = first.map_or_else(String::new, |(a, b)| format!("{a} here, {b} there"));
+        found.push(Finding::note(
+            "numeric_names",
+            "class numbers are ordered as numbers here, as text by torchvision and timm: labels differ from theirs",
+            vec![Item::of(root, &base.root).detail(&detail)],
+        ));
+    }
+    let Some(val) = splits.get(1) else {
+        let detail = "train with --val-fraction 0.1, or add val/<class>/*";
+        found.push(Finding::warning(
+            "no_val",
+            "no split to evaluate on",
+            vec![Item::of(root, root).detail(detail)],
+        ));
+        return found;
+    };
+    let unused = |name: &&str| root.join(name).is_dir() && *name != val.name;
+    found.push(Finding::note(
+        "other_splits",
+        "further splits, not examined (--val-split takes another one)",
+        VAL_NAMES.into_iter().filter(unused).map(|name| Item::of(root, &root.join(name))).collect(),
+    ));
+    let held: BTreeMap<&str, usize> =
+        val.classes.iter().map(|(name, p)| (name.as_str(), p.len())).collect();
+    found.push(Finding::warning(
+        "missing_class",
+        "classes without an image to evaluate on",
+        base.classes
+            .iter()
+            .filter(|(name, _)| held.get(name.as_str()).is_none_or(|count| *count == 0))
+            .map(|(name, _)| {
+                let there = if held.contains_key(name.as_str()) { "empty" } else { "missing" };
+                class(val, name).detail(there)
+            })
+            .collect(),
+    ));
+    let extra = val.classes.iter().filter(|(name, _)| !names.contains(name));
+    let (full, empty): (Vec<_>, Vec<_>) = extra.partition(|(_, images)| !images.is_empty());
+    found.push(Finding::error(
+        "extra_class",
+        "classes to evaluate on that the training does not have: remove them or train with them",
+        full.iter()
+            .map(|(name, images)| {
+                let near = nearest(name, &names)
+                    .map_or_else(String::new, |n| format!("; did you mean `{n}`?"));
+                class(val, name).detail(&format!("{} images{near}", images.len()))
+            })
+            .collect(),
+    ));
+    found.push(Finding::note(
+        "extra_empty_class",
+        "empty folders of no class of the training",
+        empty.iter().map(|(name, _)| class(val, name)).collect(),
+    ));
+    found
+}
+
+fn begins_like_a_image(path: &Path) -> bool {
+    let mut start = [0; 64];
+    let read = std::fs::File::open(path).and_then(|mut file| file.read(&mut start));
+    read.is_ok_and(|count| looks_like_a_image(&start[..count]))
+}
+
+/// Pairs of names that people would take for the same one.
+fn alike(names: &[String]) -> Vec<(String, String)> {
+    let mut seen: BTreeMap<String, &String> = BTreeMap::new();
+    let mut pairs = Vec::new();
+    for name in names {
+        let plain: String = name
+            .chars()
+            .filter(|c| !matches!(c, ' ' | '-' | '_'))
+            .collect::<String>()
+            .to_lowercase();
+        match seen.get(&plain) {
+            Some(first) => pairs.push(((*first).clone(), name.clone())),
+            None => drop(seen.insert(plain, name)),
+        }
+    }
+    pairs.sort_by(|a, b| natural(&a.0, &b.0));
+    pairs
+}

@@ -1,0 +1,192 @@
+//! The quarantine list of a folder of images: what training and evaluation leave out. One line for an image:
+//! its path relative to the folder, a TAB, the reason. `kindling data check --write-quarantine` writes it.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Component, Path, PathBuf};
+
+use crate::config::plan::Plan;
+use crate::datasets::image_folder::ImageFolder;
+use crate::datasets::shards;
+use crate::error::Error;
+use crate::run::checkpoint::write_atomically;
+
+/// Name of the list in its folder.
+pub const FILE: &str = "quarantine.txt";
+
+/// A list as read, or as it will be written.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Quarantine {
+    /// Relative path with `/` -> reason.
+    entries: BTreeMap<String, String>,
+}
+
+impl Quarantine {
+    /// Reads a list.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::Data`] with the line: no TAB, a path that is absolute or leads out of the folder;
+    /// [`crate::error::ErrorKind::File`] when it cannot be read.
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        let place = path.display();
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| Error::file(format!("{place}: cannot read the quarantine list: {e}")))?;
+        let mut entries = BTreeMap::new();
+        for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+            let wrong =
+                |why: &str| Error::data(format!("{place}: line {}: `{line}`: {why}", number + 1));
+            let (name, reason) = line
+                .split_once('\t')
+                .ok_or_else(|| wrong("expected a relative path, a TAB and the reason"))?;
+            let inside = |c: Component| matches!(c, Component::Normal(_) | Component::CurDir);
+            if name.is_empty() || !Path::new(name).components().all(inside) {
+                return Err(wrong("expected a path inside the folder of images, without `..`"));
+            }
+            entries.insert(name.to_owned(), reason.to_owned());
+        }
+        Ok(Self { entries })
+    }
+
+    /// The list of `root`: the file named, or [`FILE`] in the folder if it is there.
+    ///
+    /// # Errors
+    /// As [`Quarantine::read`].
+    pub fn of(root: &Path, named: Option<&Path>) -> Result<Self, Error> {
+        match (named, root.join(FILE)) {
+            (Some(path), _) => Self::read(path),
+            (None, path) if path.is_file() => Self::read(&path),
+            (None, _) => Ok(Self::default()),
+        }
+    }
+
+    /// Adds an image of `root`; an older reason stays. Whether it was new, or why it cannot be listed.
+    pub fn add(&mut self, root: &Path, image: &Path, reason: &str) -> Result<bool, String> {
+        let name = relative(root, image)
+            .filter(|name| !name.contains(['\t', '\n', '\r']))
+            .ok_or_else(|| format!("{}: such a name cannot be listed", image.display()))?;
+        if self.entries.contains_key(&name) {
+            return Ok(false);
+        }
+        self.entries.insert(name, reason.replace(['\t', '\n', '\r'], " "));
+        Ok(true)
+    }
+
+    /// Images on the list.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether it lists nothing.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Full paths of what is listed.
+    pub fn paths(&self, root: &Path) -> HashSet<PathBuf> {
+        self.entries.keys().map(|name| root.join(name)).collect()
+    }
+
+    /// Listed images that are not there: in the folder, or in its shards, which know those left out of them too.
+    pub fn missing(&self, root: &Path) -> Vec<&str> {
+        let index = if self.is_empty() { None } else { shards::index(root).ok().flatten() };
+        let held = index.map(|index| index.names());
+        let absent = |name: &&str| match &held {
+            Some(held) => !held.contains(*name),
+            None => !root.join(name).exists(),
+        };
+        self.entries.keys().map(String::as_str).filter(absent).collect()
+    }
+
+    /// Writes the list, sorted by path.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::File`].
+    pub fn write(&self, path: &Path) -> Result<(), Error> {
+        let lines: String =
+            self.entries.iter().map(|(name, why)| format!("{name}\t{why}\n")).collect();
+        write_atomically(path, lines.as_bytes())
+    }
+}
+
+/// Path below `root`, with `/`.
+pub fn relative(root: &Path, path: &Path) -> Option<String> {
+    let parts: Option<Vec<&str>> =
+        path.strip_prefix(root).ok()?.components().map(|c| c.as_os_str().to_str()).collect();
+    parts.map(|parts| parts.join("/"))
+}
+
+/// Leaves out of both splits what the plan's quarantine lists, and notes how many.
+///
+/// # Errors
+/// A malformed list; a class that has no image left.
+pub fn leave_out(plan: &Plan, train: &mut ImageFolder, val: &mut ImageFolder) -> Result<(), Error> {
+    if plan.ignore_quarantine {
+        return Ok(());
+    }
+    let (root, named) = (&plan.data_dir, plan.quarantine.as_deref());
+    let list = Quarantine::of(root, named)?;
+    let place = named.map_or_else(|| root.join(FILE), Path::to_path_buf);
+    let gone = leave_out_of(&list, root, train) + leave_out_of(&list, root, val);
+    for (class, count) in train.classes.iter().zip(train.class_counts()) {
+        if count == 0 {
+            return Err(none_left(&place, &format!("of class {class} is left to train on")));
+        }
+    }
+    if val.items.is_empty() {
+        return Err(none_left(&place, "is left to evaluate on"));
+    }
+    train.notes.extend(notes(&list, root, &place, gone));
+    Ok(())
+}
+
+/// The same for a split that is evaluated alone.
+///
+/// # Errors
+/// A malformed list; no image left.
+pub fn leave_out_of_val(
+    root: &Path,
+    named: Option<&Path>,
+    val: &mut ImageFolder,
+) -> Result<(), Error> {
+    let list = Quarantine::of(root, named)?;
+    let place = named.map_or_else(|| root.join(FILE), Path::to_path_buf);
+    let gone = leave_out_of(&list, root, val);
+    if val.items.is_empty() {
+        return Err(none_left(&place, "is left to evaluate on"));
+    }
+    val.notes.extend(notes(&list, root, &place, gone));
+    Ok(())
+}
+
+fn none_left(place: &Path, what: &str) -> Error {
+    Error::data(format!(
+        "{}: no image {what}; take some off the list, add others, or give --ignore-quarantine",
+        place.display()
+    ))
+}
+
+/// Leaves out of a split what is listed; how many images.
+pub(crate) fn leave_out_of(list: &Quarantine, root: &Path, split: &mut ImageFolder) -> usize {
+    let (before, listed) = (split.items.len(), list.paths(root));
+    split.items.retain(|(path, _)| !listed.contains(path));
+    before - split.items.len()
+}
+
+/// What a user should know of a list that was followed.
+fn notes(list: &Quarantine, root: &Path, place: &Path, gone: usize) -> Vec<String> {
+    let mut notes = Vec::new();
+    if gone > 0 {
+        notes.push(format!(
+            "{gone} images left out, as {} says (--ignore-quarantine takes them)",
+            place.display()
+        ));
+    }
+    let missing = list.missing(root);
+    if let Some(first) = missing.first() {
+        notes.push(format!(
+            "{}: {} of the listed images are not there, such as {first}",
+            place.display(),
+            missing.len()
+        ));
+    }
+    notes
+}

@@ -1,0 +1,93 @@
+//! `--backend` to a Burn device. The only place of this crate that names burn-ndarray (deprecated upstream) and
+//! the only place that starts wgpu, eagerly, so that a missing adapter is told before any work.
+
+use burn::tensor::{Device, DeviceKind};
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+
+/// What `--backend` may say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Backend {
+    /// wgpu on a hardware adapter, otherwise ndarray.
+    Auto,
+    /// burn-ndarray, CPU.
+    Ndarray,
+    /// burn-flex, CPU.
+    Flex,
+    /// burn-wgpu: Vulkan, Metal, DX12 or GL.
+    Wgpu,
+}
+
+/// A device that exists, and the name of what was chosen.
+pub struct OpenedDevice {
+    /// The plain device; `.autodiff()` for training.
+    pub device: Device,
+    /// For people: `flex (cpu)`, `wgpu (adapter name)`.
+    pub name: String,
+}
+
+impl OpenedDevice {
+    /// Whether it computes in the memory of the machine.
+    pub fn is_host(&self) -> bool {
+        self.device == Device::flex() || self.device == ndarray()
+    }
+}
+
+impl Backend {
+    /// Opens the device.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::Backend`] when wgpu was named and no adapter answers.
+    pub fn open(self) -> Result<OpenedDevice, Error> {
+        match self {
+            Backend::Flex => Ok(OpenedDevice { device: Device::flex(), name: "flex (cpu)".into() }),
+            Backend::Ndarray => {
+                Ok(OpenedDevice { device: ndarray(), name: "ndarray (cpu)".into() })
+            }
+            Backend::Wgpu => wgpu(DeviceKind::DefaultDevice).map_err(|why| {
+                Error::backend(format!(
+                    "--backend wgpu: no graphics adapter on this machine ({why}); \
+                     install a driver, or use --backend flex"
+                ))
+            }),
+            Backend::Auto => hardware().map_or_else(|| Backend::Ndarray.open(), Ok),
+        }
+    }
+}
+
+/// Lines for `--backend list`: what this machine has.
+pub fn list() -> Vec<String> {
+    let mut lines = vec!["flex     cpu".to_owned(), "ndarray  cpu".to_owned()];
+    match wgpu(DeviceKind::DefaultDevice) {
+        Ok(chosen) => lines.push(format!("wgpu     {}", chosen.name)),
+        Err(why) => lines.push(format!("wgpu     none ({why})")),
+    }
+    lines
+}
+
+#[expect(deprecated, reason = "burn-ndarray is asked for; this is the line that goes with it")]
+fn ndarray() -> Device {
+    Device::ndarray()
+}
+
+fn hardware() -> Option<OpenedDevice> {
+    // Without a device node there is no GPU on Linux; asking the drivers would only print noise.
+    let nodes = ["/dev/dri", "/dev/nvidia0", "/dev/dxg", "/dev/kfd"];
+    if cfg!(target_os = "linux") && !nodes.iter().any(|n| std::path::Path::new(n).exists()) {
+        return None;
+    }
+    [DeviceKind::DiscreteGpu(0), DeviceKind::IntegratedGpu(0), DeviceKind::VirtualGpu(0)]
+        .into_iter()
+        .find_map(|kind| wgpu(kind).ok())
+}
+
+fn wgpu(kind: DeviceKind) -> Result<OpenedDevice, String> {
+    let (device, setup) = Device::wgpu_options()
+        .device_kind(kind)
+        .init_with_setup()
+        .map_err(|error| error.to_string().lines().collect::<Vec<_>>().join(" "))?;
+    let info = setup.adapter.get_info();
+    Ok(OpenedDevice { device, name: format!("wgpu ({}, {:?})", info.name, info.device_type) })
+}

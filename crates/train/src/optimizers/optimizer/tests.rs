@@ -1,0 +1,133 @@
+//! Both twins of every rule against torch and timm (`tests/fixtures/make_optimizers.py`).
+
+use burn::tensor::{Device, Tensor, TensorData};
+
+use super::*;
+
+const FIXTURE: &str = include_str!("../../../tests/fixtures/optimizers.json");
+
+pub(crate) fn fixture() -> serde_json::Value {
+    serde_json::from_str(FIXTURE).unwrap()
+}
+
+pub(crate) fn shapes() -> Vec<Vec<usize>> {
+    serde_json::from_value(fixture()["shapes"].clone()).unwrap()
+}
+
+/// The values that the script begins with.
+pub(crate) fn start(number: usize, shape: &[usize]) -> Vec<f32> {
+    let value = |i: usize| (((i * 37 + number * 11) % 101) as f64 - 50.0) / 50.0;
+    (0..shape.iter().product()).map(|i| value(i) as f32).collect()
+}
+
+pub(crate) fn gradient(values: &[f32], step: usize) -> Vec<f32> {
+    values.iter().map(|v| v * v * 0.7 - 0.3 + 0.1 * step as f32 * v).collect()
+}
+
+#[track_caller]
+pub(crate) fn close(got: &[f32], expected: &serde_json::Value, what: &str) {
+    let expected = expected.as_array().unwrap();
+    assert_eq!(got.len(), expected.len(), "{what}");
+    for (i, (got, expected)) in got.iter().zip(expected).enumerate() {
+        let expected = expected.as_f64().unwrap();
+        let apart = (f64::from(*got) - expected).abs();
+        // f32 on both sides; a wrong constant shows as 1e-3 and more.
+        assert!(apart < 3e-6 * (1.0 + expected.abs()), "{what}: {i}: {got} for {expected}");
+    }
+}
+
+fn on_device(values: Vec<f32>) -> Buffer {
+    let count = values.len();
+    Buffer::Device(Tensor::from_data(TensorData::new(values, [count]), &Device::flex()))
+}
+
+fn run(rule: OptimizerKind, wrap: fn(Vec<f32>) -> Buffer) -> Vec<Vec<f32>> {
+    let own = rule.config();
+    let mut config = OptimizerConfig { weight_decay: 0.1, ..own };
+    if rule == OptimizerKind::Muon {
+        config.epsilon = 1e-7;
+    } else if rule == OptimizerKind::Adam
+        || rule == OptimizerKind::Adamw
+        || rule == OptimizerKind::Lamb
+    {
+        assert_eq!(config.momentum, 0.9);
+    }
+    config.betas = [0.9, 0.99];
+    let lr = if matches!(rule, OptimizerKind::Sgd | OptimizerKind::Momentum) { 0.05 } else { 0.01 };
+    let setting = ParamGroup { decay: 0.1, lr_scale: 1.0, classifier: false };
+    let shapes = shapes();
+    let mut optimizer = Optimizer::new(config).with_settings(vec![setting; shapes.len()]);
+    let mut all: Vec<Buffer> =
+        shapes.iter().enumerate().map(|(i, shape)| wrap(start(i, shape))).collect();
+    let mut slots = vec![Vec::new(); shapes.len()];
+    for step in 0..5 {
+        optimizer.steps += 1;
+        for (number, values) in all.iter_mut().enumerate() {
+            let grad = wrap(gradient(&values.to_vec(), step));
+            let grad = Gradient { values: grad, shape: shapes[number].clone() };
+            let update = optimizer.update(number, shapes[number].len(), lr);
+            update.apply(values, grad, &mut slots[number]);
+        }
+    }
+    all.iter().map(Buffer::to_vec).collect()
+}
+
+const RULES: [(&str, OptimizerKind); 9] = [
+    ("sgd", OptimizerKind::Sgd),
+    ("momentum", OptimizerKind::Momentum),
+    ("rmsprop", OptimizerKind::Rmsprop),
+    ("rmsproptf", OptimizerKind::RmspropTf),
+    ("adam", OptimizerKind::Adam),
+    ("adamw", OptimizerKind::Adamw),
+    ("lamb", OptimizerKind::Lamb),
+    ("lion", OptimizerKind::Lion),
+    ("muon", OptimizerKind::Muon),
+];
+
+/// Seen to fail with RMSpropTF's epsilon outside the root (on slices alone, which the next test sees too), with AdamW
+/// without its decay and, for Muon, with another rule for vectors and with a step five times as long.
+#[test]
+fn five_steps_equal_torch_and_timm_on_slices_and_composed() {
+    let fixture = fixture();
+    for (name, rule) in RULES {
+        for (twin, wrap) in
+            [("slices", Buffer::Host as fn(_) -> _), ("composed", on_device as fn(_) -> _)]
+        {
+            for (number, got) in run(rule, wrap).iter().enumerate() {
+                close(got, &fixture["rules"][name][number], &format!("{name} {twin} {number}"));
+            }
+        }
+    }
+}
+
+/// The bits of a run must not depend on which of the two a backend takes.
+#[test]
+fn slices_and_composed_give_the_same_bits() {
+    for (name, rule) in RULES.into_iter().filter(|(name, _)| *name != "lamb") {
+        let bits = |wrap| -> Vec<u32> {
+            run(rule, wrap).into_iter().flatten().map(f32::to_bits).collect()
+        };
+        assert_eq!(bits(Buffer::Host), bits(on_device), "{name}");
+    }
+}
+
+/// Values of more than one part take the threads.
+#[test]
+fn long_parameters_are_updated_as_short_ones() {
+    let count = crate::optimizers::buffer::PART * 2 + 3;
+    let values: Vec<f32> = (0..count).map(|i| (i % 7) as f32 - 3.0).collect();
+    for (name, rule) in RULES.into_iter().filter(|(name, _)| *name != "lamb") {
+        let optimizer = Optimizer { steps: 1, ..Optimizer::new(rule.config()) };
+        let step = |values: Vec<f32>| {
+            let grad = gradient(&values, 1);
+            let shape = vec![values.len()];
+            let mut values = Buffer::Host(values);
+            let grad = Gradient { values: Buffer::Host(grad), shape };
+            optimizer.update(0, 1, 0.01).apply(&mut values, grad, &mut Vec::new());
+            values.to_vec()
+        };
+        let whole = step(values.clone());
+        let split: Vec<f32> = values.chunks(1000).flat_map(|part| step(part.to_vec())).collect();
+        assert!(whole == split, "{name}");
+    }
+}

@@ -1,0 +1,281 @@
+//! Averages of a network over its training: exponential (EMA), and of equal parts (SWA). Weights and running
+//! statistics alike, flat, in the order of the module walk, so that no Burn module is cloned (a clone shares
+//! its running statistics with the original).
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{Device, Tensor};
+use nn::network::{Network, NetworkConfig};
+use nn::weights::{HeadPolicy, NamedTensor, WeightsError, load_state_dict, state_dict};
+
+use serde::{Deserialize, Serialize};
+
+use crate::optimizers::buffer::{Buffer, changed};
+
+/// A running average of every weight and statistic of a network.
+pub struct Average {
+    values: Vec<Buffer>,
+    /// How many networks went into it.
+    pub count: u64,
+}
+
+/// How an exponential average begins: the most that its decay is after t updates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(try_from = "EmaWarmupRepr", into = "EmaWarmupRepr")]
+pub enum EmaWarmup {
+    /// `1 - (1 + t)^(-2/3)` (timm's ModelEmaV3 with its `--model-ema-warmup`).
+    Timm,
+    /// `(1 + t) / (10 + t)` (TensorFlow's ExponentialMovingAverage with `num_updates`).
+    #[default]
+    #[value(alias = "true")]
+    Tensorflow,
+    /// The decay from the first update on.
+    #[value(alias = "false")]
+    None,
+}
+
+/// A word, or yes and no as before there was a choice.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum EmaWarmupRepr {
+    Flag(bool),
+    Word(String),
+}
+
+impl TryFrom<EmaWarmupRepr> for EmaWarmup {
+    type Error = String;
+
+    fn try_from(written: EmaWarmupRepr) -> Result<Self, String> {
+        match written {
+            EmaWarmupRepr::Flag(true) => Ok(Self::Tensorflow),
+            EmaWarmupRepr::Flag(false) => Ok(Self::None),
+            EmaWarmupRepr::Word(word) => match word.as_str() {
+                "timm" => Ok(Self::Timm),
+                "tensorflow" => Ok(Self::Tensorflow),
+                "none" => Ok(Self::None),
+                _ => Err(format!("`{word}`: expected timm, tensorflow or none")),
+            },
+        }
+    }
+}
+
+impl From<EmaWarmup> for EmaWarmupRepr {
+    fn from(warmup: EmaWarmup) -> Self {
+        let word = match warmup {
+            EmaWarmup::Timm => "timm",
+            EmaWarmup::Tensorflow => "tensorflow",
+            EmaWarmup::None => "none",
+        };
+        Self::Word(word.to_owned())
+    }
+}
+
+/// The decay of an exponential average after `updates` updates.
+pub fn warmed(decay: f64, updates: u64, warmup: EmaWarmup) -> f64 {
+    let updates = updates as f64;
+    match warmup {
+        EmaWarmup::Timm => decay.min(1.0 - (1.0 + updates).powf(-2.0 / 3.0)),
+        EmaWarmup::Tensorflow => decay.min((1.0 + updates) / (10.0 + updates)),
+        EmaWarmup::None => decay,
+    }
+}
+
+struct Collect(Vec<Buffer>);
+
+impl ModuleVisitor for Collect {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.0.push(Buffer::of(param.val().without_autodiff()));
+    }
+}
+
+impl Average {
+    /// Begins as the network is.
+    pub fn of(network: &Network) -> Self {
+        settle(network);
+        let mut collect = Collect(Vec::new());
+        network.visit(&mut collect);
+        Self { values: collect.0, count: 0 }
+    }
+
+    /// Takes `share` of the network in; the network is given back as it was. Weights are moved out and back in
+    /// rather than copied.
+    pub fn blend(&mut self, network: Network, share: f64) -> Network {
+        settle(&network);
+        self.count += 1;
+        let mut blend = Blend { values: self.values.iter_mut(), share };
+        network.map(&mut blend)
+    }
+
+    /// Takes the network in as one of [`Average::count`] equal parts.
+    pub fn add(&mut self, network: Network) -> Network {
+        self.blend(network, 1.0 / (self.count as f64 + 1.0))
+    }
+
+    /// A network with the averaged values, on the autodiff device `autodiff_device`.
+    pub fn network(&self, config: &NetworkConfig, autodiff_device: &Device) -> Network {
+        let mut fill = Fill { values: self.values.iter() };
+        config.init_zero(autodiff_device).map(&mut fill)
+    }
+
+    /// The averaged tensors under torchvision's names, `prefix` before them.
+    pub fn save(
+        &self,
+        prefix: &str,
+        config: &NetworkConfig,
+        autodiff_device: &Device,
+    ) -> Vec<NamedTensor> {
+        let mut tensors = state_dict(&self.network(config, autodiff_device));
+        tensors.iter_mut().for_each(|t| t.name.insert_str(0, prefix));
+        tensors
+    }
+
+    /// What [`Average::save`] gave, without the prefix.
+    ///
+    /// # Errors
+    /// When the tensors are not of this network.
+    pub fn load(
+        tensors: Vec<NamedTensor>,
+        count: u64,
+        config: &NetworkConfig,
+        autodiff_device: &Device,
+    ) -> Result<Self, WeightsError> {
+        let (network, _) =
+            load_state_dict(config.init_zero(autodiff_device), tensors, HeadPolicy::Exact)?;
+        Ok(Self { count, ..Self::of(&network) })
+    }
+}
+
+/// Burn keeps an update of running statistics back by one step; `valid` brings them up to date, here too.
+fn settle(network: &Network) {
+    let _ = network.valid();
+}
+
+struct Blend<'a> {
+    values: std::slice::IterMut<'a, Buffer>,
+    share: f64,
+}
+
+impl ModuleMapper for Blend<'_> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let own = self.values.next().expect("the average is of this network");
+        if param.is_require_grad() {
+            return changed(param, |new| own.blend(new, self.share));
+        }
+        own.blend(&Buffer::of(param.val().without_autodiff()), self.share);
+        param
+    }
+}
+
+struct Fill<'a> {
+    values: std::slice::Iter<'a, Buffer>,
+}
+
+impl ModuleMapper for Fill<'_> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let values = self.values.next().expect("the average is of this network").clone();
+        let trained = param.is_require_grad();
+        let (id, tensor, mapper) = param.consume();
+        let inner = tensor.without_autodiff();
+        let own: Tensor<D> = values.into_tensor(inner.dims(), &inner.device());
+        let tensor = Tensor::from_inner(own).set_require_grad(trained);
+        Param::from_mapped_value(id, tensor, mapper)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nn::network::Architecture;
+
+    use super::*;
+
+    fn config() -> NetworkConfig {
+        let mut config = NetworkConfig::new(Architecture::MobilenetV3Small, 3);
+        config.width = 0.35;
+        config
+    }
+
+    fn forward(network: &Network, autodiff_device: &Device) {
+        let images = Tensor::<4>::ones([2, 3, 32, 32], autodiff_device).mul_scalar(0.3);
+        let _ = network.forward_train(images, 0);
+    }
+
+    /// Seen to fail without `settle`: statistics one step late.
+    #[test]
+    fn an_average_is_that_of_all_states_in_turn_and_leaves_the_network_alone() {
+        let autodiff_device = Device::flex().autodiff();
+        let mut network = config().init_seeded(&autodiff_device, 1);
+        let mut average = Average::of(&network);
+        let mut expected: Vec<Vec<f32>> =
+            state_dict(&network).into_iter().map(|t| t.values).collect();
+        for step in 0..3 {
+            forward(&network, &autodiff_device); // moves the running statistics
+            network = average.blend(network, 0.25);
+            let now = state_dict(&network);
+            assert_eq!(average.count, step + 1);
+            for (own, new) in expected.iter_mut().zip(&now) {
+                own.iter_mut().zip(&new.values).for_each(|(own, new)| *own += (new - *own) * 0.25);
+            }
+        }
+        let got = average.save("ema.", &config(), &autodiff_device);
+        let moved = state_dict(&network).iter().zip(&got).any(|(a, b)| a.values != b.values);
+        assert!(moved, "the statistics move");
+        for (got, expected) in got.iter().zip(&expected) {
+            assert!(got.name.starts_with("ema."));
+            assert_eq!(&got.values, expected, "{}", got.name);
+        }
+        let bare = got.into_iter().map(|mut t| {
+            t.name = t.name.split_off(4);
+            t
+        });
+        let again = Average::load(bare.collect(), 7, &config(), &autodiff_device).unwrap();
+        assert_eq!(again.count, 7);
+        let flat = |a: &Average| a.values.iter().flat_map(Buffer::to_vec).collect::<Vec<f32>>();
+        assert_eq!(flat(&again), flat(&average));
+    }
+
+    #[test]
+    fn equal_parts_have_the_mean() {
+        let autodiff_device = Device::flex().autodiff();
+        let network = config().init_seeded(&autodiff_device, 1);
+        let (mut average, mut last) = (Average::of(&network), network);
+        let mut firsts = Vec::new();
+        for seed in 1..=3 {
+            last = average.add(config().init_seeded(&autodiff_device, seed));
+            firsts.push(state_dict(&last)[0].values[0]);
+        }
+        drop(last);
+        let mean = firsts.iter().sum::<f32>() / 3.0;
+        let got = average.save("", &config(), &autodiff_device)[0].values[0];
+        assert!((got - mean).abs() < 1e-6, "{got} for {mean}");
+    }
+
+    /// Seen to fail with timm's updates counted from 1.
+    #[test]
+    fn a_young_average_forgets_quickly() {
+        let tensorflow = EmaWarmup::Tensorflow;
+        assert_eq!(warmed(0.9998, 0, tensorflow), 0.1);
+        assert_eq!(warmed(0.9998, 8, tensorflow), 0.5);
+        assert_eq!(warmed(0.9998, 1_000_000, tensorflow), 0.9998);
+        assert_eq!(warmed(0.9998, 0, EmaWarmup::None), 0.9998);
+        // timm's own, `tests/fixtures/make_schedules.py`.
+        let fixture: serde_json::Value =
+            serde_json::from_str(include_str!("../../tests/fixtures/schedules.json")).unwrap();
+        for (updates, expected) in fixture["ema"].as_array().unwrap().iter().enumerate() {
+            let (got, expected) =
+                (warmed(0.99, updates as u64, EmaWarmup::Timm), expected.as_f64());
+            assert!((got - expected.unwrap()).abs() < 1e-12, "{updates}: {got} for {expected:?}");
+        }
+    }
+
+    /// Seen to fail with another word taken for none.
+    #[test]
+    fn older_checkpoints_say_yes_or_no() {
+        let read = |text: &str| serde_json::from_str::<EmaWarmup>(text);
+        assert_eq!(read("true").unwrap(), EmaWarmup::Tensorflow);
+        assert_eq!(read("false").unwrap(), EmaWarmup::None);
+        for warmup in [EmaWarmup::Timm, EmaWarmup::Tensorflow, EmaWarmup::None] {
+            assert_eq!(read(&serde_json::to_string(&warmup).unwrap()).unwrap(), warmup);
+        }
+        let error = read("\"tim\"").unwrap_err().to_string();
+        assert!(error.contains("timm, tensorflow or none"), "{error}");
+    }
+}

@@ -1,0 +1,213 @@
+//! The files of a run beside its checkpoints: `run.json`, `summary.csv`, `steps.jsonl`, `eval/`. Resuming
+//! goes on in the same files: no second header, no step twice.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::Path;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::error::Error;
+use crate::learner::evaluate::Report;
+use crate::run::checkpoint::{DatasetFingerprint, EpochStats, Position, write_atomically};
+
+/// Writes `run.json`: what ran where and on what. On a resume the old file is kept and the new start
+/// added to its `resumes`.
+///
+/// # Errors
+/// [`crate::error::ErrorKind::File`].
+pub fn write_facts(
+    folder: &Path,
+    backend: &str,
+    data: DatasetFingerprint,
+    resumed: Option<Position>,
+) -> Result<(), Error> {
+    let words: Vec<String> = std::env::args().collect();
+    let start = json!({
+        "time": chrono::Local::now().to_rfc3339(),
+        "command": words,
+        "kindling": env!("CARGO_PKG_VERSION"),
+        "backend": backend,
+        "os": std::env::consts::OS,
+        "arch": std::env::consts::ARCH,
+        "cores": std::thread::available_parallelism().map_or(0, usize::from),
+    });
+    let path = folder.join("run.json");
+    let old = std::fs::read_to_string(&path).ok().and_then(|t| serde_json::from_str(&t).ok());
+    let facts = match (resumed, old) {
+        (Some(position), Some(Value::Object(mut facts))) => {
+            let mut again = start;
+            again["at"] = serde_json::to_value(position).expect("plain data");
+            let list = facts.entry("resumes").or_insert_with(|| json!([]));
+            if let Value::Array(list) = list {
+                list.push(again);
+            }
+            Value::Object(facts)
+        }
+        _ => {
+            let mut facts = start;
+            facts["data"] = serde_json::to_value(data).expect("plain data");
+            facts["resumes"] = json!([]);
+            facts
+        }
+    };
+    write_atomically(&path, format!("{facts:#}\n").as_bytes())
+}
+
+/// A line of `steps.jsonl`.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Step {
+    /// Epoch, from 0.
+    pub epoch: u64,
+    /// Batches done in the epoch.
+    pub batch: usize,
+    /// Optimizer steps done in the run.
+    pub step: u64,
+    /// Loss of the batch.
+    pub loss: f64,
+    /// Learning rate of the step.
+    pub lr: f64,
+    /// Norm of all gradients before clipping, where the batch closed a step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grad_norm: Option<f64>,
+    /// Steps of the epoch left out because a loss or gradient was not finite.
+    pub skipped_steps: u64,
+    /// Images per second over the epoch so far.
+    pub img_per_s: f64,
+    /// Share of the epoch's time spent waiting for data, percent.
+    pub data_wait_pct: f64,
+}
+
+/// Appends to `steps.jsonl`.
+///
+/// # Errors
+/// [`crate::error::ErrorKind::File`].
+pub fn record_step(folder: &Path, step: &Step) -> Result<(), Error> {
+    append(&folder.join("steps.jsonl"), &serde_json::to_string(step).expect("plain data"))
+}
+
+/// Drops the lines of `steps.jsonl` that lie behind the position a run goes on from.
+///
+/// # Errors
+/// [`crate::error::ErrorKind::File`].
+pub fn rewind_steps(folder: &Path, to: Position) -> Result<(), Error> {
+    let path = folder.join("steps.jsonl");
+    let Ok(text) = std::fs::read_to_string(&path) else { return Ok(()) };
+    let before = |line: &&str| {
+        let value: Value = serde_json::from_str(line).unwrap_or_default();
+        let number = |key: &str| value[key].as_u64();
+        number("epoch").zip(number("batch")).is_some_and(|at| at <= (to.epoch, to.batch as u64))
+    };
+    let kept: String = text.lines().filter(before).map(|line| format!("{line}\n")).collect();
+    write_atomically(&path, kept.as_bytes())
+}
+
+const HEADER: &str = "epoch,train_loss,eval_loss,eval_top1,eval_top5,lr,img_per_s,data_wait_pct,epoch_s,skipped,\
+     eval_top1_ema\n";
+
+/// Appends an epoch to `summary.csv`; a row of the same or a later epoch (from before a resume) is
+/// replaced, the header is written once.
+///
+/// # Errors
+/// [`crate::error::ErrorKind::File`].
+pub fn summarise(
+    folder: &Path,
+    epoch: u64,
+    lr: f64,
+    tally: &EpochStats,
+    eval: &Report,
+    ema: Option<&Report>,
+) -> Result<(), Error> {
+    let path = folder.join("summary.csv");
+    let old = std::fs::read_to_string(&path).unwrap_or_default();
+    let mut text = HEADER.to_owned();
+    let columns = HEADER.matches(',').count();
+    for row in old.lines().skip(1) {
+        let before = row.split(',').next().and_then(|e| e.parse::<u64>().ok());
+        if before.is_some_and(|e| e < epoch) {
+            text.push_str(row);
+            // Rows from before there was a column for the average.
+            let missing = columns.saturating_sub(row.matches(',').count());
+            text.push_str(&",".repeat(missing));
+            text.push('\n');
+        }
+    }
+    let row = format!(
+        "{epoch},{:.6},{:.6},{:.4},{:.4},{lr:.6e},{:.1},{:.1},{:.1},{},{}\n",
+        tally.mean_loss(),
+        eval.loss,
+        100.0 * eval.top1,
+        100.0 * eval.top5,
+        tally.img_per_s(),
+        tally.wait_percent(),
+        tally.seconds,
+        tally.skipped,
+        ema.map_or_else(String::new, |report| format!("{:.4}", 100.0 * report.top1)),
+    );
+    write_atomically(&path, (text + &row).as_bytes())
+}
+
+/// Writes `per_class.csv` and `confusion.csv` of an evaluation into `folder`.
+///
+/// # Errors
+/// [`crate::error::ErrorKind::File`].
+pub fn write_evaluation(folder: &Path, report: &Report) -> Result<(), Error> {
+    std::fs::create_dir_all(folder)
+        .map_err(|e| Error::file(format!("{}: cannot make the folder: {e}", folder.display())))?;
+    write_atomically(&folder.join("per_class.csv"), per_class(report).as_bytes())?;
+    write_atomically(&folder.join("confusion.csv"), confusion(report).as_bytes())
+}
+
+/// One row a class: images, correct, predicted, recall, precision.
+pub fn per_class(report: &Report) -> String {
+    let share = |part: u64, all: u64| match all {
+        0 => String::new(),
+        _ => format!("{:.6}", part as f64 / all as f64),
+    };
+    let mut text = "class,images,correct,predicted,recall,precision\n".to_owned();
+    for row in &report.classes {
+        text += &format!(
+            "{},{},{},{},{},{}\n",
+            quoted(&row.class),
+            row.images,
+            row.correct,
+            row.predicted,
+            share(row.correct, row.images),
+            share(row.correct, row.predicted)
+        );
+    }
+    text
+}
+
+/// Rows: true classes; columns: what they were taken for.
+pub fn confusion(report: &Report) -> String {
+    let names: Vec<String> = report.classes.iter().map(|row| quoted(&row.class)).collect();
+    let mut text = format!("true\\predicted,{}\n", names.join(","));
+    for (name, row) in names.iter().zip(&report.confusion) {
+        let counts: Vec<String> = row.iter().map(u64::to_string).collect();
+        text += &format!("{name},{}\n", counts.join(","));
+    }
+    text
+}
+
+/// RFC 4180: quotes where a comma, a quote or a line break would break the row.
+pub fn quoted(text: &str) -> String {
+    match text.contains([',', '"', '\n', '\r']) {
+        true => format!("\"{}\"", text.replace('"', "\"\"")),
+        false => text.to_owned(),
+    }
+}
+
+/// Appends one line to a log file.
+///
+/// # Errors
+/// [`crate::error::ErrorKind::File`].
+pub fn append(path: &Path, line: &str) -> Result<(), Error> {
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .and_then(|mut file| writeln!(file, "{line}"))
+        .map_err(|e| Error::file(format!("{}: cannot write: {e}", path.display())))
+}

@@ -1,0 +1,450 @@
+//! Bytes of an image file to 8-bit RGB.
+//!
+//! The format is told by the content, never by the name: a PNG called `.JPEG` decodes. Alpha is
+//! dropped, not composited, and colour profiles are ignored, as torchvision's loader does. Refused:
+//! truncated files, samples in floating point, images larger than [`MAX_BYTES`]. Neighbours:
+//! `folder` reads the files, `preprocess` goes on from the pixels.
+
+use std::borrow::Cow;
+use std::io::Cursor;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use clap::ValueEnum;
+use image::{
+    DynamicImage, ImageBuffer, ImageDecoder as _, ImageError, ImageFormat, ImageReader, Limits,
+    Pixel, RgbImage,
+};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::jpeg::{Jpeg, Space};
+use crate::resize::{Patch, Region};
+
+/// Bytes that a decoded image may take, 512 MiB: 179 million RGB pixels, where Pillow too speaks
+/// of a decompression bomb.
+pub const MAX_BYTES: u64 = 512 << 20;
+
+/// Whether the training may decode a large JPEG smaller than it is, before its crop is resized.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Decoding {
+    /// Every pixel, as evaluation always does.
+    #[default]
+    Exact,
+    /// At 1/2, 1/4 or 1/8 where the resize still halves it.
+    Scaled,
+}
+
+/// Why a file is not an image that can be used.
+#[derive(Debug, Error)]
+pub enum DecodeError {
+    /// No known format begins like this.
+    #[error("not an image of a known format (jpeg, png, webp, bmp, gif, tiff)")]
+    Format,
+    /// Nothing at all.
+    #[error("the file is empty")]
+    Empty,
+    /// The end is missing.
+    #[error("the image is truncated")]
+    Truncated,
+    /// See [`MAX_BYTES`].
+    #[error("{width} x {height} pixels are more than the 512 MiB an image may take; shrink it")]
+    Large {
+        /// Pixels.
+        width: u32,
+        /// Pixels.
+        height: u32,
+    },
+    /// Floating point has no agreed range.
+    #[error("samples in floating point; convert it to 8 or 16 bits")]
+    Float,
+    /// What the decoder says.
+    #[error("damaged image: {0}")]
+    Damaged(String),
+    /// The decoder panicked, and said this.
+    #[error("damaged image: the decoder panicked: {0}")]
+    Panicked(String),
+}
+
+/// Decodes jpeg, png, webp, bmp, gif (first frame) and tiff.
+///
+/// Gray is repeated, alpha dropped, a palette looked up, CMYK converted; 16-bit samples become
+/// round(v / 257). With `exif` the image is turned as its EXIF orientation says; torchvision does
+/// not turn.
+///
+/// # Errors
+/// See [`DecodeError`]. Never panics, whatever the bytes.
+pub fn decode(bytes: &[u8], exif: bool) -> Result<RgbImage, DecodeError> {
+    guarded(|| {
+        let mut space = Space::default();
+        let image = EncodedImage::open_unguarded(bytes, exif)?;
+        let whole = image.whole();
+        Ok(image.region_unguarded(whole, 1, &mut space, Vec::new())?.0.into_owned())
+    })
+}
+
+fn guarded<T>(work: impl FnOnce() -> Result<T, DecodeError>) -> Result<T, DecodeError> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|panic| Err(DecodeError::Panicked(panic_message(panic.as_ref()))))
+}
+
+/// An image that is decoded where it is needed: a usual JPEG (see `jpeg`) region by region, all others at once.
+pub struct EncodedImage<'a> {
+    bytes: &'a [u8],
+    kind: Kind<'a>,
+}
+
+enum Kind<'a> {
+    Regions(Box<Jpeg<'a>>),
+    Pixels(Cow<'a, RgbImage>),
+}
+
+impl<'a> EncodedImage<'a> {
+    /// Reads as much as tells the size; see [`decode`].
+    ///
+    /// # Errors
+    /// See [`DecodeError`]. Never panics, whatever the bytes.
+    pub fn open(bytes: &'a [u8], exif: bool) -> Result<Self, DecodeError> {
+        guarded(|| Self::open_unguarded(bytes, exif))
+    }
+
+    fn open_unguarded(bytes: &'a [u8], exif: bool) -> Result<Self, DecodeError> {
+        let kind = match Jpeg::parse(bytes) {
+            Some(jpeg) if !(exif && jpeg.exif.is_some()) => {
+                if (jpeg.width * jpeg.height * 3) as u64 > MAX_BYTES {
+                    let (width, height) = (jpeg.width as u32, jpeg.height as u32);
+                    return Err(DecodeError::Large { width, height });
+                }
+                Kind::Regions(Box::new(jpeg))
+            }
+            _ => Kind::Pixels(Cow::Owned(decode_generally(bytes, exif)?)),
+        };
+        Ok(Self { bytes, kind })
+    }
+
+    /// An image that is decoded already.
+    #[must_use]
+    pub fn of(pixels: &'a RgbImage) -> Self {
+        Self { bytes: &[], kind: Kind::Pixels(Cow::Borrowed(pixels)) }
+    }
+
+    /// All pixels, where every [`EncodedImage::region`] is surely a part of them: not where a JPEG has a fault, which a
+    /// region may not meet.
+    #[must_use]
+    pub fn pixels(&self, space: &mut Space) -> Option<RgbImage> {
+        let jpeg = match &self.kind {
+            Kind::Pixels(pixels) => return Some(pixels.as_ref().clone()),
+            Kind::Regions(jpeg) => jpeg,
+        };
+        let (whole, mut rgb) = (self.whole(), Vec::new());
+        guarded(|| Ok(jpeg.decode(whole, 1, space, &mut rgb))).ok()?.ok()?;
+        RgbImage::from_raw(whole.width as u32, whole.height as u32, rgb)
+    }
+
+    /// All of the image.
+    #[must_use]
+    pub fn whole(&self) -> Region {
+        let (height, width) = match &self.kind {
+            Kind::Regions(jpeg) => (jpeg.height, jpeg.width),
+            Kind::Pixels(pixels) => (pixels.height() as usize, pixels.width() as usize),
+        };
+        Region { top: 0, left: 0, height, width }
+    }
+
+    /// Pixels, and where among them the region is. `memory` may be used for them.
+    ///
+    /// With `shrink` 2, 4 or 8 (see [`crate::jpeg::SHRINKS`]) a usual JPEG is decoded at 1/`shrink` of its size; every
+    /// other image as with 1.
+    ///
+    /// # Errors
+    /// [`DecodeError`]; a fault outside the region may go unseen.
+    ///
+    /// # Panics
+    /// Never; a region that is not inside the image is [`DecodeError::Panicked`].
+    pub fn region(
+        &self,
+        region: Region,
+        shrink: usize,
+        space: &mut Space,
+        memory: Vec<u8>,
+    ) -> Result<(Cow<'_, RgbImage>, Patch), DecodeError> {
+        guarded(|| self.region_unguarded(region, shrink, space, memory))
+    }
+
+    fn region_unguarded(
+        &self,
+        region: Region,
+        shrink: usize,
+        space: &mut Space,
+        mut memory: Vec<u8>,
+    ) -> Result<(Cow<'_, RgbImage>, Patch), DecodeError> {
+        let jpeg = match &self.kind {
+            Kind::Regions(jpeg) => jpeg,
+            Kind::Pixels(pixels) => return Ok((Cow::Borrowed(pixels), region.into())),
+        };
+        let patch = Patch::at(region, shrink);
+        if jpeg.decode(patch.region, shrink, space, &mut memory).is_err() {
+            // The general decoder has the last word, and the words for what is wrong.
+            return Ok((Cow::Owned(decode_generally(self.bytes, false)?), region.into()));
+        }
+        let Region { height, width, .. } = patch.region;
+        let pixels = RgbImage::from_raw(width as u32, height as u32, memory)
+            .expect("three bytes for a pixel");
+        Ok((
+            Cow::Owned(pixels),
+            Patch { region: Region { top: 0, left: 0, height, width }, ..patch },
+        ))
+    }
+}
+
+/// Whether bytes begin like an image that [`decode`] knows; the first 64 are enough.
+#[must_use]
+pub fn looks_like_a_image(bytes: &[u8]) -> bool {
+    use ImageFormat::{Bmp, Gif, Jpeg, Png, Tiff, WebP};
+    matches!(image::guess_format(bytes), Ok(Bmp | Gif | Jpeg | Png | Tiff | WebP))
+}
+
+/// The words of a caught panic.
+pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+        (Some(text), _) => (*text).to_owned(),
+        (_, Some(text)) => text.clone(),
+        _ => "no message".to_owned(),
+    }
+}
+
+fn decode_generally(bytes: &[u8], exif: bool) -> Result<RgbImage, DecodeError> {
+    if bytes.is_empty() {
+        return Err(DecodeError::Empty);
+    }
+    if !looks_like_a_image(bytes) {
+        return Err(DecodeError::Format);
+    }
+    let mut reader = ImageReader::new(Cursor::new(bytes))
+        .with_guessed_format()
+        .map_err(|_| DecodeError::Format)?;
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(MAX_BYTES);
+    reader.limits(limits);
+    // The decoder for jpeg fills what is missing with gray.
+    if reader.format() == Some(ImageFormat::Jpeg) && !jpeg_is_complete(bytes) {
+        return Err(DecodeError::Truncated);
+    }
+    let mut decoder = reader.into_decoder().map_err(damaged)?;
+    let (width, height) = decoder.dimensions();
+    if width == 0 || height == 0 {
+        return Err(DecodeError::Damaged(format!("{width} x {height} pixels")));
+    }
+    if decoder.total_bytes() > MAX_BYTES || u64::from(width) * u64::from(height) * 3 > MAX_BYTES {
+        return Err(DecodeError::Large { width, height });
+    }
+    // A broken EXIF block is no reason to lose the image.
+    let orientation = exif.then(|| decoder.orientation().ok()).flatten();
+    let image = DynamicImage::from_decoder(decoder).map_err(damaged)?;
+    let mut image = DynamicImage::ImageRgb8(rgb(image)?);
+    if let Some(orientation) = orientation {
+        image.apply_orientation(orientation);
+    }
+    Ok(image.into_rgb8())
+}
+
+fn damaged(error: ImageError) -> DecodeError {
+    match error {
+        ImageError::IoError(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
+            DecodeError::Truncated
+        }
+        error => DecodeError::Damaged(error.to_string()),
+    }
+}
+
+fn rgb(image: DynamicImage) -> Result<RgbImage, DecodeError> {
+    Ok(match image {
+        DynamicImage::ImageRgb8(pixels) => pixels,
+        DynamicImage::ImageLuma8(pixels) => convert(&pixels, |p| [p[0]; 3]),
+        DynamicImage::ImageLumaA8(pixels) => convert(&pixels, |p| [p[0]; 3]),
+        DynamicImage::ImageRgba8(pixels) => convert(&pixels, |p| [p[0], p[1], p[2]]),
+        DynamicImage::ImageLuma16(pixels) => convert(&pixels, |p| [eight(p[0]); 3]),
+        DynamicImage::ImageLumaA16(pixels) => convert(&pixels, |p| [eight(p[0]); 3]),
+        DynamicImage::ImageRgb16(pixels) => {
+            convert(&pixels, |p| [eight(p[0]), eight(p[1]), eight(p[2])])
+        }
+        DynamicImage::ImageRgba16(pixels) => {
+            convert(&pixels, |p| [eight(p[0]), eight(p[1]), eight(p[2])])
+        }
+        _ => return Err(DecodeError::Float),
+    })
+}
+
+/// 16 bits to 8: round(v / 257), so that 0 and 65535 become 0 and 255. (Pillow clips gray instead.)
+fn eight(sample: u16) -> u8 {
+    ((u32::from(sample) + 128) / 257) as u8
+}
+
+fn convert<P: Pixel>(
+    pixels: &ImageBuffer<P, Vec<P::Subpixel>>,
+    rgb: impl Fn(&[P::Subpixel]) -> [u8; 3],
+) -> RgbImage {
+    let samples = pixels.pixels().flat_map(|pixel| rgb(pixel.channels())).collect();
+    RgbImage::from_raw(pixels.width(), pixels.height(), samples).expect("three bytes for a pixel")
+}
+
+/// Whether the markers of a JPEG go on to its end (EOI). Thumbnails inside EXIF are stepped over by
+/// their length. A file whose only fault is that the two bytes of EOI are missing is refused too.
+fn jpeg_is_complete(bytes: &[u8]) -> bool {
+    const START_OF_SCAN: u8 = 0xDA;
+    const END: u8 = 0xD9;
+    let mut at = 2; // after SOI
+    while let Some(&[first, marker]) = bytes.get(at..at + 2) {
+        match (first, marker) {
+            (0xFF, END) => return true,
+            // Fill bytes, and markers that stand alone: TEM, RST0..7, SOI.
+            (0xFF, 0xFF) => at += 1,
+            (0xFF, 0x01 | 0xD0..=0xD8) => at += 2,
+            (0xFF, marker) => {
+                let Some(&[high, low]) = bytes.get(at + 2..at + 4) else { return false };
+                at += 2 + usize::from(u16::from_be_bytes([high, low])).max(2);
+                if marker == START_OF_SCAN {
+                    // In a scan 0xFF is followed by 0 (a data byte), RST, or the next marker.
+                    let ends = |pair: &[u8]| {
+                        pair[0] == 0xFF && !matches!(pair[1], 0x00 | 0xD0..=0xD7 | 0xFF)
+                    };
+                    let rest = bytes.get(at..).unwrap_or_default();
+                    match rest.windows(2).position(ends) {
+                        Some(length) => at += length,
+                        None => return false,
+                    }
+                }
+            }
+            // Stray bytes between segments: decoders search on.
+            _ => at += 1,
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::PathBuf;
+
+    use serde::Deserialize;
+
+    use super::{DecodeError, decode, eight};
+
+    /// What Pillow sees in a file of `tests/fixtures/decode`.
+    #[derive(Deserialize)]
+    struct Expected {
+        size: [u32; 2],
+        /// Mean difference of a sample allowed; 0 for formats without loss.
+        tolerance: f64,
+        rgb: String,
+    }
+
+    fn fixtures() -> PathBuf {
+        concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures").into()
+    }
+
+    fn file(name: &str) -> Vec<u8> {
+        std::fs::read(fixtures().join("decode").join(name)).unwrap()
+    }
+
+    #[test]
+    fn every_format_decodes_to_what_pillow_sees() {
+        let text = std::fs::read_to_string(fixtures().join("decode.json")).unwrap();
+        let files: BTreeMap<String, Expected> = serde_json::from_str(&text).unwrap();
+        assert_eq!(files.len(), 26);
+        let mut faults = Vec::new();
+        for (name, expected) in files {
+            let pixels = match decode(&file(&name), name.starts_with("orientation")) {
+                Ok(pixels) => pixels,
+                Err(error) => {
+                    faults.push(format!("{name}: {error}"));
+                    continue;
+                }
+            };
+            assert_eq!(<[u32; 2]>::from(pixels.dimensions()), expected.size, "{name}");
+            let byte =
+                |at: usize| u8::from_str_radix(&expected.rgb[at * 2..at * 2 + 2], 16).unwrap();
+            let samples = pixels.as_raw();
+            assert_eq!(samples.len() * 2, expected.rgb.len());
+            let difference: u32 =
+                (0..samples.len()).map(|at| u32::from(samples[at].abs_diff(byte(at)))).sum();
+            let difference = f64::from(difference) / samples.len() as f64;
+            if difference > expected.tolerance {
+                faults.push(format!("{name}: mean difference {difference}"));
+            }
+        }
+        assert!(faults.is_empty(), "{}", faults.join("\n"));
+    }
+
+    #[test]
+    fn orientation_is_left_alone_unless_asked_for() {
+        let bytes = file("orientation_6.png");
+        assert_eq!(decode(&bytes, false).unwrap(), decode(&file("rgb.png"), true).unwrap());
+        assert_eq!(decode(&bytes, true).unwrap().dimensions(), (11, 19));
+    }
+
+    /// Cut anywhere, or with a byte changed: an image or an error, never a panic. No cut file is
+    /// taken for a whole one as long as pixels are missing.
+    #[test]
+    fn damage_is_an_error_and_never_a_panic() {
+        for name in [
+            "rgb.png",
+            "rgb.jpg",
+            "progressive.jpg",
+            "rgba.webp",
+            "animated.gif",
+            "rgb.bmp",
+            "rgb.tif",
+        ] {
+            let whole = file(name);
+            for keep in (0..whole.len()).step_by(7) {
+                let cut = decode(&whole[..keep], true);
+                // The later half: what the trailers of png, gif and tiff hold is no pixel.
+                let fatal = keep < whole.len() / 2 || name.ends_with("jpg");
+                assert!(cut.is_err() || !fatal, "{name} cut to {keep} of {}", whole.len());
+                if let Err(error) = cut {
+                    assert!(!error.to_string().ends_with('.'), "{error}");
+                }
+                let mut changed = whole.clone();
+                changed[keep] ^= 0x55;
+                assert!(
+                    !matches!(decode(&changed, true), Err(DecodeError::Panicked(_))),
+                    "{name} {keep}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_image_is_named() {
+        let check = |bytes: &[u8], expected: &str| {
+            assert_eq!(decode(bytes, false).unwrap_err().to_string(), expected);
+        };
+        check(b"", "the file is empty");
+        check(b"words", "not an image of a known format (jpeg, png, webp, bmp, gif, tiff)");
+        let jpeg = file("rgb.jpg");
+        check(&jpeg[..jpeg.len() - 40], "the image is truncated");
+        // A header that promises 100,000 x 100,000 pixels.
+        let mut bomb = file("gray.png");
+        bomb[16..24].copy_from_slice(&[0, 1, 0x86, 0xA0, 0, 1, 0x86, 0xA0]);
+        let checksum = crc32fast::hash(&bomb[12..29]).to_be_bytes();
+        bomb[29..33].copy_from_slice(&checksum);
+        assert!(matches!(
+            decode(&bomb, false),
+            Err(DecodeError::Large { .. } | DecodeError::Damaged(_))
+        ));
+    }
+
+    #[test]
+    fn sixteen_bits_are_rounded() {
+        let check = |from, to| assert_eq!(eight(from), to, "{from}");
+        check(0, 0);
+        check(128, 0);
+        check(129, 1);
+        check(257, 1);
+        check(65_535, 255);
+        check(65_406, 254);
+        check(65_407, 255);
+    }
+}
