@@ -1,22 +1,22 @@
-//! Which instructions this machine has, found once. [`Isa::force`], or `KINDLING_ISA` (`avx512`, `avx2`, `neon`,
-//! `portable`) in the environment, chooses a smaller set; a set in the environment that the machine lacks has no
-//! effect.
+//! The instruction sets of this machine, detected once. [`Isa::force`], or `KINDLING_ISA`
+//! (`avx512`, `avx2`, `neon`, `portable`) in the environment, chooses a smaller set; a set in the
+//! environment that the machine lacks has no effect.
 
 use std::sync::OnceLock;
 
-/// What every kernel uses, once one has asked.
+/// The set that every kernel of this process uses, once one has asked.
 static CHOSEN: OnceLock<Isa> = OnceLock::new();
 
 /// A set of vector instructions, from small to large.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Isa {
-    /// What every target of the compiler has.
+    /// No instructions beyond those of the compilation target.
     Portable,
-    /// ARM's 128 bits.
+    /// ARM NEON, 128 bits.
     Neon,
-    /// AVX2 with fused multiply-add.
+    /// AVX2 with fused multiply-add, 256 bits.
     Avx2,
-    /// AVX-512 F.
+    /// AVX-512 F, 512 bits.
     Avx512,
 }
 
@@ -38,7 +38,7 @@ impl Isa {
         found
     }
 
-    /// The name that `KINDLING_ISA` knows.
+    /// The name of the set in `KINDLING_ISA`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",
@@ -48,10 +48,10 @@ impl Isa {
         }
     }
 
-    /// Has every kernel of this process use the set of this name.
+    /// Makes every kernel of this process use the set of this name.
     ///
     /// # Errors
-    /// When the machine lacks it, or a set was chosen before: a sentence.
+    /// A sentence, when the machine lacks the set or another set is in use already.
     pub fn force(name: &str) -> Result<(), String> {
         let available = Self::available();
         let Some(isa) = available.iter().find(|isa| isa.name() == name) else {
@@ -64,7 +64,7 @@ impl Isa {
         }
     }
 
-    /// The largest set that this machine has and the environment allows, or the forced one.
+    /// The forced set, else the one that the environment names, else the largest of this machine.
     pub fn chosen() -> Self {
         *CHOSEN.get_or_init(|| {
             let available = Self::available();

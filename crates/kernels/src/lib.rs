@@ -1,14 +1,19 @@
-//! What these networks do all day, as Burn backend extensions: composed operations on every backend, one set of
-//! kernels on slices for ndarray and flex, one hand-written backward pass for all. The only crate that may hold `unsafe`.
+//! CPU kernels and Burn operations for convolutional networks: `ops` are Burn backend extensions on
+//! every backend, each with one hand-written backward pass; `cpu` are the kernels on slices behind
+//! them on ndarray and flex; `image` decodes and resizes. The only crate that may hold `unsafe`.
 //!
-//! Inside, maps are channels last: a row of a matrix is a place, a column a channel. Then a pointwise
-//! convolution is a matrix product on the values as they lie, and a vector of a depthwise one holds
-//! neighbouring channels, whatever stride and border. Outside, tensors are `[b, c, h, w]` as ever; what
-//! the kernels give is a strided view, and another kernel reads it without a copy.
+//! Inside, maps are channels last: a row of a matrix is a pixel, a column a channel. A pointwise
+//! convolution is then a matrix product on the values as they lie, and a vector of a depthwise
+//! convolution holds neighbouring channels, at any stride and border. Outside, tensors are
+//! `[b, c, h, w]` as everywhere in Burn; the kernels return a strided view, which the next kernel
+//! reads without a copy.
 
-pub mod allocator;
+pub mod ops;
+
 pub mod cpu;
 pub mod image;
-pub mod isa;
-pub mod ops;
+pub mod random;
 pub mod simd;
+
+pub mod allocator;
+pub mod isa;

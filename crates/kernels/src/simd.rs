@@ -1,7 +1,8 @@
-//! Vectors of `f32` under one trait, so that a kernel is written once and compiled for every instruction set.
+//! Vectors of `f32` behind one trait: a kernel is written once and compiled for every instruction
+//! set.
 //!
-//! A kernel is a [`Kernel`]; [`Isa::run`] compiles its body into a function with the set's instructions
-//! enabled. Everything between must be inlined, or it is compiled without them.
+//! A kernel is a [`Kernel`]; [`Isa::run`] compiles its body into a function with the set's
+//! instructions enabled. Every function between must be inlined, or it is compiled without them.
 
 #![expect(
     clippy::inline_always,
@@ -11,8 +12,8 @@
 
 use crate::isa::Isa;
 
-/// The body once for every index below the bound, the index a constant: arrays of vectors stay in registers, which a
-/// loop that the compiler does not unroll would put into memory.
+/// Repeats the body for every index below the bound, the index a constant. Arrays of vectors then
+/// stay in registers; a loop that the compiler does not unroll would put them into memory.
 macro_rules! unrolled {
     ($index:ident < $bound:expr => $body:block) => {
         unrolled!(@ $index, $bound, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13);
@@ -32,23 +33,23 @@ pub(crate) use unrolled;
 /// Vectors of one instruction set.
 ///
 /// # Safety
-/// Of every method: the machine has the instruction set; pointers are valid for the values read or written
-/// (`LANES`, or the first `count`), with no alignment asked.
+/// Every method demands that the machine has the instruction set, and that pointers are valid for
+/// the values read or written (`LANES`, or the first `count`). No alignment is required.
 pub trait Simd: Copy {
     /// A vector of [`Simd::LANES`] values.
     type Vector: Copy;
     /// Values of a vector.
     const LANES: usize;
-    /// Registers that accumulators and operands share.
+    /// Vector registers, shared by accumulators and operands.
     const REGISTERS: usize;
 
-    /// Every lane the same.
+    /// The same value in every lane.
     unsafe fn splat(value: f32) -> Self::Vector;
     /// Reads a vector.
     unsafe fn load(from: *const f32) -> Self::Vector;
     /// Writes a vector.
     unsafe fn store(to: *mut f32, vector: Self::Vector);
-    /// Reads `count < LANES` values, the other lanes zero.
+    /// Reads `count < LANES` values; the other lanes are zero.
     unsafe fn load_part(from: *const f32, count: usize) -> Self::Vector;
     /// Writes the first `count < LANES` values.
     unsafe fn store_part(to: *mut f32, count: usize, vector: Self::Vector);
@@ -58,13 +59,13 @@ pub trait Simd: Copy {
     unsafe fn sub(a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// `a * b`.
     unsafe fn mul(a: Self::Vector, b: Self::Vector) -> Self::Vector;
-    /// `a * b + c`, rounded once where the set can.
+    /// `a * b + c`, with one rounding where the set has a fused instruction.
     unsafe fn fma(a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
-    /// The greater; the second where one is not a number.
+    /// The greater value; `b` where one is NaN.
     unsafe fn max(a: Self::Vector, b: Self::Vector) -> Self::Vector;
-    /// The smaller; the second where one is not a number.
+    /// The smaller value; `b` where one is NaN.
     unsafe fn min(a: Self::Vector, b: Self::Vector) -> Self::Vector;
-    /// `yes` where `a > b`, else `no`.
+    /// `yes` in the lanes where `a > b`, else `no`.
     unsafe fn select(
         a: Self::Vector,
         b: Self::Vector,
@@ -72,7 +73,7 @@ pub trait Simd: Copy {
         no: Self::Vector,
     ) -> Self::Vector;
 
-    /// `value` where `a > b`, else zero.
+    /// `value` in the lanes where `a > b`, else zero.
     #[inline(always)]
     unsafe fn where_greater(a: Self::Vector, b: Self::Vector, value: Self::Vector) -> Self::Vector {
         // SAFETY: the trait's contract.
@@ -84,6 +85,26 @@ pub trait Simd: Copy {
     unsafe fn zero() -> Self::Vector {
         // SAFETY: the trait's contract.
         unsafe { Self::splat(0.0) }
+    }
+
+    /// [`Simd::load`] where `WHOLE`, else [`Simd::load_part`].
+    #[inline(always)]
+    unsafe fn load_lanes<const WHOLE: bool>(from: *const f32, count: usize) -> Self::Vector {
+        // SAFETY: the trait's contract.
+        unsafe { if WHOLE { Self::load(from) } else { Self::load_part(from, count) } }
+    }
+
+    /// [`Simd::store`] where `WHOLE`, else [`Simd::store_part`].
+    #[inline(always)]
+    unsafe fn store_lanes<const WHOLE: bool>(to: *mut f32, count: usize, vector: Self::Vector) {
+        // SAFETY: the trait's contract.
+        unsafe {
+            if WHOLE {
+                Self::store(to, vector);
+            } else {
+                Self::store_part(to, count, vector);
+            }
+        }
     }
 
     /// [`Simd::load`] or, for fewer than `LANES` values, [`Simd::load_part`].
@@ -109,12 +130,12 @@ pub trait Simd: Copy {
     }
 }
 
-/// A body to be compiled for every instruction set.
+/// A function body that is compiled for every instruction set.
 pub trait Kernel {
-    /// What it gives.
+    /// The result.
     type Output;
 
-    /// The body; mark it `#[inline(always)]`.
+    /// The body; implementations mark it `#[inline(always)]`.
     ///
     /// # Safety
     /// The machine has the instruction set of `S`.
@@ -135,12 +156,12 @@ impl Isa {
             #[cfg(target_arch = "aarch64")]
             // SAFETY: as above.
             Isa::Neon => unsafe { arm::neon(kernel) },
-            // SAFETY: the portable set asks for nothing.
+            // SAFETY: the portable set requires no instructions.
             _ => unsafe { kernel.run::<Portable>() },
         }
     }
 
-    /// Values of a vector.
+    /// `f32` values of a vector.
     pub fn lanes(self) -> usize {
         match self {
             Isa::Avx512 => 16,
@@ -150,7 +171,7 @@ impl Isa {
     }
 }
 
-/// Arrays that the compiler may or may not put into vector registers.
+/// Arrays of four values, which the compiler may put into vector registers.
 #[derive(Clone, Copy)]
 pub struct Portable;
 
@@ -288,7 +309,7 @@ mod x86 {
     #[derive(Clone, Copy)]
     pub(super) struct Avx2;
 
-    /// The first `count` lanes set.
+    /// A mask of the first `count` lanes.
     ///
     /// # Safety
     /// The machine has AVX2.
@@ -296,8 +317,8 @@ mod x86 {
     unsafe fn lanes(count: usize) -> __m256i {
         // SAFETY: the caller's.
         unsafe {
-            let places = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-            _mm256_cmpgt_epi32(_mm256_set1_epi32(count as i32), places)
+            let indices = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+            _mm256_cmpgt_epi32(_mm256_set1_epi32(count as i32), indices)
         }
     }
 

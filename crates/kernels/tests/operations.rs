@@ -1,31 +1,33 @@
-//! The operations on tensors, on ndarray and flex: values and gradients in f32, which the kernels serve, against
-//! the same in f64, which composed operations serve; and those against finite differences.
+//! The operations on tensors, on ndarray and flex: values and gradients in f32, which the kernels
+//! compute, against f64, which the reference computes; and the reference against finite
+//! differences.
 
-#[path = "rough/rough.rs"]
-mod rough;
-#[path = "rough/tensors.rs"]
+#[path = "random/random.rs"]
+mod random;
+#[path = "random/tensors.rs"]
 mod tensors;
 
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use kernels::cpu::activation::Activation;
+use kernels::cpu::activation::FusedActivation;
+use kernels::cpu::max_pool::PoolWindow;
 use kernels::ops::concat::concat;
 use kernels::ops::conv_norm_activation::{
-    Cache, ConvNormConfig, NormTensors, conv_norm_activation, conv_norm_activation_inference,
-    convolution,
+    NormTensors, WeightCache, conv_norm_activation, conv_norm_activation_inference, convolution,
 };
+use kernels::ops::conv_norm_config::ConvNormConfig;
 use kernels::ops::linear::linear;
-use kernels::ops::pooling::{Window, global_mean, max_pool, mean_pool};
+use kernels::ops::pooling::{global_mean, max_pool, mean_pool};
 use kernels::ops::separable::separable_norm_activation;
 use kernels::ops::squeeze_excite::squeeze_excite;
-use rough::{close, rough};
+use random::{close, random};
 use tensors::{hosts, tensor, values};
 
 /// A loss that weighs every value differently.
 fn loss(y: Tensor<4>) -> Tensor<1> {
     let (shape, device, dtype) = (y.dims(), y.device().without_autodiff(), y.dtype());
     let weights = Tensor::<4>::from_data(
-        TensorData::new(rough(99, shape.iter().product()), shape),
+        TensorData::new(random(99, shape.iter().product()), shape),
         (&device, dtype),
     );
     (y * Tensor::from_inner(weights)).sum()
@@ -35,13 +37,13 @@ fn options(stride: usize, padding: usize, groups: usize) -> ConvOptions<2> {
     ConvOptions { stride: [stride; 2], padding: [(padding, padding); 2], dilation: [1; 2], groups }
 }
 
-/// Everything a training layer gives: result, statistics, and the gradients of all its tensors.
+/// A layer in training: its result, the statistics, and the gradients of all its tensors.
 fn trained(
     device: &Device,
     dtype: DType,
     [x_shape, w_shape]: [[usize; 4]; 2],
     conv: &ConvOptions<2>,
-    activation: Activation,
+    activation: FusedActivation,
     skips: bool,
 ) -> Vec<(&'static str, Vec<f32>)> {
     let device = device.clone().autodiff();
@@ -70,7 +72,8 @@ fn trained(
     found
 }
 
-/// The same of a separable layer, and the depthwise weights' gradient; `one` as one operation, else as two.
+/// A separable layer in training, as one operation or as two: its result, the statistics, and the
+/// gradients of all its tensors.
 fn separable(
     device: &Device,
     dtype: DType,
@@ -87,7 +90,7 @@ fn separable(
     let norm = NormTensors { gamma: gamma.clone(), beta: beta.clone() };
     let first = options(stride, kernel / 2, c);
     let layer =
-        ConvNormConfig { conv: options(1, 0, 1), epsilon: 1e-3, activation: Activation::Relu };
+        ConvNormConfig { conv: options(1, 0, 1), epsilon: 1e-3, activation: FusedActivation::Relu };
     let (y, mean, variance) = if one {
         let weights = [depthwise.clone(), pointwise.clone()];
         separable_norm_activation(x.clone(), weights, norm, first, layer)
@@ -108,7 +111,7 @@ fn separable(
     ]
 }
 
-/// One operation gives the two layers' bits, and the composed ones' values.
+/// One operation gives the bits of the two layers and the values of the reference.
 #[test]
 fn a_separable_layer_equals_its_two_layers() {
     for device in hosts() {
@@ -137,28 +140,28 @@ const LAYERS: [Case; 9] = [
     ([2, 3, 17, 16], [16, 3, 3, 3], 2, 1, 1),   // a stem
     ([2, 3, 33, 34], [16, 3, 3, 3], 2, 1, 1),   // a larger one
     ([2, 21, 8, 8], [10, 21, 1, 1], 2, 0, 1),   // a strided skip path
-    ([2, 12, 6, 6], [8, 6, 3, 3], 1, 1, 2),     // groups: composed in f32 too
+    ([2, 12, 6, 6], [8, 6, 3, 3], 1, 1, 2),     // groups: the reference in f32 too
     ([2, 17, 9, 12], [20, 17, 3, 3], 1, 1, 1),  // tiles of two
     ([1, 16, 23, 25], [18, 16, 3, 3], 1, 0, 1), // tiles of four
 ];
 
-/// Pointwise layers on maps so large that their backward pass is one pass.
+/// Pointwise layers on maps so large that the backward pass runs over them once.
 const LARGE: [Case; 2] =
     [([2, 5, 71, 61], [7, 5, 1, 1], 1, 0, 1), ([1, 40, 97, 90], [24, 40, 1, 1], 1, 0, 1)];
 
-/// Seen to fail with: dskip not registered, gamma's gradient without the deviation, the input's gradient of the
-/// wrong weights' order, the unbiased variance returned; in one pass, the first share's rows for every share, and a share's
-/// sums left out.
+/// Mutations caught: dskip not registered, gamma's gradient without the deviation, the input's
+/// gradient with another order of the weights, the unbiased variance returned; in one pass, the
+/// first share's rows for every share, and a share's sums omitted.
 #[test]
-fn a_training_layer_equals_the_composed_one() {
+fn a_training_layer_equals_the_reference() {
     for device in hosts() {
         for (x, w, stride, padding, groups) in LAYERS.into_iter().chain(LARGE) {
             let conv = options(stride, padding, groups);
             for (activation, skips) in [
-                (Activation::Linear, true),
-                (Activation::Relu, false),
-                (Activation::Relu6, false),
-                (Activation::HardSwish, true),
+                (FusedActivation::Linear, true),
+                (FusedActivation::Relu, false),
+                (FusedActivation::Relu6, false),
+                (FusedActivation::HardSwish, true),
             ] {
                 let got = trained(&device, DType::F32, [x, w], &conv, activation, skips);
                 let want = trained(&device, DType::F64, [x, w], &conv, activation, skips);
@@ -171,14 +174,19 @@ fn a_training_layer_equals_the_composed_one() {
     }
 }
 
-/// The hand-written backward pass over composed operations in f64 against central differences, a few values of every
-/// tensor: what the test above leans on. Seen to fail with: the slope of ReLU6 without its lower corner, the mean's part
-/// left out.
+/// The hand-written backward pass of the reference in f64 against central differences, a few values
+/// of every tensor. The test above relies on it.
+///
+/// Mutations caught: the derivative of ReLU6 without its lower corner, the mean's part omitted.
 #[test]
-fn the_composed_layer_has_the_gradient_of_its_values() {
+fn the_reference_layer_has_the_gradient_of_its_values() {
     let device = Device::flex();
-    let activations =
-        [Activation::Linear, Activation::Relu, Activation::Relu6, Activation::HardSwish];
+    let activations = [
+        FusedActivation::Linear,
+        FusedActivation::Relu,
+        FusedActivation::Relu6,
+        FusedActivation::HardSwish,
+    ];
     let cases =
         LAYERS.into_iter().flat_map(|layer| activations.map(|activation| (layer, activation)));
     for ((x_shape, w_shape, stride, padding, groups), activation) in cases {
@@ -189,7 +197,7 @@ fn the_composed_layer_has_the_gradient_of_its_values() {
                 (tensor(1, x_shape, &device, DType::F64), tensor(2, w_shape, &device, DType::F64));
             convolution(x, w, None, conv.clone()).dims()
         };
-        // The loss with value `i` of tensor `which` moved by `by`.
+        // The loss after `by` is added to value `i` of tensor `which`.
         let moved = |which: usize, i: usize, by: f64| -> f64 {
             fn read<const D: usize>(
                 seed: u64,
@@ -198,7 +206,7 @@ fn the_composed_layer_has_the_gradient_of_its_values() {
                 moved: Option<(usize, f64)>,
             ) -> Tensor<D> {
                 let mut values: Vec<f64> =
-                    rough(seed, shape.iter().product()).into_iter().map(f64::from).collect();
+                    random(seed, shape.iter().product()).into_iter().map(f64::from).collect();
                 if let Some((i, by)) = moved {
                     values[i] += by;
                 }
@@ -232,13 +240,16 @@ fn the_composed_layer_has_the_gradient_of_its_values() {
     }
 }
 
-/// Inference with folded, packed weights equals the composed layer; another gamma is noticed, and so is a
-/// change in place. Seen to fail with a cache that never looks, and with one that looks at the weights alone.
+/// Inference with folded, packed weights equals the reference layer. Another gamma is noticed, and
+/// so is a change in place.
+///
+/// Mutations caught: a cache that never compares the tensors, a cache that compares the weights
+/// alone.
 #[test]
-fn an_inference_layer_equals_the_composed_one_and_notices_other_weights() {
+fn an_inference_layer_equals_the_reference_and_notices_other_weights() {
     for device in hosts() {
         for (x_shape, w_shape, stride, padding, groups) in LAYERS {
-            let cache = Cache::default();
+            let cache = WeightCache::default();
             let conv = options(stride, padding, groups);
             let mut scale = 1.0;
             for _ in 0..3 {
@@ -253,7 +264,7 @@ fn an_inference_layer_equals_the_composed_one_and_notices_other_weights() {
                     let layer = ConvNormConfig {
                         conv: conv.clone(),
                         epsilon: 1e-3,
-                        activation: Activation::Relu6,
+                        activation: FusedActivation::Relu6,
                     };
                     values(conv_norm_activation_inference(x, w, norm, running, skip, layer, &cache))
                 };
@@ -264,8 +275,10 @@ fn an_inference_layer_equals_the_composed_one_and_notices_other_weights() {
     }
 }
 
-/// At another size of the input a layer may want its weights prepared for another kernel: the same bits with the cache
-/// of that size as with a new one. Seen to fail with a cache that looks at the tensors alone.
+/// At another size of the input a layer may need weights packed for another kernel: a cache that
+/// was filled at another size gives the same bits as a new one.
+///
+/// Mutations caught: a cache that compares the tensors alone.
 #[test]
 fn an_inference_layer_computes_the_same_whatever_size_came_before() {
     for device in hosts() {
@@ -274,24 +287,25 @@ fn an_inference_layer_computes_the_same_whatever_size_came_before() {
         let (w, norm) =
             (read(2, [20, 16, 3, 3]), NormTensors { gamma: vector(3), beta: vector(4) });
         let running = [vector(6), vector(7).abs()];
-        let run = |size: usize, cache: &Cache| {
-            let (conv, activation) = (options(1, 1, 1), Activation::Relu);
+        let run = |size: usize, cache: &WeightCache| {
+            let (conv, activation) = (options(1, 1, 1), FusedActivation::Relu);
             let layer = ConvNormConfig { conv, epsilon: 1e-3, activation };
             let x = read(1, [1, 16, size, size]);
             let (w, norm, running) = (w.clone(), norm.clone(), running.clone());
             values(conv_norm_activation_inference(x, w, norm, running, None, layer, cache))
         };
-        let kept = Cache::default();
+        let kept = WeightCache::default();
         // Tiles of four, of two, none, and back.
         for size in [28, 12, 7, 28] {
-            assert_eq!(run(size, &kept), run(size, &Cache::default()), "{device:?} {size}");
+            assert_eq!(run(size, &kept), run(size, &WeightCache::default()), "{device:?} {size}");
         }
     }
 }
 
-/// Seen to fail with: the ReLU's slope left out, slope 0.2 for 1/6, the mean's share of the gradient left out.
+/// Mutations caught: the ReLU's derivative omitted, 0.2 for the derivative 1/6, the mean's share of
+/// the gradient omitted.
 #[test]
-fn squeeze_excite_equals_the_composed_one() {
+fn squeeze_excite_equals_the_reference() {
     for device in hosts() {
         for (b, c, s, side) in [(1, 16, 8, 3), (7, 40, 24, 5), (2, 21, 5, 1)] {
             let run = |dtype: DType| {
@@ -301,7 +315,7 @@ fn squeeze_excite_equals_the_composed_one() {
                     (tensor(2, [s, c, 1, 1], &device, dtype), tensor(3, [s], &device, dtype));
                 let (w2, b2) =
                     (tensor(4, [c, s, 1, 1], &device, dtype), tensor(5, [c], &device, dtype));
-                // Wide gates: some saturate.
+                // Some gates saturate.
                 let (w2, b2) = (w2.mul_scalar(6.0), b2.mul_scalar(3.0));
                 let (w2, b2) = (w2.detach().require_grad(), b2.detach().require_grad());
                 let y =
@@ -323,11 +337,11 @@ fn squeeze_excite_equals_the_composed_one() {
     }
 }
 
-/// Seen to fail with: the padding taken for zeros, the gradient to every largest value, its rows set to zero after the
-/// first window, the mean without the
-/// padding's zeros, the gradient of the mean not divided.
+/// Mutations caught: the padding taken for zeros, the gradient to every maximum, its rows set to
+/// zero after the first window, the mean without the padding's zeros, the gradient of the mean not
+/// divided.
 #[test]
-fn pooling_equals_the_composed_one() {
+fn pooling_equals_the_reference() {
     for device in hosts() {
         for (c, size, kernel, stride, before, output) in [
             (21, [9, 8], 3, 2, 1, [5, 4]),
@@ -338,12 +352,12 @@ fn pooling_equals_the_composed_one() {
         ] {
             let run = |dtype: DType| {
                 let device = device.clone().autodiff();
-                // All values negative: a zero of the padding would win. Few different ones: the first of the
-                // largest counts.
+                // All values are negative: a zero of the padding would win. Few values differ: the
+                // first maximum counts.
                 let x = tensor(1, [2, c, size[0], size[1]], &device, dtype);
                 let x = x.mul_scalar(2.0).round().sub_scalar(5.0);
                 let x = x.detach().require_grad();
-                let window = Window { kernel, stride, before, output };
+                let window = PoolWindow { kernel, stride, before, output };
                 let y = max_pool(x.clone(), window);
                 let max = x.grad(&loss(y.clone()).backward()).unwrap();
                 let mean = mean_pool(x.clone(), kernel, stride, before);
@@ -366,9 +380,9 @@ fn pooling_equals_the_composed_one() {
     }
 }
 
-/// Seen to fail with: the second part's gradient begun at the first channel.
+/// Mutations caught: the second part's gradient taken from the first channel on.
 #[test]
-fn concat_equals_the_composed_one() {
+fn concat_equals_the_reference() {
     for device in hosts() {
         for widths in [vec![3, 21], vec![16, 1, 5], vec![8, 24, 40, 2], vec![1, 2, 3, 4, 5]] {
             let run = |dtype: DType| {
@@ -388,9 +402,9 @@ fn concat_equals_the_composed_one() {
     }
 }
 
-/// Seen to fail with the columns of the second thread begun at the first.
+/// Mutations caught: the columns of the second thread taken from the first on.
 #[test]
-fn linear_equals_the_composed_one() {
+fn linear_equals_the_reference() {
     for device in hosts() {
         for (b, k, n) in [(1, 7, 5), (1, 300, 1000), (3, 40, 129), (16, 33, 65)] {
             let run = |dtype: DType| {

@@ -3,22 +3,22 @@
 use burn::tensor::{Tensor, activation};
 use serde::{Deserialize, Serialize};
 
-/// Which non-linearity follows a layer; the paper's column `NL`.
+/// The non-linearity after a layer, the papers' column `NL`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Activation {
-    /// None: a linear bottleneck.
+    /// The identity, as after a linear bottleneck.
     Linear,
-    /// `max(x, 0)`, the paper's `RE`.
+    /// `max(x, 0)`, MobileNetV3's `RE`.
     Relu,
     /// `min(max(x, 0), 6)` (arXiv:1704.04861 in its published weights, arXiv:1801.04381).
     Relu6,
-    /// `x * min(max(x + 3, 0), 6) / 6`, the paper's `HS` (arXiv:1905.02244, section 5.2).
+    /// `x * min(max(x + 3, 0), 6) / 6`, MobileNetV3's `HS` (arXiv:1905.02244, section 5.2).
     HardSwish,
 }
 
 impl Activation {
-    /// Applies it element by element.
+    /// Applies the function to every element.
     ///
     /// ```
     /// use burn::tensor::{Device, Tensor};
@@ -39,9 +39,9 @@ impl Activation {
         }
     }
 
-    /// The same for a kernel.
-    pub(crate) fn kernel(self) -> kernels::cpu::activation::Activation {
-        use kernels::cpu::activation::Activation as Kernel;
+    /// The kernels' own type for this activation.
+    pub(crate) fn kernel(self) -> kernels::cpu::activation::FusedActivation {
+        use kernels::cpu::activation::FusedActivation as Kernel;
         match self {
             Activation::Linear => Kernel::Linear,
             Activation::Relu => Kernel::Relu,
@@ -50,7 +50,7 @@ impl Activation {
         }
     }
 
-    /// The papers' abbreviation.
+    /// The papers' abbreviation, `-` for the identity.
     pub fn name(self) -> &'static str {
         match self {
             Activation::Linear => "-",

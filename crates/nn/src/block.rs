@@ -1,6 +1,10 @@
-//! Blocks that more than one paper uses, each with a doc test.
+//! The blocks that more than one paper uses, and the interface of their networks (`backbone`).
+//! Public blocks have a doc test each. No block knows a paper's table.
 
-pub mod batch_norm;
+pub(crate) mod auxiliary_head;
+pub(crate) mod backbone;
+pub(crate) mod batch_norm;
+pub(crate) mod classifier;
 pub mod conv_norm_activation;
 pub mod convolution;
 pub mod dropout;
@@ -10,3 +14,4 @@ pub(crate) mod linear;
 pub mod pooling;
 pub mod separable;
 pub mod squeeze_excite;
+pub(crate) mod stages;

@@ -1,7 +1,8 @@
 //! Rounding of channel counts under a width multiplier.
 
-/// The multiple of 8 nearest to `channels`, at least 8, and never less than 90 % of it
-/// (arXiv:1704.04861's reference code; torchvision's `_make_divisible`).
+/// The multiple of 8 nearest to `channels`, at least 8 and at least 90 % of `channels`.
+///
+/// Source: the reference code of arXiv:1704.04861; torchvision calls it `_make_divisible`.
 ///
 /// ```
 /// assert_eq!(nn::channels::make_divisible(11.2), 16);

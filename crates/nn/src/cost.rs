@@ -1,25 +1,27 @@
-//! Parameters and multiply-adds from the tables, without a tensor.
+//! Parameters and multiply-adds, counted from the tables without a tensor.
 
+use crate::config::NetworkConfig;
 use crate::layer_spec::Naming;
-use crate::network::NetworkConfig;
 
-/// Trainable parameters (no running statistics) and multiply-adds of convolutions and linear layers
-/// for one image (no batch norm, activation, pooling or bias).
+/// Size and work of a network for one image.
+///
+/// Parameters exclude running statistics. Multiply-adds are those of convolutions and linear
+/// layers; batch norm, activation, pooling and bias are excluded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cost {
-    /// Trainable values, auxiliary heads included.
+    /// Number of trainable values, auxiliary heads included.
     pub parameters: u64,
     /// Multiply-adds of inference, auxiliary heads excluded.
     pub multiply_adds: u64,
-    /// Values that layers give, for one image in inference.
+    /// Number of values that the layers output in inference.
     pub activations: u64,
 }
 
 /// The cost of a network for images of `height` by `width` pixels.
 ///
 /// ```
+/// use nn::config::{Architecture, NetworkConfig};
 /// use nn::cost::cost;
-/// use nn::network::{Architecture, NetworkConfig};
 /// let cost = cost(&NetworkConfig::new(Architecture::MobilenetV3Large, 1000), 224, 224);
 /// assert_eq!(cost.parameters, 5_483_032);
 /// ```

@@ -1,38 +1,33 @@
-//! Initial weights as a function of (seed, number of the parameter, element): the same on every
-//! backend. Which distribution a tensor has stands in the [`crate::layer_spec`].
+//! Initial weights as a function of the seed, the parameter's number and the element's index. They
+//! are therefore the same on every backend. The distribution of each tensor is in
+//! [`crate::layer_spec`].
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Tensor, TensorData};
+use kernels::random::splitmix64;
 
 use crate::layer_spec::{Init, Key};
 
-/// The output function of splitmix64 (Steele, Lea and Flood, 2014) at state `x`.
-pub fn splitmix64(x: u64) -> u64 {
-    let x = x.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    x ^ (x >> 31)
-}
-
-/// Uniform in (0, 1), a function of a stream and an index.
+/// A number in (0, 1), uniform over the indices of a stream.
 pub fn uniform(stream: u64, index: u64) -> f64 {
     let bits = splitmix64(splitmix64(stream) ^ index.wrapping_mul(0xD129_0DDB_53C4_3E49)) >> 11;
     (bits as f64 + 0.5) / (1_u64 << 53) as f64
 }
 
-/// Standard normal by Box and Muller's transform.
+/// A standard normal number by Box and Muller's transform.
 fn normal(stream: u64, index: u64) -> f64 {
     let (u, v) = (uniform(stream, 2 * index), uniform(stream, 2 * index + 1));
     (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
 }
 
-struct Fill<'a> {
+struct SeededInit<'a> {
     seed: u64,
+    /// Number of the parameter, from 1 in parameter order.
     number: u64,
     keys: std::slice::Iter<'a, Key>,
 }
 
-impl ModuleMapper for Fill<'_> {
+impl ModuleMapper for SeededInit<'_> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         self.number += 1;
         let key = self.keys.next().expect("a key for every tensor");
@@ -42,7 +37,7 @@ impl ModuleMapper for Fill<'_> {
         let fan =
             |groups: usize| (2.0 * groups as f64 / (shape[0] * shape[2] * shape[3]) as f64).sqrt();
         let value: Box<dyn Fn(u64) -> f64> = match key.init {
-            // Norms and biases are built with their constants.
+            // Batch norms and biases are built with their constants.
             Init::Constant(_) => return param,
             Init::Normal { deviation } => Box::new(move |i| scaled(i, deviation)),
             Init::FanOut => {
@@ -50,7 +45,7 @@ impl ModuleMapper for Fill<'_> {
                 Box::new(move |i| scaled(i, deviation))
             }
             Init::FanOutOfGroup => {
-                // One input channel per group is how this project's networks are grouped.
+                // The grouped convolutions of these networks have one input channel per group.
                 let deviation = fan(if shape[1] == 1 { shape[0] } else { 1 });
                 Box::new(move |i| scaled(i, deviation))
             }
@@ -65,13 +60,13 @@ impl ModuleMapper for Fill<'_> {
     }
 }
 
-/// Draws every weight of `module` from `seed`; `keys` in the order of its walk.
+/// Sets every weight of `module` to its initial value; `keys` are in parameter order.
 ///
 /// # Panics
 /// When there are more or fewer keys than tensors.
 pub fn fill<M: Module>(module: M, seed: u64, keys: &[Key]) -> M {
-    let mut fill = Fill { seed, number: 0, keys: keys.iter() };
-    let module = module.map(&mut fill);
-    assert_eq!(fill.keys.len(), 0, "keys left over, of {}", keys.len());
+    let mut init = SeededInit { seed, number: 0, keys: keys.iter() };
+    let module = module.map(&mut init);
+    assert_eq!(init.keys.len(), 0, "keys left over, of {}", keys.len());
     module
 }

@@ -1,20 +1,20 @@
-//! What a network consists of, layer by layer, without a tensor: shapes, cost, the key of every weight
-//! and its initial distribution, all from the tables.
+//! The layers of a network without a tensor: shapes, cost, the key of every weight and its initial
+//! distribution, all from the tables.
 //!
-//! A network's file draws its layers on a [`LayerListBuilder`] in the order in which its module holds them. The
-//! cost, the summary, the names in weight files and the initial weights are read off the result, so
-//! that they cannot disagree with one another; parity tests hold the module to it.
+//! A network's file adds its layers to a `LayerListBuilder` in parameter order: the order in
+//! which Burn visits the tensors of its module. The cost, the summary, the names in weight files
+//! and the initial weights are all read from this one list, so they cannot disagree with one
+//! another. The parity tests check the module against the list.
 
 use crate::activation::Activation;
-use crate::block::convolution::Conv;
-use crate::block::pooling::Pool;
+use crate::geometry::{Conv, Pool};
 
-/// Whose keys a weight file has.
+/// The library whose keys a weight file has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Naming {
-    /// torchvision's; for MobileNetV1 and Xception, which it lacks, timm's.
+    /// torchvision's keys; timm's for MobileNetV1 and Xception, which torchvision lacks.
     Torchvision,
-    /// timm's; for GoogLeNet, which it lacks, torchvision's.
+    /// timm's keys; torchvision's for GoogLeNet and Inception v3.
     Timm,
 }
 
@@ -23,7 +23,7 @@ pub enum Naming {
 pub enum Init {
     /// A constant: 0 for biases and means, 1 for scales and variances.
     Constant(f64),
-    /// Normal around 0.
+    /// Normal with mean 0.
     Normal {
         /// Standard deviation.
         deviation: f64,
@@ -32,75 +32,75 @@ pub enum Init {
     FanOut,
     /// Normal with variance `2 * groups / (output * kh * kw)` (timm's rule for MobileNetV1).
     FanOutOfGroup,
-    /// Uniform between minus and plus the bound.
+    /// Uniform in [-bound, bound).
     Uniform {
         /// Largest magnitude.
         bound: f64,
     },
 }
 
-/// A tensor of a layer.
+/// A tensor of a layer: its name in weight files and its initial values.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Key {
-    /// Its name in a weight file.
+    /// Name in a weight file.
     pub name: String,
-    /// Its initial values.
+    /// Distribution of the initial values.
     pub init: Init,
-    /// Whether the file holds a linear weight as a 1x1 convolution (timm's `conv_head`).
+    /// Whether weight files hold this linear weight as a 1x1 convolution (timm's `conv_head`).
     pub pointwise: bool,
-    /// Whether it is trained; running statistics are not.
+    /// Whether it is a trained parameter; running statistics are not.
     pub trained: bool,
 }
 
-/// What a layer does.
+/// The operation of a layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Operation {
-    /// A convolution; its batch norm and activation belong to the row.
+pub enum LayerOperation {
+    /// A convolution; its batch norm and activation belong to the same layer.
     Convolution {
-        /// Shape of it.
+        /// Channels, kernel, stride and border.
         conv: Conv,
         /// Whether there is a bias.
         bias: bool,
         /// Whether batch norm follows.
         norm: bool,
     },
-    /// Maximum of windows.
+    /// Maximum of each window.
     MaxPool(Pool),
-    /// Mean of windows.
+    /// Mean of each window.
     MeanPool(Pool),
-    /// Mean of the whole map, or of a grid of so many regions per side.
+    /// Means of a grid of regions, this many per side; 1 is the mean of the whole map.
     AdaptiveMean(usize),
     /// A linear layer with bias.
     Linear,
 }
 
-/// One row of a summary.
+/// One layer of a network, a row of its summary.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerSpec {
-    /// Place in the network.
+    /// Path of the layer in the network.
     pub name: String,
-    /// What it does.
-    pub operation: Operation,
-    /// What follows it.
+    /// Operation of the layer.
+    pub operation: LayerOperation,
+    /// Activation after the operation.
     pub activation: Activation,
-    /// `[channels, height, width]` of what it reads.
+    /// Input shape, `[channels, height, width]`.
     pub input: [usize; 3],
-    /// `[channels, height, width]` of what it gives.
+    /// Output shape, `[channels, height, width]`.
     pub output: [usize; 3],
-    /// Its tensors in the order of the module walk.
+    /// Tensors in parameter order.
     pub keys: Vec<Key>,
-    /// Part of an auxiliary head, which exists in training only.
+    /// Whether the layer belongs to an auxiliary head, which exists in training only.
     pub auxiliary: bool,
 }
 
 impl LayerSpec {
-    /// Trained values.
+    /// Number of trained values.
     pub fn parameters(&self) -> u64 {
         let count = match self.operation {
-            Operation::Convolution { conv, bias, norm } => {
+            LayerOperation::Convolution { conv, bias, norm } => {
                 conv.weights() + conv.output * (usize::from(bias) + 2 * usize::from(norm))
             }
-            Operation::Linear => (self.input[0] + 1) * self.output[0],
+            LayerOperation::Linear => (self.input[0] + 1) * self.output[0],
             _ => 0,
         };
         count as u64
@@ -109,201 +109,210 @@ impl LayerSpec {
     /// Multiply-adds of a convolution or linear layer for one image.
     pub fn multiply_adds(&self) -> u64 {
         let count = match self.operation {
-            Operation::Convolution { conv, .. } => conv.weights() * self.output[1] * self.output[2],
-            Operation::Linear => self.input[0] * self.output[0],
+            LayerOperation::Convolution { conv, .. } => {
+                conv.weights() * self.output[1] * self.output[2]
+            }
+            LayerOperation::Linear => self.input[0] * self.output[0],
             _ => 0,
         };
         count as u64
     }
 }
 
-/// Layers in the making.
-pub struct LayerListBuilder {
-    at: [usize; 3],
+/// Builder of a network's list of layers. Every added layer reads the output of the one before it.
+pub(crate) struct LayerListBuilder {
+    /// `[channels, height, width]` of the map that the next layer reads.
+    shape: [usize; 3],
     layers: Vec<LayerSpec>,
-    weights: Init,
+    conv_init: Init,
     auxiliary: bool,
 }
 
 impl LayerListBuilder {
-    /// For images of `[3, height, width]`; convolutions begin as `weights` says.
-    pub fn new(height: usize, width: usize, weights: Init) -> Self {
-        Self { at: [3, height, width], layers: Vec::new(), weights, auxiliary: false }
+    /// A builder for images of `[3, height, width]`; `conv_init` is the distribution of the
+    /// convolutions' initial weights.
+    pub(crate) fn new(height: usize, width: usize, conv_init: Init) -> Self {
+        Self { shape: [3, height, width], layers: Vec::new(), conv_init, auxiliary: false }
     }
 
-    /// The rows, in the order of the module walk.
-    pub fn finish(self) -> Vec<LayerSpec> {
+    /// The layers, in parameter order.
+    pub(crate) fn finish(self) -> Vec<LayerSpec> {
         self.layers
     }
 
-    /// `[channels, height, width]` where the drawing stands.
-    pub fn at(&self) -> [usize; 3] {
-        self.at
+    /// `[channels, height, width]` of the map that the next layer reads.
+    pub(crate) fn shape(&self) -> [usize; 3] {
+        self.shape
     }
 
-    fn row(&mut self, name: &str, operation: Operation, output: [usize; 3], keys: Vec<Key>) {
+    fn push(&mut self, name: &str, operation: LayerOperation, output: [usize; 3], keys: Vec<Key>) {
         let (activation, auxiliary) = (Activation::Linear, self.auxiliary);
-        let (name, input) = (name.to_owned(), self.at);
+        let (name, input) = (name.to_owned(), self.shape);
         self.layers.push(LayerSpec { name, operation, activation, input, output, keys, auxiliary });
-        self.at = output;
+        self.shape = output;
     }
 
-    fn convolve(&mut self, conv: Conv, bias: bool, norm: bool, name: &str, keys: Vec<Key>) {
-        assert_eq!(conv.input, self.at[0], "{name}: input of the layer, channels it is given");
-        let [height, width] = conv.output_size([self.at[1], self.at[2]]);
-        let operation = Operation::Convolution { conv, bias, norm };
-        self.row(name, operation, [conv.output, height, width], keys);
+    fn push_conv(&mut self, conv: Conv, bias: bool, norm: bool, name: &str, keys: Vec<Key>) {
+        assert_eq!(conv.input, self.shape[0], "{name}: input of the layer, channels of the map");
+        let [height, width] = conv.output_size([self.shape[1], self.shape[2]]);
+        let operation = LayerOperation::Convolution { conv, bias, norm };
+        self.push(name, operation, [conv.output, height, width], keys);
     }
 
-    fn follow(&mut self, activation: Activation) {
+    fn set_activation(&mut self, activation: Activation) {
         if let Some(last) = self.layers.last_mut() {
             last.activation = activation;
         }
     }
 
-    /// A convolution alone.
-    pub fn conv(&mut self, name: &str, conv: Conv) {
-        let keys = vec![trained(format!("{name}.weight"), self.weights)];
-        self.convolve(conv, false, false, name, keys);
+    /// Adds a convolution without bias, batch norm or activation.
+    pub(crate) fn add_conv(&mut self, name: &str, conv: Conv) {
+        let keys = vec![trained(format!("{name}.weight"), self.conv_init)];
+        self.push_conv(conv, false, false, name, keys);
     }
 
-    /// A convolution with bias and an activation.
-    pub fn conv_bias(&mut self, name: &str, conv: Conv, activation: Activation) {
+    /// Adds a convolution with bias and an activation.
+    pub(crate) fn add_conv_bias(&mut self, name: &str, conv: Conv, activation: Activation) {
         let zero = Init::Constant(0.0);
         let keys = vec![
-            trained(format!("{name}.weight"), self.weights),
+            trained(format!("{name}.weight"), self.conv_init),
             trained(format!("{name}.bias"), zero),
         ];
-        self.convolve(conv, true, false, name, keys);
-        self.follow(activation);
+        self.push_conv(conv, true, false, name, keys);
+        self.set_activation(activation);
     }
 
-    /// A convolution, batch norm and an activation; the names of the first two.
-    pub fn conv_norm(&mut self, names: &[String; 2], conv: Conv, activation: Activation) {
+    /// Adds a convolution, batch norm and an activation; `names` are those of the first two.
+    pub(crate) fn add_conv_norm(
+        &mut self,
+        names: &[String; 2],
+        conv: Conv,
+        activation: Activation,
+    ) {
         let [conv_name, norm] = names;
         let statistic =
             |name: String, value| Key { trained: false, ..trained(name, Init::Constant(value)) };
         let keys = vec![
-            trained(format!("{conv_name}.weight"), self.weights),
+            trained(format!("{conv_name}.weight"), self.conv_init),
             trained(format!("{norm}.weight"), Init::Constant(1.0)),
             trained(format!("{norm}.bias"), Init::Constant(0.0)),
             statistic(format!("{norm}.running_mean"), 0.0),
             statistic(format!("{norm}.running_var"), 1.0),
         ];
-        self.convolve(conv, false, true, conv_name, keys);
-        self.follow(activation);
+        self.push_conv(conv, false, true, conv_name, keys);
+        self.set_activation(activation);
     }
 
-    /// The two convolutions of squeeze-excite; the map itself keeps its shape.
-    pub fn squeeze_excite(&mut self, names: &[String; 2], squeezed: usize) {
-        let [channels, height, width] = self.at;
-        self.at = [channels, 1, 1];
-        self.conv_bias(&names[0], Conv::pointwise(channels, squeezed), Activation::Relu);
-        self.conv_bias(&names[1], Conv::pointwise(squeezed, channels), Activation::Linear);
-        self.at = [channels, height, width];
+    /// Adds the two convolutions of squeeze-excite; the map keeps its shape.
+    pub(crate) fn add_squeeze_excite(&mut self, names: &[String; 2], squeezed: usize) {
+        let [channels, height, width] = self.shape;
+        self.shape = [channels, 1, 1];
+        self.add_conv_bias(&names[0], Conv::pointwise(channels, squeezed), Activation::Relu);
+        self.add_conv_bias(&names[1], Conv::pointwise(squeezed, channels), Activation::Linear);
+        self.shape = [channels, height, width];
     }
 
-    /// Maximum of windows.
-    pub fn max_pool(&mut self, name: &str, pool: Pool) {
-        let [height, width] = pool.output_size([self.at[1], self.at[2]]);
-        self.row(name, Operation::MaxPool(pool), [self.at[0], height, width], Vec::new());
+    /// Adds a pooling layer: the maximum of each window.
+    pub(crate) fn add_max_pool(&mut self, name: &str, pool: Pool) {
+        let [height, width] = pool.output_size([self.shape[1], self.shape[2]]);
+        self.push(name, LayerOperation::MaxPool(pool), [self.shape[0], height, width], Vec::new());
     }
 
-    /// Mean of windows.
-    pub fn mean_pool(&mut self, name: &str, pool: Pool) {
-        let [height, width] = pool.output_size([self.at[1], self.at[2]]);
-        self.row(name, Operation::MeanPool(pool), [self.at[0], height, width], Vec::new());
+    /// Adds a pooling layer: the mean of each window.
+    pub(crate) fn add_mean_pool(&mut self, name: &str, pool: Pool) {
+        let [height, width] = pool.output_size([self.shape[1], self.shape[2]]);
+        self.push(name, LayerOperation::MeanPool(pool), [self.shape[0], height, width], Vec::new());
     }
 
-    /// Means of a grid of `side` by `side` regions; 1 is the mean of the whole map.
-    pub fn adaptive_mean(&mut self, name: &str, side: usize) {
-        let output = [self.at[0], side, side];
-        self.row(name, Operation::AdaptiveMean(side), output, Vec::new());
+    /// Adds the means of a grid of `side` by `side` regions; 1 is the mean of the whole map.
+    pub(crate) fn add_adaptive_mean(&mut self, name: &str, side: usize) {
+        let output = [self.shape[0], side, side];
+        self.push(name, LayerOperation::AdaptiveMean(side), output, Vec::new());
     }
 
-    /// A linear layer on the flattened map. `pointwise`: the file holds it as a 1x1 convolution.
-    pub fn linear(&mut self, line: LinearSpec<'_>) {
-        let input: usize = self.at.iter().product();
-        self.at = [input, 1, 1];
+    /// Adds a linear layer on the flattened map.
+    pub(crate) fn add_linear(&mut self, linear: LinearSpec<'_>) {
+        let input: usize = self.shape.iter().product();
+        self.shape = [input, 1, 1];
         let keys = vec![
             Key {
-                pointwise: line.pointwise,
-                ..trained(format!("{}.weight", line.name), line.weights)
+                pointwise: linear.pointwise,
+                ..trained(format!("{}.weight", linear.name), linear.weights)
             },
-            trained(format!("{}.bias", line.name), line.bias),
+            trained(format!("{}.bias", linear.name), linear.bias),
         ];
-        self.row(line.name, Operation::Linear, [line.output, 1, 1], keys);
-        self.follow(line.activation);
+        self.push(linear.name, LayerOperation::Linear, [linear.output, 1, 1], keys);
+        self.set_activation(linear.activation);
     }
 
-    /// Parallel branches on the same input, their channels concatenated in order.
+    /// Adds parallel branches that read the same map; their channels are concatenated in order.
     ///
     /// # Panics
-    /// When the branches' maps differ in size.
-    pub fn concat(&mut self, branches: &mut [&mut dyn FnMut(&mut LayerListBuilder)]) {
-        let from = self.at;
-        let mut to: Option<[usize; 3]> = None;
+    /// When the branches' maps differ in height or width.
+    pub(crate) fn add_concat(&mut self, branches: &mut [&mut dyn FnMut(&mut LayerListBuilder)]) {
+        let input = self.shape;
+        let mut output: Option<[usize; 3]> = None;
         for branch in branches {
-            self.at = from;
+            self.shape = input;
             branch(self);
-            let [channels, height, width] = self.at;
-            to = Some(match to {
-                None => self.at,
+            let [channels, height, width] = self.shape;
+            output = Some(match output {
+                None => self.shape,
                 Some([sum, h, w]) => {
                     assert_eq!([h, w], [height, width], "maps of two branches");
                     [sum + channels, h, w]
                 }
             });
         }
-        self.at = to.unwrap_or(from);
+        self.shape = output.unwrap_or(input);
     }
 
-    /// Layers beside the main line, which goes on from where it stood.
-    pub fn aside(&mut self, draw: &mut dyn FnMut(&mut LayerListBuilder)) {
-        let from = self.at;
-        draw(self);
-        self.at = from;
+    /// Adds the layers of a side branch; the next layer reads the map that the branch read.
+    pub(crate) fn branch(&mut self, add: &mut dyn FnMut(&mut LayerListBuilder)) {
+        let input = self.shape;
+        add(self);
+        self.shape = input;
     }
 
-    /// Goes on from a map of `[channels, height, width]`.
-    pub fn stand_at(&mut self, at: [usize; 3]) {
-        self.at = at;
+    /// Sets the `[channels, height, width]` of the map that the next layer reads.
+    pub(crate) fn set_shape(&mut self, shape: [usize; 3]) {
+        self.shape = shape;
     }
 
-    /// An auxiliary head, beside the main line.
-    pub fn auxiliary(&mut self, draw: &mut dyn FnMut(&mut LayerListBuilder)) {
+    /// Adds an auxiliary head as a side branch.
+    pub(crate) fn auxiliary_branch(&mut self, add: &mut dyn FnMut(&mut LayerListBuilder)) {
         self.auxiliary = true;
-        self.aside(draw);
+        self.branch(add);
         self.auxiliary = false;
     }
 
-    /// Convolutions drawn from here on begin with this distribution.
-    pub fn begin_with(&mut self, weights: Init) {
-        self.weights = weights;
+    /// Sets the distribution of initial weights for the convolutions that are added from here on.
+    pub(crate) fn set_conv_init(&mut self, init: Init) {
+        self.conv_init = init;
     }
 }
 
 /// A linear layer of a [`LayerListBuilder`].
-pub struct LinearSpec<'a> {
-    /// Place in the network.
-    pub name: &'a str,
-    /// Outputs.
-    pub output: usize,
-    /// What follows.
-    pub activation: Activation,
-    /// Initial weights.
-    pub weights: Init,
-    /// Initial bias.
-    pub bias: Init,
-    /// Whether weight files hold it as a 1x1 convolution.
-    pub pointwise: bool,
+pub(crate) struct LinearSpec<'a> {
+    /// Path of the layer in the network.
+    pub(crate) name: &'a str,
+    /// Number of outputs.
+    pub(crate) output: usize,
+    /// Activation after the layer.
+    pub(crate) activation: Activation,
+    /// Distribution of the initial weights.
+    pub(crate) weights: Init,
+    /// Distribution of the initial bias.
+    pub(crate) bias: Init,
+    /// Whether weight files hold the layer as a 1x1 convolution.
+    pub(crate) pointwise: bool,
 }
 
 fn trained(name: String, init: Init) -> Key {
     Key { name, init, pointwise: false, trained: true }
 }
 
-/// `[{prefix}.{conv}, {prefix}.{norm}]`.
-pub fn pair(prefix: &str, conv: &str, norm: &str) -> [String; 2] {
-    [format!("{prefix}.{conv}"), format!("{prefix}.{norm}")]
+/// Names of two layers below one prefix: `[{prefix}.{first}, {prefix}.{second}]`.
+pub(crate) fn names_below(prefix: &str, first: &str, second: &str) -> [String; 2] {
+    [format!("{prefix}.{first}"), format!("{prefix}.{second}")]
 }

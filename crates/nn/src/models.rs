@@ -1,5 +1,6 @@
-//! One paper per file: tables, layers and module; `variants` lists every name with its accuracy and
-//! source. No paper imports another.
+//! One paper per file: its tables, its list of layers and its module. `variants` lists every
+//! published name with its configuration and accuracy. No paper imports another; shared code is in
+//! `block`.
 
 pub mod googlenet;
 pub mod inception_v3;

@@ -1,31 +1,37 @@
-//! Every block on flex and wgpu (lavapipe in CI) against ndarray: outputs and all gradients, on odd sizes,
-//! borders and strides. Two independent implementations of each backend's operations, so an error of
-//! either shows. Seen to fail with the border of SAME exchanged, and with weights 1.0001 times as large, on
-//! one of them.
+//! Every block on flex and wgpu (lavapipe in CI) against ndarray: outputs and all gradients, on odd
+//! sizes, borders and strides. The backends implement their operations independently, so an error
+//! of one of them shows.
+//!
+//! Mutations caught, on one backend: the two sides of SAME padding exchanged; weights 1.0001 times
+//! as large.
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 use nn::activation::Activation;
-use nn::block::conv_norm_activation::{ConvNormActivation, Norm};
-use nn::block::convolution::{Conv, Convolution, Padding};
+use nn::block::conv_norm_activation::ConvNormActivation;
+use nn::block::convolution::Convolution;
 use nn::block::inception::{Inception, InceptionModule, SimplifiedInception};
 use nn::block::inverted_residual::{Bottleneck, InvertedResidual};
-use nn::block::pooling::{Pool, global_mean};
+use nn::block::pooling::{global_mean, max_pool, mean_pool};
 use nn::block::separable::{DepthwiseSeparable, Separable, SeparableConvolution};
 use nn::block::squeeze_excite::SqueezeExcite;
+use nn::config::Norm;
+use nn::geometry::{Conv, Padding, Pool};
 use nn::init::uniform;
 
 const NORM: Norm = Norm { epsilon: 1e-3, momentum: 0.1 };
 
-fn rough(stream: u64, count: usize) -> Vec<f32> {
+/// Uniform in (-1, 1).
+fn random(stream: u64, count: usize) -> Vec<f32> {
     (0..count as u64).map(|i| (2.0 * uniform(stream, i) - 1.0) as f32).collect()
 }
 
-/// Fills everything of a module: scales around 1, the rest around 0.
-struct Fill(u64);
+/// Fills every tensor of a module with random values, scales around 1 and all others around 0. The
+/// field is the stream of the last tensor.
+struct RandomFill(u64);
 
-impl ModuleMapper for Fill {
+impl ModuleMapper for RandomFill {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         self.0 += 1;
         let require = param.is_require_grad();
@@ -34,15 +40,16 @@ impl ModuleMapper for Fill {
         let (offset, scale) = if one { (1.0, 0.3) } else { (0.0, 0.5) };
         let shape = tensor.shape();
         let values: Vec<f32> =
-            rough(self.0, shape.num_elements()).into_iter().map(|v| offset + scale * v).collect();
+            random(self.0, shape.num_elements()).into_iter().map(|v| offset + scale * v).collect();
         let filled = Tensor::from_data(TensorData::new(values, shape), &tensor.device());
         Param::from_mapped_value(id, filled.set_require_grad(require), mapper)
     }
 }
 
-struct Collect<'a>(&'a GradientsParams, Vec<Vec<f32>>);
+/// Collects the gradients of a module in parameter order.
+struct GradientCollector<'a>(&'a GradientsParams, Vec<Vec<f32>>);
 
-impl ModuleVisitor for Collect<'_> {
+impl ModuleVisitor for GradientCollector<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(gradient) = self.0.get::<D>(param.id) {
             self.1.push(gradient.into_data().try_into_vec::<f32>().unwrap());
@@ -50,28 +57,28 @@ impl ModuleVisitor for Collect<'_> {
     }
 }
 
-/// The output, then the gradient of the input, then those of the parameters.
+/// The output, the gradient of the input and the gradients of the parameters.
 fn run<M: Module>(
     module: M,
     forward: &dyn Fn(&M, Tensor<4>) -> Tensor<4>,
     shape: [usize; 4],
     device: &Device,
 ) -> Vec<Vec<f32>> {
-    let module = module.map(&mut Fill(100));
-    let data = TensorData::new(rough(1, shape.iter().product()), shape);
+    let module = module.map(&mut RandomFill(100));
+    let data = TensorData::new(random(1, shape.iter().product()), shape);
     let x = Tensor::<4>::from_data(data, device).require_grad();
     let y = forward(&module, x.clone());
     let size = y.dims();
-    let weights = TensorData::new(rough(2, size.iter().product()), size);
+    let weights = TensorData::new(random(2, size.iter().product()), size);
     let loss = (y.clone() * Tensor::from_data(weights, device)).sum();
     let mut grads = loss.backward();
     let mut found = vec![
         y.inner().into_data().try_into_vec::<f32>().unwrap(),
         x.grad_remove(&mut grads).unwrap().into_data().try_into_vec::<f32>().unwrap(),
     ];
-    let mut collect = Collect(&GradientsParams::from_grads(grads, &module), Vec::new());
-    module.visit(&mut collect);
-    found.append(&mut collect.1);
+    let mut collector = GradientCollector(&GradientsParams::from_grads(grads, &module), Vec::new());
+    module.visit(&mut collector);
+    found.append(&mut collector.1);
     found
 }
 
@@ -154,17 +161,18 @@ fn every_block_agrees_on_three_backends() {
         let block = |d: &Device| InvertedResidual::new(&row, NORM, d);
         check("inverted residual", &devices, block, |m, x| m.forward(x), [2, 6, 9, 6]);
     }
-    let what = Separable::new(6, 10, 3, 2);
-    let block = |d: &Device| DepthwiseSeparable::new(what, NORM, Activation::Relu6, d);
+    let separable = Separable::new(6, 10, 3, 2);
+    let block = |d: &Device| DepthwiseSeparable::new(separable, NORM, Activation::Relu6, d);
     check("MobileNetV1's block", &devices, block, |m, x| m.forward(x), [2, 6, 9, 6]);
-    let block = |d: &Device| SeparableConvolution::new(what, NORM, Activation::Relu, d);
+    let block = |d: &Device| SeparableConvolution::new(separable, NORM, Activation::Relu, d);
     check("Xception's separable convolution", &devices, block, |m, x| m.forward(x), [2, 6, 9, 6]);
     let row = Inception { input: 6, one: 4, three: [3, 5], five: [2, 3], pool: 4 };
     for five in [3, 5] {
         let block = |d: &Device| InceptionModule::new(&row, five, NORM, d);
         check("inception", &devices, block, |m, x| m.forward(x), [2, 6, 7, 8]);
     }
-    // So wide that minimal filtering serves the 3x3 layers, by tiles of four and of two.
+    // Wide enough for minimal filtering (Winograd) in the 3x3 layers, with tiles of four and of
+    // two.
     let row = Inception { input: 32, one: 16, three: [24, 32], five: [16, 16], pool: 16 };
     for size in [[29, 28], [14, 13]] {
         let block = |d: &Device| InceptionModule::new(&row, 3, NORM, d);
@@ -175,7 +183,7 @@ fn every_block_agrees_on_three_backends() {
         let block = |d: &Device| SimplifiedInception::new(5, 6, towers, d);
         check("simplified inception", &devices, block, |m, x| m.forward(x), [2, 5, 7, 6]);
     }
-    // Pooling has no weights; a 1x1 convolution before it gives the harness something to hold.
+    // Pooling has no weights. A 1x1 convolution before it gives the harness a module.
     let layer = |d: &Device| Convolution::new(Conv::pointwise(4, 4), d);
     let pools = [
         Pool::new(3, 2),
@@ -187,8 +195,8 @@ fn every_block_agrees_on_three_backends() {
     for pool in pools {
         for shape in [[2, 4, 9, 12], [1, 4, 8, 7]] {
             let name = format!("{pool:?}");
-            check(&name, &devices, layer, |m, x| pool.max(m.forward(x)), shape);
-            check(&name, &devices, layer, |m, x| pool.mean(m.forward(x)), shape);
+            check(&name, &devices, layer, |m, x| max_pool(m.forward(x), pool), shape);
+            check(&name, &devices, layer, |m, x| mean_pool(m.forward(x), pool), shape);
         }
     }
     let mean = |m: &Convolution, x| {

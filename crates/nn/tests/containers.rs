@@ -1,17 +1,20 @@
-//! Weight files as torch writes them: .pth zip and legacy, nested with a wrapper's prefix, f16 and bf16,
-//! and what is written goes back in. The values are those of the rough rule of `fixtures/make.py`.
-//! Seen to fail with linear weights not transposed and with bf16 read as f16.
+//! Weight files as torch writes them: .pth zip and legacy, nested below a wrapper's prefix, f16 and
+//! bf16; and safetensors files, written and read back. The fixtures' values follow the random rule
+//! of `fixtures/make.py`.
+//!
+//! Mutations caught: linear weights not transposed; bf16 read as f16.
 
 use std::path::Path;
 
 use burn::tensor::Device;
+use nn::config::{Architecture, NetworkConfig};
 use nn::init::uniform;
 use nn::layer_spec::Naming;
-use nn::network::{Architecture, NetworkConfig};
-use nn::weights::{
-    HeadPolicy, NamedTensor, WeightsError, load_state_dict, read_weights, state_dict,
-    state_dict_as, write_safetensors,
-};
+use nn::weights::load::{HeadPolicy, load_state_dict};
+use nn::weights::read::read_weights;
+use nn::weights::state_dict::{state_dict, state_dict_as};
+use nn::weights::{NamedTensor, WeightsError};
+use safetensors::tensor::{Dtype, TensorView};
 
 fn config() -> NetworkConfig {
     NetworkConfig { width: 0.1, ..NetworkConfig::new(Architecture::MobilenetV3Small, 3) }
@@ -21,7 +24,8 @@ fn fixture(name: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
-/// The rule's value of an element, before rounding to a shorter type.
+/// The value of an element by the rule of `fixtures/make.py`, before it is rounded to a shorter
+/// type.
 fn rule(t: &NamedTensor, index: usize) -> f64 {
     let hash = t.name.bytes().fold(0xCBF2_9CE4_8422_2325_u64, |h, byte| {
         (h ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
@@ -35,6 +39,17 @@ fn rule(t: &NamedTensor, index: usize) -> f64 {
         _ if spread => 1.0 + 0.5 * r,
         _ => 0.3 * r,
     }
+}
+
+/// Writes a safetensors file that torch loads with `strict=True`.
+fn write_safetensors(path: &Path, tensors: &[NamedTensor]) {
+    let raw: Vec<Vec<u8>> =
+        tensors.iter().map(|t| t.values.iter().flat_map(|v| v.to_le_bytes()).collect()).collect();
+    let views = tensors.iter().zip(&raw).map(|(t, bytes)| {
+        let view = TensorView::new(Dtype::F32, t.shape.clone(), bytes);
+        (t.name.as_str(), view.expect("four bytes for every element"))
+    });
+    std::fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
 }
 
 #[test]
@@ -66,13 +81,13 @@ fn every_container_gives_the_values_that_were_written() {
 }
 
 #[test]
-fn what_is_written_under_either_naming_is_read_back() {
+fn a_file_under_either_naming_is_read_back() {
     let first = config().init_seeded(&Device::flex(), 5);
     let want = state_dict(&first);
     for naming in [Naming::Torchvision, Naming::Timm] {
         let path = std::env::temp_dir()
             .join(format!("kindling-{naming:?}-{}.safetensors", std::process::id()));
-        write_safetensors(&path, &state_dict_as(&first, naming)).unwrap();
+        write_safetensors(&path, &state_dict_as(&first, naming));
         let tensors = read_weights(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
         let network = config().init_zero(&Device::flex());
@@ -82,7 +97,7 @@ fn what_is_written_under_either_naming_is_read_back() {
 }
 
 #[test]
-fn what_does_not_fit_is_named() {
+fn tensors_that_do_not_fit_are_named() {
     let tensors = read_weights(&fixture("zip.pth")).unwrap();
     let refused = |tensors: Vec<NamedTensor>, config: NetworkConfig, word: &str| {
         let network = config.init_zero(&Device::flex());
@@ -99,7 +114,8 @@ fn what_does_not_fit_is_named() {
     refused(tensors.clone(), NetworkConfig { width: 0.5, ..config() }, "where the network has");
     let other = NetworkConfig { num_classes: 7, ..config() };
     refused(tensors.clone(), other.clone(), "classifier.3.weight");
-    // Fine-tuning keeps the trunk and names what starts anew.
+    // Fine-tuning loads all layers but the classifier and reports the tensors that keep their
+    // initial values.
     let network = other.init_seeded(&Device::flex(), 1);
     let (_, report) = load_state_dict(network, tensors, HeadPolicy::KeepInitialised).unwrap();
     assert_eq!(report.kept, ["classifier.3.weight", "classifier.3.bias"]);

@@ -1,13 +1,15 @@
-//! Parameters and multiply-adds of the whole zoo, to the unit and to 0.01 M, as counted on torchvision
-//! 0.29.2 and timm 1.0.31. Seen to fail with the paper's stride 2 in MobileNetV1's last block and with
-//! timm's widths for torchvision's.
+//! Parameters and multiply-adds of every architecture, exact to one parameter and to 0.01 M
+//! multiply-adds. The expected values were counted on torchvision 0.29.2 and timm 1.0.31.
+//!
+//! Mutations caught: the paper's stride 2 in MobileNetV1's last block; timm's widths for
+//! torchvision's.
 
-use nn::block::convolution::Padding;
+use nn::config::{Architecture, NetworkConfig};
 use nn::cost::cost;
+use nn::geometry::Padding;
 use nn::models::variants::Variant;
-use nn::network::{Architecture, NetworkConfig};
 
-/// Multiply-adds in 0.01 M.
+/// Checks a configuration: parameters, and pairs of image size and multiply-adds in 0.01 M.
 #[track_caller]
 fn check(config: &NetworkConfig, parameters: u64, sizes: &[(usize, u64)]) {
     for &(size, hundredths) in sizes {
@@ -83,7 +85,7 @@ fn inceptions_and_xception() {
     check(&named("xception"), 22_855_952, &[(299, 835_740), (224, 455_288)]);
 }
 
-/// SAME padding gives the same sizes as the symmetric one on these networks, so the same cost.
+/// On these networks SAME and symmetric padding give maps of one size, and therefore one cost.
 #[test]
 fn padding_does_not_change_the_cost() {
     for name in ["mobilenet_v1", "mobilenet_v2", "mobilenet_v3_large"] {
@@ -92,16 +94,16 @@ fn padding_does_not_change_the_cost() {
     }
 }
 
-/// 1024 to 1000 outputs in the wrong place would still sum up; the module-walk must hold the same
-/// number of tensors as the blueprint, which `init` asserts.
+/// A sum of parameters alone would not notice two layers exchanged. The module must also have as
+/// many tensors as the list of layers, which `state_dict` asserts.
 #[test]
-fn every_variant_can_be_built_and_its_tensors_are_the_blueprints() {
+fn every_variant_can_be_built_and_has_the_tensors_of_its_layer_list() {
     let device = burn::tensor::Device::flex();
     for variant in nn::models::variants::VARIANTS {
         let config = NetworkConfig { num_classes: 7, ..variant.config(7) };
         config.validate().unwrap();
         let network = config.init_zero(&device);
-        let state = nn::weights::state_dict(&network);
+        let state = nn::weights::state_dict::state_dict(&network);
         let parameters: usize =
             state.iter().filter(|t| !t.name.contains("running_")).map(|t| t.values.len()).sum();
         assert_eq!(parameters as u64, cost(&config, 299, 299).parameters, "{}", variant.name);

@@ -1,16 +1,18 @@
-//! In inference a batch is run image by image, the MobileNets in two parts. Planted and seen red: images put
-//! together in another order, the first image taken for all.
+//! Inference runs a batch image by image, on the MobileNets in two parts. The logits of a batch
+//! must be those of its images.
+//!
+//! Mutations caught: images put together in another order; the first image used for all.
 
 #![allow(deprecated, reason = "burn-ndarray is one of the backends asked for")]
 
 use burn::tensor::{Device, Tensor, TensorData};
+use nn::config::{Architecture, NetworkConfig};
 use nn::init::uniform;
-use nn::network::{Architecture, NetworkConfig};
 
 const IMAGES: usize = 5;
 
 #[test]
-fn a_batch_gives_what_its_images_give() {
+fn a_batch_has_the_logits_of_its_images() {
     for device in [Device::flex(), Device::ndarray()] {
         for (architecture, size) in [
             (Architecture::MobilenetV1, 48),
@@ -21,7 +23,7 @@ fn a_batch_gives_what_its_images_give() {
         ] {
             let network = NetworkConfig::new(architecture, 7).init_seeded(&device, 3);
             let count = IMAGES * 3 * size * size;
-            // Every image with another brightness and contrast.
+            // Every image has another brightness and contrast.
             let pixel = |i: usize| {
                 let image = (i / (3 * size * size)) as f64;
                 ((1.0 + image) * (uniform(9, i as u64) - 0.5) + 2.0 * image) as f32
@@ -34,10 +36,10 @@ fn a_batch_gives_what_its_images_give() {
             let single = |i| values(network.forward(images.clone().narrow(0, i, 1)));
             let want: Vec<f32> = (0..IMAGES).flat_map(single).collect();
             let scale = want.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
-            assert!(scale > 0.0, "{architecture:?}: logits of zero tell nothing");
-            // The images differ by more than what is tolerated.
-            let apart = want[..7].iter().zip(&want[7..14]).map(|(a, b)| (a - b).abs());
-            assert!(apart.fold(0.0, f32::max) > 1e-3 * scale, "{architecture:?}");
+            assert!(scale > 0.0, "{architecture:?}: zero logits prove nothing");
+            // The logits of two images differ by more than the tolerance.
+            let difference = want[..7].iter().zip(&want[7..14]).map(|(a, b)| (a - b).abs());
+            assert!(difference.fold(0.0, f32::max) > 1e-3 * scale, "{architecture:?}");
             for (got, want) in got.iter().zip(&want) {
                 assert!((got - want).abs() < 1e-5 * scale, "{architecture:?}: {got} for {want}");
             }

@@ -1,24 +1,28 @@
-//! The same numbers as torchvision and timm: logits in eval mode at the native size, at an even and an
-//! odd non-square size; one training step with its loss (auxiliary heads included), every gradient and
-//! every running statistic. Expected values: `fixtures/make.py`, in float64.
+//! The numbers of torchvision and timm: logits in eval mode at the native size, at an even and at
+//! an odd non-square size; one training step with its loss (auxiliary heads included), every
+//! gradient and every running statistic. `fixtures/make.py` computes the expected values in
+//! float64.
 //!
-//! Planted and seen red: ReLU for ReLU6, hard-sigmoid slope 0.2, h-swish for ReLU in squeeze-excite, SAME
-//! for symmetric padding and the reverse, pooling without ceil, GoogLeNet's fourth pooling 3x3, an
-//! auxiliary head on a mirrored map, another head weight, padding left out of the mean, Xception's skip after the
-//! ReLU and a ReLU between its convolutions, none between MobileNetV1's, 1x7 and 7x1 exchanged, no
-//! residual, no dilation, epsilon 1e-5 for 1e-3, the biased variance as running statistic, a wrong sign
-//! in the transformed input.
+//! Mutations caught: ReLU for ReLU6; hard-sigmoid slope 0.2; h-swish for ReLU in squeeze-excite;
+//! SAME for symmetric padding and the reverse; pooling without ceil; GoogLeNet's fourth pooling
+//! 3x3; an auxiliary head on a mirrored map; another head weight; padding omitted from the mean;
+//! Xception's skip after the ReLU; a ReLU between Xception's convolutions; none between
+//! MobileNetV1's; 1x7 and 7x1 exchanged; no residual; no dilation; epsilon 1e-5 for 1e-3; the
+//! biased variance as running statistic; a wrong sign in the transformed input.
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use nn::activation::Activation;
+use nn::config::NetworkConfig;
 use nn::init::uniform;
 use nn::layer_spec::Naming;
 use nn::models::variants::{Variant, WeightSource};
-use nn::network::{Network, NetworkConfig};
-use nn::weights::{HeadPolicy, NamedTensor, gradients, load_state_dict, state_dict_as};
+use nn::network::Network;
+use nn::weights::NamedTensor;
+use nn::weights::load::{HeadPolicy, load_state_dict};
+use nn::weights::state_dict::{gradients, state_dict_as};
 use serde_json::Value;
 
 fn expected(name: &str) -> Value {
@@ -26,8 +30,8 @@ fn expected(name: &str) -> Value {
     all[name].clone()
 }
 
-/// Uniform in (-1, 1), as `rough` of the script.
-fn rough(stream: u64, count: usize) -> Vec<f32> {
+/// Uniform in (-1, 1), as `random` of `fixtures/make.py`.
+fn random(stream: u64, count: usize) -> Vec<f32> {
     (0..count as u64).map(|i| (2.0 * uniform(stream, i) - 1.0) as f32).collect()
 }
 
@@ -37,7 +41,8 @@ fn stream(name: &str) -> u64 {
         .fold(0xCBF2_9CE4_8422_2325, |h, byte| (h ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3))
 }
 
-/// A variant's name, perhaps with a word for what departs from it.
+/// The configuration and naming of a variant's name; a second word in `name` changes the
+/// configuration.
 fn config(name: &str, step: bool) -> (NetworkConfig, Naming) {
     let (variant, word) = name.split_once(' ').unwrap_or((name, ""));
     let variant = Variant::parse(variant).unwrap();
@@ -49,7 +54,7 @@ fn config(name: &str, step: bool) -> (NetworkConfig, Naming) {
         "transform" => config.transform_input = true,
         _ => {}
     }
-    let naming = match variant.lineage {
+    let naming = match variant.weight_source {
         WeightSource::Torchvision => Naming::Torchvision,
         WeightSource::Timm | WeightSource::Tensorflow => Naming::Timm,
     };
@@ -60,13 +65,13 @@ fn filled(config: &NetworkConfig, naming: Naming, device: &Device) -> Network {
     let network = config.init_zero(device);
     let mut tensors: Vec<NamedTensor> = state_dict_as(&network, naming);
     for t in &mut tensors {
-        let values = rough(stream(&t.name), t.values.len());
-        let spread = t.name.ends_with("running_var") || t.name.ends_with("weight");
+        let values = random(stream(&t.name), t.values.len());
+        let scale_or_variance = t.name.ends_with("running_var") || t.name.ends_with("weight");
         let fan = t.shape[1..].iter().product::<usize>() as f64;
         let (offset, scale) = match t.shape.len() {
             4 if !t.name.starts_with("conv_head.w") => (0.0, (6.0 / fan).sqrt() as f32),
             2 | 4 => (0.0, (3.0 / fan).sqrt() as f32),
-            _ if spread => (1.0, 0.5),
+            _ if scale_or_variance => (1.0, 0.5),
             _ => (0.0, 0.3),
         };
         t.values = values.into_iter().map(|v| offset + scale * v).collect();
@@ -86,18 +91,18 @@ impl ModuleMapper for Cast {
 }
 
 fn input(stream: u64, shape: [usize; 4], device: &Device) -> Tensor<4> {
-    let values = rough(stream, shape.iter().product()).into_iter().map(|v| 2.0 * v).collect();
+    let values = random(stream, shape.iter().product()).into_iter().map(|v| 2.0 * v).collect();
     Tensor::from_data(TensorData::new::<f32, _>(values, shape), device)
 }
 
-/// Logits at all sizes, or only those below `most` pixels.
-fn eval(name: &str, device: &Device, most: usize) {
+/// Compares the logits at all image sizes of at most `max_pixels`.
+fn eval(name: &str, device: &Device, max_pixels: usize) {
     let (config, naming) = config(name, false);
     let network = filled(&config, naming, &device.clone().autodiff()).valid();
     for (size, logits) in expected(name)["logits"].as_object().unwrap() {
         let (h, w) = size.split_once('x').unwrap();
         let (h, w): (usize, usize) = (h.parse().unwrap(), w.parse().unwrap());
-        if h * w > most {
+        if h * w > max_pixels {
             continue;
         }
         let got = network.forward(input(1000, [1, 3, h, w], device)).into_data();
@@ -112,15 +117,16 @@ fn eval(name: &str, device: &Device, most: usize) {
     }
 }
 
+/// Compares the norm and a random projection of every tensor.
 fn compare(name: &str, got: &[NamedTensor], want: &Value, tolerance: f64) {
     let want = want.as_object().unwrap();
     assert_eq!(got.len(), want.len(), "{name}");
-    // A tensor of vanishing norm is compared on the scale of the whole.
+    // A tensor whose norm is near zero is compared on the scale of the largest.
     let largest = want.values().map(|v| v[0].as_f64().unwrap()).fold(0.0_f64, f64::max);
     for t in got {
         let norm = t.values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
-        let other = rough(stream(&t.name) ^ 1, t.values.len());
-        let dot: f64 = t.values.iter().zip(other).map(|(a, b)| f64::from(*a) * f64::from(b)).sum();
+        let probe = random(stream(&t.name) ^ 1, t.values.len());
+        let dot: f64 = t.values.iter().zip(probe).map(|(a, b)| f64::from(*a) * f64::from(b)).sum();
         let (n, d) = (want[&t.name][0].as_f64().unwrap(), want[&t.name][1].as_f64().unwrap());
         let scale = n.max(1e-4 * largest);
         let error = (norm - n).abs().max((dot - d).abs()) / scale;
@@ -132,9 +138,11 @@ fn compare(name: &str, got: &[NamedTensor], want: &Value, tolerance: f64) {
     }
 }
 
-/// In f64, because rounding in f32 decides about single ReLUs where a batch norm sees few values, in
-/// torch too: its own f32 gradients of MobileNetV2 are up to 6 % off. `float` F32 is for networks and
-/// inputs where they are not.
+/// Compares a training step.
+///
+/// Most networks are compared in f64. Where a batch norm has few values, rounding in f32 decides
+/// whether single ReLUs are active, in torch too: torch's own f32 gradients of MobileNetV2 are up
+/// to 6 % off. F32 is for networks and inputs on which rounding changes no ReLU.
 fn step(name: &str, device: &Device, float: DType) {
     step_within(name, device, float, if float == DType::F64 { 1e-5 } else { 1e-3 });
 }
@@ -242,14 +250,16 @@ fn every_kind_of_network_trains_alike_on_ndarray() {
     }
 }
 
-/// On whatever adapter there is; lavapipe in CI. One test: an adapter is initialised once per process.
+/// On any adapter; lavapipe in CI. This is one test because an adapter is initialised once per
+/// process.
 #[test]
 fn every_network_on_wgpu() {
     let device = Device::wgpu_options().init().expect("an adapter; install mesa-vulkan-drivers");
     ALL.iter().for_each(|name| eval(name, &device, 8_000));
     step("mobilenet_v1", &device, DType::F32);
     step("mobilenet_v3_small", &device, DType::F32);
-    // WGSL has no f64, and in f32 single ReLUs are decided by rounding: a coarser look at the others.
+    // WGSL has no f64, and in f32 rounding decides single ReLUs: the other networks get a wider
+    // tolerance.
     for name in ["mobilenet_v2", "mobilenet_v3_large", "googlenet"] {
         step_within(name, &device, DType::F32, 5e-2);
     }

@@ -1,10 +1,21 @@
-//! What may be written (flags, TOML, recipes) becomes a checked plan. `config` knows the
-//! mechanisms; no mechanism knows `config`.
+//! The configuration of a run: options, recipes and files become a checked plan. One theme, one
+//! file, and in it one entry for an option, with its flag, default, range and help. `config` knows
+//! the mechanisms that it configures; no mechanism knows `config`.
 
-mod augmentation;
-mod defaults;
+pub mod augmentation;
+pub mod averaging;
+pub mod checkpoints;
+pub mod datasets;
 mod file;
+pub mod machine;
+pub mod model;
+pub mod optimizer;
 pub mod options;
+pub mod output;
 pub mod plan;
+mod range;
 pub mod recipe;
-mod training;
+pub mod regularisation;
+pub mod schedule;
+mod theme;
+pub mod training;

@@ -64,9 +64,3 @@ macro_rules! constructors {
 }
 constructors!(usage => Usage, data => Data, diverged => Diverged, checkpoint => Checkpoint,
               backend => Backend, memory => Memory, file => File);
-
-impl From<crate::datasets::image_folder::DataError> for Error {
-    fn from(error: crate::datasets::image_folder::DataError) -> Self {
-        Error::data(error.to_string())
-    }
-}

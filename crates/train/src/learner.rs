@@ -1,5 +1,6 @@
-//! One batch forward and backward, losses, evaluation, and the guards around them. No file of a run
-//! is written here.
+//! What is learned from a batch: losses, one forward and backward pass, evaluation, and the guards
+//! around them (out of memory, losses that are not finite, statistics of batch norm). No plan, no
+//! file of a run and no console.
 
 pub mod bn_statistics;
 pub mod evaluate;

@@ -1,9 +1,25 @@
-//! One run: a plan and a folder. The training loop, its state, checkpoints, and what is written
-//! about them.
+//! One run: a plan and a folder. The training loop and its steps, the state, checkpoints, and what
+//! is written and reported about them.
+//!
+//! This folder alone knows the plan and the mechanisms below it, and converts the one into the
+//! arguments of the other. It prints nothing but through an [`observer::Observer`].
 
+mod averaging;
+pub mod build_objective;
 pub mod checkpoint;
 pub mod dashboard;
 pub mod fit;
+pub mod incident;
 pub mod logger;
+pub mod observer;
+pub mod open_data;
+pub mod pretrained;
+pub mod probe;
+pub mod progress;
+pub mod resume;
+pub mod retention;
 pub mod run_folder;
 pub mod state;
+mod step;
+pub mod trainer;
+mod validate;

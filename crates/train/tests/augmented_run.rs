@@ -1,13 +1,13 @@
-//! A run with everything that augments: it is interrupted and goes on to the same bits, mistakes in its flags are
-//! told, and the preview shows its images.
+//! A run with every augmentation: it is interrupted and resumed to the same bits, mistakes in its
+//! flags are reported, and the preview shows its images.
 //!
-//! Planted and seen red: erasing drawn from something else than the image's stream, mixing left out of the plan, a
-//! contradiction let through, a margin of the sheet forgotten, `--epoch` without effect.
+//! Mutations caught: erasing drawn from another stream than the image's; mixing missing in the
+//! plan; a contradiction accepted; a margin of the sheet forgotten; `--epoch` without effect.
 
-#[path = "place/place.rs"]
-mod place;
+#[path = "test_folder/test_folder.rs"]
+mod test_folder;
 
-use place::{Place, code, error, refused};
+use test_folder::{TestFolder, code, error, refused};
 use train::run::checkpoint::Checkpoint;
 
 const ALL: [&str; 17] = [
@@ -32,12 +32,12 @@ const ALL: [&str; 17] = [
 
 #[test]
 fn an_interrupted_run_with_every_augmentation_goes_on_to_the_same_bits() {
-    let place = Place::new("augmented");
+    let place = TestFolder::new("augmented");
     let output = place.train("whole", &ALL);
     assert_eq!(code(&output), 0, "{}", error(&output));
     // Ends after every step of which there are some in each epoch; the sizes are 16, 24 and 32.
-    let hurry = ["--max-hours", "0.000000001"];
-    let mut output = place.train("cut", &[&ALL[..], &hurry].concat());
+    let out_of_time = ["--max-hours", "0.000000001"];
+    let mut output = place.train("cut", &[&ALL[..], &out_of_time].concat());
     let mut pieces = 1;
     while code(&output) == 4 {
         output = place.run(&["train", "--resume", "out/train/cut"]);
@@ -58,14 +58,17 @@ fn an_interrupted_run_with_every_augmentation_goes_on_to_the_same_bits() {
 
 #[test]
 fn mistakes_in_the_flags_are_told() {
-    let place = Place::new("augment-flags");
+    let place = TestFolder::new("augment-flags");
     let check = |more: &[&str], words: &[&str]| refused(&place.train("x", more), 2, words);
     check(&["--aa", "randaugment"], &["--aa", "no policy `randaugment`", "rand-m9-mstd0.5-inc1"]);
     check(&["--auto-augment", "rand-m9-z3"], &["`z3` means nothing"]);
     check(&["--color-jitter", "0.4,0.4"], &["--color-jitter", "1, 3 or 4 numbers"]);
     check(&["--color-jitter", "0,0,0,0.7"], &["--color-jitter", "0 to 0.5"]);
     check(&["--mixup", "-1"], &["--mixup", "0.01 to 100"]);
-    check(&["--cutmix-minmax", "0.8", "0.2"], &["--cutmix-minmax MIN", "0 to 0.2"]);
+    check(
+        &["--cutmix-minmax", "0.8", "0.2"],
+        &["--cutmix-minmax", "0.8 0.2", "0 to 1, the smaller one first"],
+    );
     check(&["--reprob", "2"], &["--reprob", "0 to 1"]);
     check(&["--remode", "noise"], &["noise", "pixel"]);
     check(&["--recount", "0"], &["--recount", "1 to 64"]);
@@ -80,7 +83,7 @@ fn mistakes_in_the_flags_are_told() {
 
 #[test]
 fn the_preview_is_a_image_of_what_is_trained_on() {
-    let place = Place::new("preview");
+    let place = TestFolder::new("preview");
     let preview = |file: &str, more: &[&str]| {
         let words =
             ["data", "preview", "data", "--img-size", "32", "--count", "10", "--output", file];

@@ -1,15 +1,15 @@
-//! Averages of weights: trained, evaluated, chosen by `eval`, merged from files; and a teacher.
+//! Averages of weights: trained, evaluated, chosen by `eval`, averaged from files; and a teacher.
 
-#[path = "place/place.rs"]
-mod place;
+#[path = "test_folder/test_folder.rs"]
+mod test_folder;
 
-use place::{Place, code, error, refused};
+use test_folder::{TestFolder, code, error, refused};
 use train::run::checkpoint::Checkpoint;
 
-/// Seen to fail with the averages of SWA beginning an epoch late.
+/// Mutations caught: the averages of SWA beginning an epoch late.
 #[test]
 fn averages_are_kept_evaluated_and_chosen() {
-    let place = Place::new("averages");
+    let place = TestFolder::new("averages");
     let flags = ["--model-ema", "--swa-start", "1", "--epochs", "3"];
     let output = place.train("r", &flags);
     assert_eq!(code(&output), 0, "{}", error(&output));
@@ -29,7 +29,7 @@ fn averages_are_kept_evaluated_and_chosen() {
     let plain = place.run(&["average", file, file, "--output", "mean.ckpt"]);
     assert_eq!(code(&plain), 0, "{}", error(&plain));
     refused(&place.run(&["eval", "--checkpoint", "mean.ckpt", "--use-ema"]), 2, &["--model-ema"]);
-    // Twice the same is the same.
+    // The average of a checkpoint with itself is the checkpoint.
     let mean = Checkpoint::read(&place.path("mean.ckpt")).unwrap();
     let mut own = last;
     let own = own.take(train::run::checkpoint::WeightsKind::Best).unwrap();
@@ -42,7 +42,7 @@ fn averages_are_kept_evaluated_and_chosen() {
 
 #[test]
 fn a_student_learns_from_a_teacher_of_the_same_classes_only() {
-    let place = Place::new("teacher");
+    let place = TestFolder::new("teacher");
     assert_eq!(code(&place.train("t", &["--epochs", "1"])), 0);
     let teacher = ["--teacher", "out/train/t/last.ckpt", "--epochs", "1"];
     let constants = ["--mean", "0.5", "0.5", "0.5"];
@@ -54,13 +54,14 @@ fn a_student_learns_from_a_teacher_of_the_same_classes_only() {
     refused(&place.train("x", &teacher), 2, &["--teacher", "3 classes", "2"]);
 }
 
-/// One step, so that the average is `w0 + (1 - decay) (w1 - w0)` and the first decay shows: timm's is 0,
-/// TensorFlow's a tenth, without a warm-up it is the decay itself.
+/// One step gives the average `w0 + (1 - decay) (w1 - w0)`, which shows the first decay. timm's is
+/// 0, TensorFlow's is a tenth, and without a warm-up it is the decay itself.
 ///
-/// Seen to fail: with the decays counted from 1 in place of 0, with the word not passed on to the average.
+/// Mutations caught: the decays counted from 1 instead of 0; the option not passed on to the
+/// average.
 #[test]
 fn the_first_update_of_an_average_is_as_its_warm_up_says() {
-    let place = Place::new("warm-up");
+    let place = TestFolder::new("warm-up");
     let apart = |name: &str, warmup: &[&str]| -> f64 {
         let flags = ["--model-ema", "--epochs", "1", "--batch-size", "36", "--warmup-epochs", "0"];
         let output = place.train(name, &[&flags[..], warmup].concat());

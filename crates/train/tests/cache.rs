@@ -1,21 +1,22 @@
 //! A cache changes no bit of a training, takes nothing that is old or broken, and never ends a run.
 
-#[path = "place/place.rs"]
-mod place;
+#[path = "test_folder/test_folder.rs"]
+mod test_folder;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use image::codecs::jpeg::JpegEncoder;
 use image::{Rgb, RgbImage};
-use place::{Place, SMALL, code, error, refused};
+use test_folder::{SMALL, TestFolder, code, error, refused};
+use train::datasets::batch::Batch;
 use train::datasets::cache::Caching;
 use train::datasets::image_folder::ImageFolder;
-use train::datasets::loader::{Batch, Loader, LoaderConfig, Mode};
+use train::datasets::loader::{Loader, LoaderConfig, Mode};
 use train::run::checkpoint::Checkpoint;
 use transforms::augment::Augment;
-use transforms::decode::{Decoding, EncodedImage};
-use transforms::jpeg::{Jpeg, Space};
+use transforms::decode::{DecodeScratch, Decoding, EncodedImage};
+use transforms::jpeg::{Jpeg, JpegScratch};
 use transforms::preprocess::Preprocess;
 use transforms::random::Counter;
 use transforms::resize::Region;
@@ -25,11 +26,11 @@ const ALL: u64 = u64::MAX;
 /// An image of Fashion-MNIST decoded.
 const PIXELS: u64 = 28 * 28 * 3;
 
-fn loader(place: &Place, repeats: usize, caching: &Caching) -> Loader {
+fn loader(place: &TestFolder, repeats: usize, caching: &Caching) -> Loader {
     loader_of(place, &Augment { repeats, ..Augment::default() }, caching)
 }
 
-fn loader_of(place: &Place, augment: &Augment, caching: &Caching) -> Loader {
+fn loader_of(place: &TestFolder, augment: &Augment, caching: &Caching) -> Loader {
     let config = LoaderConfig {
         batch_size: 5,
         workers: 3,
@@ -47,7 +48,7 @@ fn epochs(loader: &Loader, which: std::ops::Range<u64>) -> Vec<Batch> {
     which.flat_map(|epoch| loader.epoch(epoch, 0)).map(|batch| batch.unwrap()).collect()
 }
 
-fn disk(place: &Place, bytes: u64) -> Caching {
+fn disk(place: &TestFolder, bytes: u64) -> Caching {
     Caching::Disk { folder: place.path("cache"), bytes }
 }
 
@@ -65,27 +66,27 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// A JPEG without some of its last bytes but with its end: a region above decodes, the whole does not.
-fn damaged_jpeg(place: &Place) {
+fn damaged_jpeg(place: &TestFolder) {
     let mut draw = Counter::new(1, 0, 0, 0);
     let image = RgbImage::from_fn(96, 96, |_, _| Rgb([draw.range(256) as u8; 3]));
     let mut bytes = Vec::new();
     JpegEncoder::new_with_quality(&mut bytes, 75).encode_image(&image).unwrap();
     let end = bytes.len() - 2;
     bytes.drain(end - 600..end);
-    let space = &mut Space::default();
     let opened = EncodedImage::open(&bytes, false).unwrap();
-    assert!(opened.pixels(space).is_none(), "the whole has a fault");
+    assert!(opened.pixels(&mut DecodeScratch::default()).is_none(), "the whole has a fault");
     let top = Region { top: 0, left: 0, height: 40, width: 96 };
     let jpeg = Jpeg::parse(&bytes).unwrap();
-    assert!(jpeg.decode(top, 1, space, &mut Vec::new()).is_ok(), "what lies above has none");
+    let scratch = &mut JpegScratch::default();
+    assert!(jpeg.decode(top, 1, scratch, &mut Vec::new()).is_ok(), "what lies above has none");
     std::fs::write(place.path("data/train/bag/damaged.jpg"), bytes).unwrap();
 }
 
 /// A JPEG that training decodes smaller is not kept: neither in memory nor taken from the files of a run that decoded
-/// it whole. Planted and seen red: large images kept, those of the other run taken.
+/// it whole. Mutations caught: large images kept, those of the other run taken.
 #[test]
 fn a_image_that_is_decoded_smaller_is_not_kept() {
-    let place = Place::new("cache-large");
+    let place = TestFolder::new("cache-large");
     let mut draw = Counter::new(1, 0, 0, 0);
     let image = RgbImage::from_fn(300, 260, |_, _| Rgb([draw.range(256) as u8; 3]));
     let mut bytes = Vec::new();
@@ -96,17 +97,17 @@ fn a_image_that_is_decoded_smaller_is_not_kept() {
     let plain = epochs(&scaled(&Caching::Nothing), 0..8);
     assert!(plain != epochs(&loader(&place, 1, &Caching::Nothing), 0..8), "it has an effect");
     let memory = scaled(&Caching::Ram { bytes: ALL });
-    let told = memory.cache_outlook().unwrap();
+    let told = memory.cache_estimate().unwrap();
     assert!(told.contains("decoded smaller each time"), "{told}");
     assert!(plain == epochs(&memory, 0..8), "memory");
     epochs(&loader(&place, 1, &disk(&place, ALL)), 0..1);
     assert!(plain == epochs(&scaled(&disk(&place, ALL)), 0..8), "files");
 }
 
-/// Planted and seen red: the pixels of another image, a damaged JPEG kept as far as it decodes.
+/// Mutations caught: the pixels of another image, a damaged JPEG kept as far as it decodes.
 #[test]
 fn every_kind_and_size_of_cache_gives_the_same_bits() {
-    let place = Place::new("cache-bits");
+    let place = TestFolder::new("cache-bits");
     damaged_jpeg(&place);
     // Repeats: two threads may keep one image at a time.
     let plain = epochs(&loader(&place, 3, &Caching::Nothing), 0..4);
@@ -122,11 +123,11 @@ fn every_kind_and_size_of_cache_gives_the_same_bits() {
     assert!(files(&place.path("cache")).iter().all(|file| file.extension().unwrap() == "rgb"));
 }
 
-/// Planted and seen red: the limit not compared; room not given back by the second thread with the same image; what the
+/// Mutations caught: the limit not compared; room not given back by the second thread with the same image; what the
 /// folder holds already not counted.
 #[test]
 fn a_cache_takes_no_more_than_its_limit() {
-    let place = Place::new("cache-limit");
+    let place = TestFolder::new("cache-limit");
     let held = || -> u64 {
         let length = |file: &PathBuf| std::fs::metadata(file).unwrap().len();
         files(&place.path("cache")).iter().map(length).sum()
@@ -148,12 +149,12 @@ fn a_cache_takes_no_more_than_its_limit() {
     assert_eq!(read.len(), 10);
 }
 
-/// Planted and seen red, each alone: the checksum not compared; the length; of the stamp nothing compared; neither the
+/// Mutations caught, each alone: the checksum not compared; the length; of the stamp nothing compared; neither the
 /// change of the file nor its inode; not the change; the change in whole seconds without the inode. Size and time alone
 /// cannot be missed here: the change sees what they would.
 #[test]
 fn what_is_old_or_broken_is_decoded_anew() {
-    let place = Place::new("cache-old");
+    let place = TestFolder::new("cache-old");
     let plain = |which| epochs(&loader(&place, 1, &Caching::Nothing), which);
     let cached = |which| epochs(&loader(&place, 1, &disk(&place, ALL)), which);
     let before = cached(0..2);
@@ -239,10 +240,10 @@ fn what_is_old_or_broken_is_decoded_anew() {
     assert!(files(&place.path("cache")).iter().all(rebuilt));
 }
 
-/// Planted and seen red: files named and marked without whether EXIF turned the image.
+/// Mutations caught: files named and marked without whether EXIF turned the image.
 #[test]
 fn exif_and_its_absence_do_not_share_pixels() {
-    let place = Place::new("cache-exif");
+    let place = TestFolder::new("cache-exif");
     let fixtures =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../transforms/tests/fixtures/decode");
     std::fs::copy(fixtures.join("orientation_6.png"), place.path("data/train/bag/turned.png"))
@@ -268,10 +269,10 @@ fn exif_and_its_absence_do_not_share_pixels() {
 }
 
 /// The whole program: options, the line at the start, a folder that cannot be written, a second run.
-/// Planted and seen red: the trouble not told, at the start and on the way.
+/// Mutations caught: the trouble not told, at the start and on the way.
 #[test]
 fn the_program_says_what_fits_and_goes_on_without() {
-    let place = Place::new("cache-program");
+    let place = TestFolder::new("cache-program");
     let run = |name: &str, more: &[&str]| {
         let words = [&SMALL[..], &["--experiment", name], more].concat();
         let output =

@@ -1,17 +1,17 @@
 //! `train --dry-run` and recipes, as users run them.
 //!
-//! Seen to fail: a scratch folder that stays, steps counted per batch instead of per accumulated step, a recipe that
-//! is not applied, a message without its key.
+//! Mutations caught: a scratch folder that stays; steps counted per batch instead of per
+//! accumulated step; a recipe that is not applied; a message without its key.
 
-#[path = "place/place.rs"]
-mod place;
+#[path = "test_folder/test_folder.rs"]
+mod test_folder;
 
-use place::{Place, SMALL, code, error, refused};
 use serde_json::Value;
+use test_folder::{SMALL, TestFolder, code, error, refused};
 
 #[test]
 fn a_dry_run_tells_the_cost_and_leaves_nothing() {
-    let place = Place::new("dry");
+    let place = TestFolder::new("dry");
     let scratch = place.path("scratch");
     std::fs::create_dir_all(&scratch).unwrap();
     let run = |more: &[&str]| {
@@ -48,7 +48,7 @@ fn a_dry_run_tells_the_cost_and_leaves_nothing() {
 
 #[test]
 fn a_recipe_lies_under_file_and_flags_and_the_resolved_run_can_be_repeated() {
-    let place = Place::new("recipe");
+    let place = TestFolder::new("recipe");
     let small = ["--model", "mobilenet_v3_small", "--img-size", "32", "--backend", "flex"];
     let base = [&["train", "data", "--recipe", "mobilenet_v3_small/smoke"][..], &small].concat();
     std::fs::write(place.path("c.toml"), "lr = 0.002\nseed = 7\nbatch_size = 4\n").unwrap();
@@ -77,7 +77,7 @@ fn a_recipe_lies_under_file_and_flags_and_the_resolved_run_can_be_repeated() {
 
 #[test]
 fn wrong_types_and_words_in_a_file_name_line_and_key() {
-    let place = Place::new("types");
+    let place = TestFolder::new("types");
     let check = |text: &str, words: &[&str]| {
         std::fs::write(place.path("c.toml"), text).unwrap();
         refused(&place.run(&["train", "data", "--config", "c.toml"]), 2, words);
@@ -89,11 +89,13 @@ fn wrong_types_and_words_in_a_file_name_line_and_key() {
     check("recipe = \"mobilenet_v2/torchvisoin\"\n", &["did you mean `mobilenet_v2/torchvision`"]);
 }
 
-/// Every card on the carried images, made small: its options go through the loader, the loss, the optimizer, the
-/// schedule and the averages for real. Seen to fail with a rule (LAMB) that panics.
+/// Every card on the carried images, made small: its options go through the loader, the loss, the
+/// optimizer, the schedule and the averages for real.
+///
+/// Mutations caught: an optimizer (LAMB) that panics.
 #[test]
 fn every_recipe_is_rehearsed() {
-    let place = Place::new("recipes");
+    let place = TestFolder::new("recipes");
     let cards = place.run(&["recipes", "--json"]);
     let cards: Value = serde_json::from_slice(&cards.stdout).unwrap();
     let cards = cards.as_array().unwrap();

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use train::datasets::image_folder::ImageFolder;
 
-struct Place(PathBuf);
+struct TestFolder(PathBuf);
 
-impl Place {
+impl TestFolder {
     /// A folder of its own with a one-pixel image at every path.
     fn new(name: &str, images: &[&str]) -> Self {
         let root =
@@ -37,7 +37,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for TestFolder {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
@@ -57,7 +57,7 @@ fn refused(result: Result<ImageFolder, String>, words: &[&str]) {
 
 #[test]
 fn classes_are_sorted_as_people_count_and_images_too() {
-    let place = Place::new(
+    let place = TestFolder::new(
         "order",
         &["train/10/a.png", "train/9/img10.png", "train/9/img9.JPG", "train/9/img9.jpg"],
     );
@@ -69,7 +69,7 @@ fn classes_are_sorted_as_people_count_and_images_too() {
 
 #[test]
 fn hidden_things_and_other_files_are_left_alone() {
-    let place = Place::new(
+    let place = TestFolder::new(
         "hidden",
         &[
             "train/.ipynb_checkpoints/a.png",
@@ -89,7 +89,7 @@ fn hidden_things_and_other_files_are_left_alone() {
 #[test]
 fn labels_of_val_follow_train_whatever_val_holds() {
     let train = ["train/a/1.png", "train/b/1.png", "train/c/1.png"];
-    let place = Place::new("labels", &train);
+    let place = TestFolder::new("labels", &train);
     place.image("validation/c/1.png");
     place.folder("validation/b");
     place.folder("validation/zebra");
@@ -107,11 +107,11 @@ fn labels_of_val_follow_train_whatever_val_holds() {
 fn the_split_may_have_any_of_its_usual_names() {
     for name in ["val", "validation", "valid", "test"] {
         let place =
-            Place::new(name, &["train/a/1.png", "train/b/1.png", &format!("{name}/b/7.png")]);
+            TestFolder::new(name, &["train/a/1.png", "train/b/1.png", &format!("{name}/b/7.png")]);
         assert_eq!(names(&place.val().unwrap()), ["1 b/7.png"]);
     }
     // A folder of class folders is a split itself, for `eval`.
-    let place = Place::new("bare", &["a/1.png", "b/1.png"]);
+    let place = TestFolder::new("bare", &["a/1.png", "b/1.png"]);
     let classes = ["a".to_owned(), "b".to_owned()];
     let val = ImageFolder::open_val(&place.0, None, &classes).unwrap();
     assert_eq!(names(&val), ["0 a/1.png", "1 b/1.png"]);
@@ -119,17 +119,19 @@ fn the_split_may_have_any_of_its_usual_names() {
 
 #[test]
 fn what_cannot_be_meant_is_refused_with_the_way_out() {
-    refused(Place::new("none", &[]).train(), &["train", "no such folder"]);
-    let flat =
-        Place::new("flat", &["train/a/1.png", "train/b/1.png", "val/ILSVRC2012_val_00000001.JPEG"]);
+    refused(TestFolder::new("none", &[]).train(), &["train", "no such folder"]);
+    let flat = TestFolder::new(
+        "flat",
+        &["train/a/1.png", "train/b/1.png", "val/ILSVRC2012_val_00000001.JPEG"],
+    );
     refused(flat.val(), &["ILSVRC", "class folders"]);
-    refused(Place::new("one", &["train/a/1.png"]).train(), &["at least two class folders"]);
-    let empty = Place::new("empty", &["train/a/1.png"]);
+    refused(TestFolder::new("one", &["train/a/1.png"]).train(), &["at least two class folders"]);
+    let empty = TestFolder::new("empty", &["train/a/1.png"]);
     empty.folder("train/b");
     refused(empty.train(), &["train/b", "no image of this class"]);
-    let without = Place::new("without", &["train/a/1.png", "train/b/1.png"]);
+    let without = TestFolder::new("without", &["train/a/1.png", "train/b/1.png"]);
     refused(without.val(), &["no val", "--val-fraction"]);
-    let file = Place::new("file", &[]);
+    let file = TestFolder::new("file", &[]);
     std::fs::write(file.0.join("train"), "").unwrap();
     refused(file.train(), &["a file, not a folder"]);
 }
@@ -138,7 +140,7 @@ fn what_cannot_be_meant_is_refused_with_the_way_out() {
 #[test]
 fn links_are_followed_and_a_link_that_leads_back_up_is_told() {
     use std::os::unix::fs::symlink;
-    let place = Place::new("links", &["train/a/1.png", "train/b/1.png", "elsewhere/2.png"]);
+    let place = TestFolder::new("links", &["train/a/1.png", "train/b/1.png", "elsewhere/2.png"]);
     symlink(place.0.join("elsewhere/2.png"), place.0.join("train/a/2.png")).unwrap();
     assert_eq!(place.train().unwrap().items.len(), 3);
     symlink(place.0.join("train/a"), place.0.join("train/a/again")).unwrap();
@@ -149,7 +151,7 @@ fn links_are_followed_and_a_link_that_leads_back_up_is_told() {
 #[test]
 fn a_class_whose_name_is_no_text_is_told() {
     use std::os::unix::ffi::OsStrExt;
-    let place = Place::new("bytes", &["train/a/1.png", "train/b/1.png"]);
+    let place = TestFolder::new("bytes", &["train/a/1.png", "train/b/1.png"]);
     let name = std::ffi::OsStr::from_bytes(b"caf\xe9");
     std::fs::create_dir(place.0.join("train").join(name)).unwrap();
     refused(place.train(), &["not UTF-8", "rename"]);
@@ -157,7 +159,7 @@ fn a_class_whose_name_is_no_text_is_told() {
 
 #[test]
 fn a_share_of_every_class_is_set_aside_and_always_the_same() {
-    let place = Place::new("share", &[]);
+    let place = TestFolder::new("share", &[]);
     for i in 0..20 {
         place.image(&format!("train/a/{i}.png"));
         if i < 10 {

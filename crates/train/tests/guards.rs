@@ -1,16 +1,17 @@
-//! Losses that are not finite: skipped, written down, replayed; and a run that cannot be saved ends with its code.
+//! The guards of a run: losses that are not finite are skipped, recorded and replayed; a run that
+//! cannot be saved ends with its exit code.
 
-#[path = "place/place.rs"]
-mod place;
+#[path = "test_folder/test_folder.rs"]
+mod test_folder;
 
 use std::process::Output;
 
-use place::{Place, SMALL, code, error, refused};
+use test_folder::{SMALL, TestFolder, code, error, refused};
 use train::run::checkpoint::Checkpoint;
 
-/// One white image among black ones: with so small a deviation it overflows the first convolution, and no
-/// other batch does. `--scale 1 1` keeps every image whole.
-fn one_white_image(place: &Place) -> [&'static str; 14] {
+/// One white image among black ones. With so small a standard deviation it overflows the first
+/// convolution, and no other batch does. `--scale 1 1` keeps every image whole.
+fn one_white_image(place: &TestFolder) -> [&'static str; 14] {
     for split in ["train", "val"] {
         for class in ["bag", "sandal", "trouser"] {
             let folder = place.path(&format!("data/{split}/{class}"));
@@ -40,11 +41,11 @@ fn one_white_image(place: &Place) -> [&'static str; 14] {
     ]
 }
 
-/// Seen to fail where the statistics were taken back for a loss that is not finite only: here the loss is finite and
-/// the gradient is not, and statistics, average and evaluation were NaN from then on.
+/// Mutations caught: the statistics restored only for a loss that is not finite. Here the loss is
+/// finite and the gradient is not, and statistics, average and evaluation were NaN from then on.
 #[test]
 fn a_batch_that_overflows_is_skipped_written_down_and_replayed() {
-    let place = Place::new("overflow");
+    let place = TestFolder::new("overflow");
     let flags = one_white_image(&place);
     let output = place.train("r", &flags);
     assert_eq!(code(&output), 0, "{}", error(&output));
@@ -58,7 +59,7 @@ fn a_batch_that_overflows_is_skipped_written_down_and_replayed() {
     assert!(checkpoint.optimizer.iter().all(|t| finite(&t.values)));
     let manifest = &checkpoint.manifest;
     assert_eq!((manifest.position.step, manifest.optimizer_steps), (27, Some(24)));
-    assert_eq!((manifest.ema_updates, manifest.strain.factor), (Some(24), 1.0));
+    assert_eq!((manifest.ema_updates, manifest.nan_guard.factor), (Some(24), 1.0));
     let steps = std::fs::read_to_string(place.path("out/train/r/steps.jsonl")).unwrap();
     assert!(steps.lines().any(|line| line.contains("\"skipped_steps\":1")), "{steps}");
     let record = std::fs::read_dir(place.path("out/train/r/nan"))
@@ -72,16 +73,16 @@ fn a_batch_that_overflows_is_skipped_written_down_and_replayed() {
     assert_eq!(code(&output), 0, "{}", error(&output));
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(said.contains("gradient    NaN") && said.contains("features.0.0.weight"), "{said}");
-    // The same run cut short and resumed has the same numbers, those of the guard too.
-    let hurry = ["--max-hours", "0.0000000001"];
-    assert_eq!(code(&place.train("cut", &[&flags[..], &hurry].concat())), 4);
+    // The run cut short and resumed has the same numbers, those of the guard included.
+    let out_of_time = ["--max-hours", "0.0000000001"];
+    assert_eq!(code(&place.train("cut", &[&flags[..], &out_of_time].concat())), 4);
     let mut cuts = 0;
     while code(&place.run(&["train", "--resume", "out/train/cut"])) == 4 {
         cuts += 1;
         assert!(cuts < 100, "the run does not get on");
     }
     let other = Checkpoint::read(&place.checkpoint("cut")).unwrap();
-    assert_eq!(other.manifest.strain, manifest.strain);
+    assert_eq!(other.manifest.nan_guard, manifest.nan_guard);
     for (a, b) in other.weights.iter().zip(&checkpoint.weights) {
         assert_eq!(a.values, b.values, "{}", a.name);
     }
@@ -89,18 +90,19 @@ fn a_batch_that_overflows_is_skipped_written_down_and_replayed() {
 
 #[test]
 fn a_run_may_stop_at_the_first_batch_that_overflows() {
-    let place = Place::new("stop");
+    let place = TestFolder::new("stop");
     let flags = one_white_image(&place);
     let output = place.train("r", &[&flags[..], &["--nan-action", "stop"]].concat());
     refused(&output, 5, &["not finite", "--lr"]);
 }
 
-/// Every batch overflows: the run goes back to its checkpoint at lower rates and then gives up.
+/// Every batch overflows: the run is rolled back to its checkpoint at lower rates and then stops.
 ///
-/// Seen to fail with the count of returns read from the checkpoint: it goes back for ever, until its time is up.
+/// Mutations caught: the count of rollbacks read from the checkpoint. The run is then rolled back
+/// until its time is up.
 #[test]
 fn a_run_that_stays_not_finite_goes_back_and_then_gives_up() {
-    let place = Place::new("givesup");
+    let place = TestFolder::new("givesup");
     assert_eq!(code(&place.train("r", &["--epochs", "1", "--nan-patience", "2"])), 0);
     let path = place.checkpoint("r");
     let mut checkpoint = Checkpoint::read(&path).unwrap();
@@ -115,14 +117,15 @@ fn a_run_that_stays_not_finite_goes_back_and_then_gives_up() {
     assert_eq!(std::fs::read(&path).unwrap(), before);
 }
 
-/// A device without room for a batch: the batch is taken apart, the step stays the same to the bit (but for batch norm,
-/// which the smaller batches of the second run have too), and a resumed run goes on so.
+/// A device without memory for a batch: the batch is split. The step stays the same to the bit, but
+/// for batch norm, which the smaller batches of the second run share. A resumed run keeps
+/// splitting.
 ///
-/// Seen to fail: with the statistics of the failed pass left in, with micro-batches not weighted by their part, with
-/// `micro_batch` not read from the checkpoint.
+/// Mutations caught: the statistics of the failed pass not restored; micro-batches not weighted by
+/// their size; `micro_batch` not read from the checkpoint.
 #[test]
 fn a_batch_without_room_is_taken_apart_and_the_step_stays_the_same() {
-    let place = Place::new("memory");
+    let place = TestFolder::new("memory");
     let run = |name: &str, roofs: &str, more: &[&str]| {
         let fixed = ["--drop", "0", "--opt", "sgd", "--batch-size", "12", "--experiment", name];
         let words = [&SMALL[..], &fixed, more].concat();
@@ -150,14 +153,14 @@ fn a_batch_without_room_is_taken_apart_and_the_step_stays_the_same() {
     let small = run("small", "", &["--batch-size", "6", "--grad-accum-steps", "2"]);
     assert_eq!(code(&small), 0, "{}", error(&small));
     same("apart", "small");
-    // Where it fails in the second micro-batch, what the first one left is gone.
+    // The failure is in the second micro-batch: the statistics of the first one are undone.
     for (name, roofs) in [("first", "6@1,3@4"), ("second", "6@1,3@5")] {
         let output = run(name, roofs, &["--grad-accum-steps", "2"]);
         assert_eq!(code(&output), 0, "{}", error(&output));
         assert_eq!(said(&output).matches("out of memory").count(), 2, "{}", said(&output));
     }
     same("first", "second");
-    // Cut after its first step and resumed without a word about memory.
+    // The run is cut after its first step and resumed without a memory limit.
     let cut = run("cut", "6@1", &["--max-hours", "0.0000000001"]);
     assert_eq!(code(&cut), 4, "{}", error(&cut));
     let words = ["train", "--resume", "out/train/cut", "--max-hours", "0"];
@@ -172,7 +175,7 @@ fn a_batch_without_room_is_taken_apart_and_the_step_stays_the_same() {
     assert_eq!(read("none").manifest.position.step, 3);
 }
 
-/// The most memory in kilobytes that a run may address, as the kernel counts it while the run goes on.
+/// The largest address space of a run in kilobytes, as the kernel counts it.
 #[cfg(target_os = "linux")]
 fn addressed(mut run: std::process::Command) -> u64 {
     use std::process::Stdio;
@@ -189,14 +192,15 @@ fn addressed(mut run: std::process::Command) -> u64 {
     most
 }
 
-/// Memory that is really missing, on a CPU: the process may address too little for the whole batch and enough for a part.
+/// Memory that is really missing, on a CPU: the address space of the process is too small for the
+/// whole batch and large enough for a part of it.
 ///
-/// Seen to fail with a plain allocation where maps are made (the process is ended), and with what the failed pass left
-/// kept by autodiff (every smaller batch fails too).
+/// Mutations caught: a plain allocation of activation maps (the process is ended); the graph of the
+/// failed pass not freed (every smaller batch fails too).
 #[cfg(target_os = "linux")]
 #[test]
 fn a_batch_that_the_process_has_no_memory_for_is_taken_apart() {
-    let place = Place::new("limit");
+    let place = TestFolder::new("limit");
     let words = |batch: &'static str| {
         let more = ["--model", "mobilenet_v1", "--width", "1.0", "--img-size", "160"];
         let run = ["--batch-size", batch, "--epochs", "1", "--experiment", "less"];
@@ -208,7 +212,7 @@ fn a_batch_that_the_process_has_no_memory_for_is_taken_apart() {
         addressed(place.command(&words(batch)))
     });
     assert!(large > small + 400_000, "{small} kB with 2 images, {large} with 32");
-    // The whole needs less than it takes where it may: down to the first limit at which it fails.
+    // The whole batch needs less than it takes without a limit: lower the limit until it fails.
     let said =
         (1..20).map(|twentieth| large - (large - small) / 20 * twentieth).find_map(|limit| {
             again();

@@ -1,9 +1,9 @@
 //! `lr-find` as a whole: its table, its suggestion, its drawing; nothing else is touched.
 
-#[path = "place/place.rs"]
-mod place;
+#[path = "test_folder/test_folder.rs"]
+mod test_folder;
 
-use place::{Place, code, error, refused};
+use test_folder::{TestFolder, code, error, refused};
 
 const SEARCH: [&str; 14] = [
     "lr-find",
@@ -23,7 +23,7 @@ const SEARCH: [&str; 14] = [
 ];
 
 /// Every file below the place, with its bytes.
-fn everything(place: &Place) -> Vec<(std::path::PathBuf, Vec<u8>)> {
+fn everything(place: &TestFolder) -> Vec<(std::path::PathBuf, Vec<u8>)> {
     let mut folders = vec![place.path("")];
     let mut found = Vec::new();
     while let Some(folder) = folders.pop() {
@@ -40,10 +40,10 @@ fn everything(place: &Place) -> Vec<(std::path::PathBuf, Vec<u8>)> {
     found
 }
 
-/// Seen to fail: rates that rise half as fast, the steepest ascent.
+/// Mutations caught: rates that rise half as fast; the steepest ascent taken.
 #[test]
 fn the_suggestion_follows_from_the_table_and_nothing_else_is_touched() {
-    let place = Place::new("lr-find");
+    let place = TestFolder::new("lr-find");
     assert_eq!(code(&place.train("r", &["--epochs", "1"])), 0);
     let before = everything(&place);
     let more = ["--lr-first", "1e-5", "--lr-last", "10", "--steps", "60", "--csv", "found.csv"];
@@ -106,10 +106,10 @@ fn the_suggestion_follows_from_the_table_and_nothing_else_is_touched() {
     }
 }
 
-/// Seen to fail where `--recipe` was not read (as it was not), and with `--batch-size 0` let through.
+/// Mutations caught: `--recipe` not read (a bug that was there); `--batch-size 0` accepted.
 #[test]
 fn mistakes_are_told_with_their_codes() {
-    let place = Place::new("lr-find-flags");
+    let place = TestFolder::new("lr-find-flags");
     let check = |more: &[&str], exit: i32, words: &[&str]| {
         refused(&place.run(&[&SEARCH[..], more].concat()), exit, words);
         assert!(!place.path("lr-find.csv").exists());

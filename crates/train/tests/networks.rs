@@ -1,14 +1,14 @@
 //! The subcommands about networks and weights: summary, explain, convert, forward, and training every
 //! architecture for an epoch.
 
-#[path = "place/place.rs"]
-mod place;
+#[path = "test_folder/test_folder.rs"]
+mod test_folder;
 
 use std::path::Path;
 
-use place::{Place, code, error, refused};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
+use test_folder::{TestFolder, code, error, refused};
 
 fn text(output: &std::process::Output) -> String {
     assert_eq!(code(output), 0, "{}", error(output));
@@ -39,7 +39,7 @@ fn tensor(path: &Path, name: &str) -> (Vec<usize>, Vec<f32>) {
 
 #[test]
 fn models_summary_and_explain_print_the_known_numbers() {
-    let place = Place::new("print");
+    let place = TestFolder::new("print");
     let models = text(&place.run(&["models"]));
     assert!(models.contains("22855952") && models.contains("xception"), "{models}");
     let summary = text(&place.run(&["summary", "mobilenet_v2"]));
@@ -84,7 +84,7 @@ fn models_summary_and_explain_print_the_known_numbers() {
 
 #[test]
 fn weights_travel_between_names_types_and_checkpoints_without_a_change() {
-    let place = Place::new("convert");
+    let place = TestFolder::new("convert");
     write_input(&place.path("x.safetensors"), [0, 1]);
     let model = ["--model", "mobilenet_v3_small", "--width", "0.35", "--num-classes", "3"];
     let run = |words: &[&str]| {
@@ -159,7 +159,7 @@ fn weights_travel_between_names_types_and_checkpoints_without_a_change() {
 
 #[test]
 fn a_training_step_is_the_same_on_every_backend() {
-    let place = Place::new("step");
+    let place = TestFolder::new("step");
     write_input(&place.path("x.safetensors"), [2, 0]);
     let mut losses = Vec::new();
     for backend in ["flex", "ndarray", "wgpu"] {
@@ -224,7 +224,7 @@ fn a_training_step_is_the_same_on_every_backend() {
 
 #[test]
 fn every_architecture_trains_evaluates_and_predicts() {
-    let place = Place::new("zoo");
+    let place = TestFolder::new("zoo");
     let narrow: &[&str] = &["--width", "0.25"];
     let cases: [(&str, &[&str]); 6] = [
         ("mobilenet_v1", narrow),

@@ -1,17 +1,17 @@
 //! The program as its users run it: it learns, resumes to the bit after SIGKILL, evaluates, predicts,
 //! and meets every mistake with one sentence and an exit code.
 
-#[path = "place/place.rs"]
-mod place;
+#[path = "test_folder/test_folder.rs"]
+mod test_folder;
 
 use std::process::Output;
 
-use place::{Place, code, error, refused, unlike};
+use test_folder::{TestFolder, code, error, refused, unlike};
 use train::run::checkpoint::Checkpoint;
 
 #[test]
 fn it_learns_and_the_checkpoint_alone_evaluates_and_predicts() {
-    let place = Place::new("learns");
+    let place = TestFolder::new("learns");
     let output = place.train(
         "r",
         &["--epochs", "12", "--bn-momentum", "0.1", "--lr", "0.005", "--scale", "0.9", "1"],
@@ -45,11 +45,11 @@ fn it_learns_and_the_checkpoint_alone_evaluates_and_predicts() {
     assert_eq!(csv.lines().count(), 1 + 12);
 }
 
-/// Seen to fail with each of: numbers of at least 1 not checked, ranges not checked, NaN taken for a number, words without
+/// Mutations caught: each of: numbers of at least 1 not checked, ranges not checked, NaN taken for a number, words without
 /// the word they need let through, no near name told.
 #[test]
 fn mistakes_on_the_command_line_are_told() {
-    let place = Place::new("flags");
+    let place = TestFolder::new("flags");
     let mut faults = Vec::new();
     let mut check = |more: &[&str], words: &[&str]| {
         let fault = unlike(&place.train("x", more), 2, words);
@@ -84,10 +84,10 @@ fn mistakes_on_the_command_line_are_told() {
     assert!(!place.path("out").exists(), "a refused run leaves nothing behind");
 }
 
-/// Seen to fail with no near name told, and with an unknown word taken for none.
+/// Mutations caught: no near name told, and with an unknown word taken for none.
 #[test]
 fn mistakes_in_a_configuration_are_told_with_a_suggestion() {
-    let place = Place::new("config");
+    let place = TestFolder::new("config");
     let mut faults = Vec::new();
     let mut check = |text: &str, words: &[&str]| {
         std::fs::write(place.path("c.toml"), text).unwrap();
@@ -110,7 +110,7 @@ fn mistakes_in_a_configuration_are_told_with_a_suggestion() {
 
 #[test]
 fn faults_of_the_data_are_told() {
-    let place = Place::new("data");
+    let place = TestFolder::new("data");
     let run = |words: &[&str]| refused(&place.train("x", &[]), 3, words);
     let val = place.path("data/val");
     std::fs::rename(&val, place.path("away")).unwrap();
@@ -133,7 +133,7 @@ fn faults_of_the_data_are_told() {
 
 #[test]
 fn an_unreadable_image_is_named_and_skipped_or_fatal() {
-    let place = Place::new("image");
+    let place = TestFolder::new("image");
     std::fs::write(place.path("data/train/bag/0003.png"), b"no image").unwrap();
     std::fs::write(place.path("data/train/bag/0004.png"), b"").unwrap();
     let output = place.train("lenient", &["--drop", "0"]);
@@ -145,7 +145,7 @@ fn an_unreadable_image_is_named_and_skipped_or_fatal() {
 
 #[test]
 fn a_broken_checkpoint_is_refused_in_words() {
-    let place = Place::new("checkpoint");
+    let place = TestFolder::new("checkpoint");
     assert_eq!(code(&place.train("r", &["--epochs", "1"])), 0);
     let good = std::fs::read(place.checkpoint("r")).unwrap();
     let check = |bytes: &[u8], words: &[&str]| {
@@ -185,7 +185,7 @@ fn a_broken_checkpoint_is_refused_in_words() {
 
 #[test]
 fn a_diverging_run_stops_before_the_weights_are_spoilt() {
-    let place = Place::new("diverges");
+    let place = TestFolder::new("diverges");
     let words = ["--opt", "sgd", "--lr", "100", "--warmup-epochs", "0", "--epochs", "40"];
     // A run that went on for ever would end by its time.
     let output = place.train("d", &[&words[..], &["--max-hours", "0.01"]].concat());
@@ -197,7 +197,7 @@ fn a_diverging_run_stops_before_the_weights_are_spoilt() {
 
 #[test]
 fn an_output_that_cannot_be_written_is_told() {
-    let place = Place::new("output");
+    let place = TestFolder::new("output");
     std::fs::write(place.path("file"), b"").unwrap();
     refused(&place.train("x", &["--output", "file"]), 8, &["file", "cannot make the folder"]);
 }
@@ -205,7 +205,7 @@ fn an_output_that_cannot_be_written_is_told() {
 /// wgpu on whatever adapter there is (lavapipe in CI) against flex: the same evaluation.
 #[test]
 fn wgpu_evaluates_like_flex_or_says_that_there_is_no_adapter() {
-    let place = Place::new("wgpu");
+    let place = TestFolder::new("wgpu");
     assert_eq!(code(&place.train("r", &["--epochs", "1"])), 0);
     let eval = |backend: &str| {
         place.run(&[

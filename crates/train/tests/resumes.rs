@@ -1,30 +1,30 @@
-//! A run that is killed goes on to the same bits; one that is asked to stop saves first; one that cannot
-//! write says so and leaves what was there.
+//! A run that is killed resumes to the same bits. A run that is asked to stop saves first. A run
+//! that cannot write says so and leaves the old files untouched.
 
-#[path = "place/place.rs"]
-mod place;
+#[path = "test_folder/test_folder.rs"]
+mod test_folder;
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use place::{Place, SMALL, code, error, refused};
+use test_folder::{SMALL, TestFolder, code, error, refused};
 use train::run::checkpoint::Checkpoint;
 
-/// A run that is killed at whatever step, and resumed, against one that was not: weights, running statistics, averages
-/// and the optimizer's state.
+/// Compares a run that is killed at any step and resumed with an uninterrupted one: weights,
+/// running statistics, averages and the optimizer's state.
 ///
-/// Seen to fail: the optimizer's steps not read (adam, adamw, lamb, muon), its buffers not read (sgd, momentum, lion),
-/// the plateau not read (rmsprop), the average's count not read (adamw,
+/// Mutations caught: the optimizer's steps not read (adam, adamw, lamb, muon), its buffers not read
+/// (sgd, momentum, lion), the plateau not read (rmsprop), the average's count not read (adamw,
 /// rmsproptf).
 fn killed_and_resumed(opt: &str, flags: &[&str]) {
-    let place = Place::new(&format!("resume-{opt}"));
+    let place = TestFolder::new(&format!("resume-{opt}"));
     let flags = [&["--opt", opt, "--checkpoint-interval-steps", "1"], flags].concat();
     let output = place.train("whole", &flags);
     assert_eq!(code(&output), 0, "{}", error(&output));
     let name = ["--experiment", "cut"];
     let mut child =
         place.command(&[&SMALL[..], &name, &flags].concat()).stdout(Stdio::null()).spawn().unwrap();
-    // SIGKILL at whatever step the run has reached once its first checkpoint is there.
+    // SIGKILL at any step after the first checkpoint.
     while !place.checkpoint("cut").exists() && child.try_wait().unwrap().is_none() {
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -50,7 +50,7 @@ fn sgd_with_accumulation_resumes() {
     killed_and_resumed("sgd", &["--grad-accum-steps", "2"]);
 }
 
-/// Seen to fail with the momentum of the steps since the resume.
+/// Mutations caught: the momentum computed from the steps since the resume.
 #[test]
 fn adam_with_a_momentum_that_cycles_resumes() {
     killed_and_resumed("adam", &["--sched", "onecycle", "--epochs", "3"]);
@@ -110,7 +110,7 @@ fn same_bits(a: &Checkpoint, b: &Checkpoint, what: &str) {
     let counts = |c: &Checkpoint| (c.manifest.ema_updates, c.manifest.swa_epochs);
     assert_eq!(counts(a), counts(b), "{what}");
     assert_eq!(a.manifest.plateau, b.manifest.plateau, "{what}");
-    assert_eq!(a.manifest.strain, b.manifest.strain, "{what}");
+    assert_eq!(a.manifest.nan_guard, b.manifest.nan_guard, "{what}");
     assert_eq!(a.optimizer.len(), b.optimizer.len(), "{what}");
     for (x, y) in a.optimizer.iter().zip(&b.optimizer) {
         assert_eq!((&x.name, bits(&x.values)), (&y.name, bits(&y.values)), "{what}");
@@ -119,7 +119,7 @@ fn same_bits(a: &Checkpoint, b: &Checkpoint, what: &str) {
 
 #[test]
 fn sigterm_saves_and_says_so_with_its_own_code() {
-    let place = Place::new("signal");
+    let place = TestFolder::new("signal");
     let mut child = place
         .command(&[&SMALL[..], &["--experiment", "s", "--epochs", "500"]].concat())
         .stdout(Stdio::null())
@@ -133,17 +133,17 @@ fn sigterm_saves_and_says_so_with_its_own_code() {
     Checkpoint::read(&place.checkpoint("s")).unwrap();
 }
 
-/// Every step of one epoch as the place of the cut, on both CPU backends: the run ends by itself after
-/// each step (`--max-hours` of nearly nothing) and is resumed until it is done.
+/// The run is cut after every step, on both CPU backends: it ends by itself after each step
+/// (`--max-hours` of nearly nothing) and is resumed until it is done.
 #[test]
 fn a_run_cut_at_every_step_ends_in_the_same_bits() {
-    let place = Place::new("cut");
+    let place = TestFolder::new("cut");
     for backend in ["flex", "ndarray"] {
         let flags = ["--backend", backend, "--epochs", "1", "--model-ema", "--opt", "rmsproptf"];
         let (whole, cut) = (format!("whole-{backend}"), format!("cut-{backend}"));
         assert_eq!(code(&place.train(&whole, &flags)), 0);
-        let hurry = ["--max-hours", "0.0000000001"];
-        let output = place.train(&cut, &[&flags[..], &hurry].concat());
+        let out_of_time = ["--max-hours", "0.0000000001"];
+        let output = place.train(&cut, &[&flags[..], &out_of_time].concat());
         assert_eq!(code(&output), 4, "{}", error(&output));
         let folder = format!("out/train/{cut}");
         let mut cuts = 1;
@@ -160,7 +160,7 @@ fn a_run_cut_at_every_step_ends_in_the_same_bits() {
         let a = Checkpoint::read(&place.checkpoint(&whole)).unwrap();
         let b = Checkpoint::read(&place.checkpoint(&cut)).unwrap();
         same_bits(&a, &b, backend);
-        // No step is written twice, whatever was cut.
+        // No step is written twice, wherever the run was cut.
         let steps = std::fs::read_to_string(place.path(&format!("{folder}/steps.jsonl"))).unwrap();
         let mut lines: Vec<&str> = steps.lines().collect();
         let count = lines.len();
@@ -172,11 +172,12 @@ fn a_run_cut_at_every_step_ends_in_the_same_bits() {
     }
 }
 
-/// Resumed at every step, so that epochs that are averaged lie behind it too. Seen to fail with the count of averaged
-/// epochs not read.
+/// The run is resumed at every step, also after epochs that are averaged.
+///
+/// Mutations caught: the count of averaged epochs not read.
 #[test]
 fn equal_averages_resume_at_every_step() {
-    let place = Place::new("equal");
+    let place = TestFolder::new("equal");
     let flags = ["--opt", "lion", "--swa-start", "0", "--swa-lr", "0.001", "--epochs", "3"];
     let flags = [&flags[..], &["--batch-size", "12"]].concat();
     assert_eq!(code(&place.train("whole", &flags)), 0);
@@ -199,10 +200,10 @@ fn equal_averages_resume_at_every_step() {
     same_bits(&a, &b, "lion");
 }
 
-/// A limit on file sizes stands for the full disk: writing fails in the middle of a checkpoint.
+/// A limit on file sizes simulates a full disk: writing fails in the middle of a checkpoint.
 #[test]
 fn a_full_disk_is_told_and_the_checkpoint_before_it_stays_whole() {
-    let place = Place::new("full");
+    let place = TestFolder::new("full");
     assert_eq!(code(&place.train("r", &["--epochs", "1"])), 0);
     let before = std::fs::read(place.checkpoint("r")).unwrap();
     let script = "trap '' XFSZ; ulimit -f 200; exec \"$@\"";
@@ -223,7 +224,7 @@ fn a_full_disk_is_told_and_the_checkpoint_before_it_stays_whole() {
 
 #[test]
 fn a_resumed_run_may_leave_its_optimizer_behind() {
-    let place = Place::new("fresh");
+    let place = TestFolder::new("fresh");
     assert_eq!(code(&place.train("r", &["--epochs", "1"])), 0);
     let again = ["train", "--resume", "out/train/r", "--epochs", "2", "--no-resume-opt"];
     let output = place.run(&again);

@@ -1,13 +1,13 @@
-//! What a run leaves in its folder, and the options that end it early.
+//! The files in a run's folder, and the options that end a run early.
 
-#[path = "place/place.rs"]
-mod place;
+#[path = "test_folder/test_folder.rs"]
+mod test_folder;
 
-use place::{Place, code, error, refused};
+use test_folder::{TestFolder, code, error, refused};
 
 #[test]
 fn a_run_leaves_its_facts_steps_log_and_tables() {
-    let place = Place::new("folder");
+    let place = TestFolder::new("folder");
     let output = place.train("r", &["--log-interval", "3"]);
     assert_eq!(code(&output), 0, "{}", error(&output));
     let read = |name: &str| std::fs::read_to_string(place.path(&format!("out/train/r/{name}")));
@@ -52,7 +52,7 @@ fn a_run_leaves_its_facts_steps_log_and_tables() {
 
 #[test]
 fn evaluations_can_be_rare_and_the_last_epoch_is_always_evaluated() {
-    let place = Place::new("rare");
+    let place = TestFolder::new("rare");
     let output = place.train("r", &["--epochs", "3", "--val-interval", "2"]);
     assert_eq!(code(&output), 0, "{}", error(&output));
     let csv = std::fs::read_to_string(place.path("out/train/r/summary.csv")).unwrap();
@@ -62,8 +62,8 @@ fn evaluations_can_be_rare_and_the_last_epoch_is_always_evaluated() {
 
 #[test]
 fn patience_ends_a_run_that_gets_no_better() {
-    let place = Place::new("patience");
-    // With a learning rate of nothing no epoch is better than the first.
+    let place = TestFolder::new("patience");
+    // With a learning rate of 0 no epoch is better than the first.
     let flags = ["--epochs", "9", "--patience", "2", "--lr", "0", "--opt", "sgd"];
     let output = place.train("r", &flags);
     assert_eq!(code(&output), 0, "{}", error(&output));
@@ -74,7 +74,7 @@ fn patience_ends_a_run_that_gets_no_better() {
 
 #[test]
 fn console_lines_can_be_json() {
-    let place = Place::new("json");
+    let place = TestFolder::new("json");
     let output = place.train("r", &["--epochs", "1", "--log-format", "json"]);
     assert_eq!(code(&output), 0, "{}", error(&output));
     let text = String::from_utf8(output.stdout).unwrap();
@@ -86,7 +86,7 @@ fn console_lines_can_be_json() {
 
 #[test]
 fn wrong_values_of_these_options_are_told() {
-    let place = Place::new("options");
+    let place = TestFolder::new("options");
     let check = |more: &[&str], words: &[&str]| refused(&place.train("x", more), 2, words);
     check(&["--val-interval", "0"], &["--val-interval", "at least 1"]);
     check(&["--max-hours", "-1"], &["--max-hours"]);

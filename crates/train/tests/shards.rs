@@ -1,17 +1,18 @@
 //! Shards give what the folder gives, bit for bit; any tar reads them; what is wrong with them is told.
 
-#[path = "place/place.rs"]
-mod place;
+#[path = "test_folder/test_folder.rs"]
+mod test_folder;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use place::{Place, SMALL, code, error, refused};
 use serde_json::Value;
+use test_folder::{SMALL, TestFolder, code, error, refused};
+use train::datasets::batch::Batch;
 use train::datasets::cache::Caching;
 use train::datasets::image_folder::ImageFolder;
-use train::datasets::loader::{Batch, Loader, LoaderConfig, Mode};
+use train::datasets::loader::{Loader, LoaderConfig, Mode};
 use train::datasets::quarantine;
 use train::datasets::shards;
 use train::datasets::shards::Split;
@@ -20,7 +21,7 @@ use transforms::augment::Augment;
 use transforms::preprocess::Preprocess;
 
 /// All batches of two epochs of training and one of evaluation; both leave out what a list of the folder says.
-fn batches(place: &Place, folder: &str, caching: &Caching) -> Vec<Batch> {
+fn batches(place: &TestFolder, folder: &str, caching: &Caching) -> Vec<Batch> {
     let config = LoaderConfig {
         batch_size: 5,
         workers: 2,
@@ -49,28 +50,28 @@ fn long_name() -> String {
     format!("{}ü.png", "x".repeat(120))
 }
 
-fn with_long_name(name: &str) -> Place {
-    let place = Place::new(name);
+fn with_long_name(name: &str) -> TestFolder {
+    let place = TestFolder::new(name);
     let bag = place.path("data/train/bag");
     std::fs::copy(bag.join("0000.png"), bag.join(long_name())).unwrap();
     place
 }
 
 /// Shards of the folder, several files of them.
-fn shard(place: &Place, output: &str, more: &[&str]) -> String {
+fn shard(place: &TestFolder, output: &str, more: &[&str]) -> String {
     let words = ["data", "shard", "data", "--output", output, "--shard-size", "0.01"];
     let output = place.run(&[&words[..], more].concat());
     assert_eq!(code(&output), 0, "{}", error(&output));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn sharded(name: &str) -> Place {
+fn sharded(name: &str) -> TestFolder {
     let place = with_long_name(name);
     shard(&place, "shards", &[]);
     place
 }
 
-fn train(place: &Place, folder: &str, run: &str, more: &[&str]) -> std::process::Output {
+fn train(place: &TestFolder, folder: &str, run: &str, more: &[&str]) -> std::process::Output {
     let mut words = SMALL.to_vec();
     words[1] = folder;
     place.run(&[&words[..], &["--experiment", run], more].concat())
@@ -81,14 +82,14 @@ fn said(output: &std::process::Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn same_weights(place: &Place, one: &str, other: &str) {
+fn same_weights(place: &TestFolder, one: &str, other: &str) {
     let weights = |run| Checkpoint::read(&place.checkpoint(run)).unwrap().weights;
     for (a, b) in weights(one).iter().zip(&weights(other)) {
         assert!(a.name == b.name && a.values == b.values, "{one} and {other}: {}", a.name);
     }
 }
 
-/// Seen to fail with an image read from the byte before.
+/// Mutations caught: an image read from the byte before.
 #[test]
 fn several_files_give_the_folders_bits() {
     let place = sharded("shards-bits");
@@ -120,7 +121,7 @@ fn several_files_give_the_folders_bits() {
     refused(&eval(&["--val-split", "test"]), 3, &["shards", "no split `test`", "train, val"]);
 }
 
-/// Planted and seen red: what was left out not in the index; listed names looked for as files; nothing left out; a class
+/// Mutations caught: what was left out not in the index; listed names looked for as files; nothing left out; a class
 /// without an image put up with.
 #[test]
 fn a_quarantine_list_means_the_same_beside_folder_and_shards() {
@@ -177,11 +178,11 @@ fn a_quarantine_list_means_the_same_beside_folder_and_shards() {
 }
 
 /// Folders by other names, and one without splits, keep their names for lists.
-/// Planted and seen red: the split called val whatever its folder; its own name not taken by --val-split; class folders alone
+/// Mutations caught: the split called val whatever its folder; its own name not taken by --val-split; class folders alone
 /// given the name train.
 #[test]
 fn other_names_and_a_folder_without_splits_can_be_sharded() {
-    let place = Place::new("shards-names");
+    let place = TestFolder::new("shards-names");
     std::fs::rename(place.path("data/val"), place.path("data/validation")).unwrap();
     shard(&place, "shards", &[]);
     let folder = batches(&place, "data", &Caching::Nothing);
@@ -259,8 +260,8 @@ fn members(path: &Path) -> Vec<(String, Vec<u8>)> {
     found
 }
 
-/// Names, order and labels as webdataset takes them: two members of one key for an image. Seen to fail with the sum
-/// taken over zeros instead of blanks. Planted and seen red besides: a key given twice, dots in a key, no extended header or one with
+/// Names, order and labels as webdataset takes them: two members of one key for an image. Mutations caught: the sum
+/// taken over zeros instead of blanks. Mutations caught besides: a key given twice, dots in a key, no extended header or one with
 /// half of the name,
 /// ustar's prefix left out.
 #[test]
@@ -312,11 +313,11 @@ fn the_files_are_tar_and_webdataset() {
     assert_eq!(seen["val/sandal/0004.png"], "sandal/0004.png");
 }
 
-/// More files than a process may have open. Planted and seen red: every file kept open.
+/// More files than a process may have open. Mutations caught: every file kept open.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_few_handles_are_enough_for_any_number_of_files() {
-    let place = Place::new("shards-handles");
+    let place = TestFolder::new("shards-handles");
     for class in ["bag", "sandal", "trouser"] {
         for i in 0..12 {
             for copy in 0..8 {
@@ -336,7 +337,7 @@ fn a_few_handles_are_enough_for_any_number_of_files() {
     let mut bytes = Vec::new();
     for round in 0..2 {
         for (index, (path, _)) in folder.items.iter().enumerate() {
-            folder.bytes(index, &mut bytes).unwrap();
+            folder.read_bytes(index, &mut bytes).unwrap();
             let below = path.strip_prefix(place.path("shards")).unwrap();
             assert!(bytes == std::fs::read(place.path("data").join(below)).unwrap(), "{round}");
         }
@@ -353,10 +354,10 @@ fn a_few_handles_are_enough_for_any_number_of_files() {
     said(&limited);
 }
 
-/// Planted and seen red: files not removed; the words of training for an unreadable image; a name made UTF-8 by force.
+/// Mutations caught: files not removed; the words of training for an unreadable image; a name made UTF-8 by force.
 #[test]
 fn what_cannot_be_sharded_leaves_nothing_behind() {
-    let place = Place::new("shards-left");
+    let place = TestFolder::new("shards-left");
     let left = || -> Vec<String> {
         let list = std::fs::read_dir(place.path("shards")).into_iter().flatten().flatten();
         list.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
@@ -400,7 +401,7 @@ fn what_cannot_be_sharded_leaves_nothing_behind() {
     refused(&place.run(&["data", "shard", "shards", "--output", "x"]), 2, &["a folder of shards"]);
 }
 
-/// Seen to fail with the checksum not compared, the length not compared. Planted and seen red besides: two
+/// Mutations caught: the checksum not compared, the length not compared. Mutations caught besides: two
 /// images of one name; an index sought beside train/, in training and in `data check`.
 #[test]
 fn what_is_wrong_with_shards_is_told() {

@@ -1,9 +1,9 @@
 //! The subcommands that measure: what they print, not how fast it is.
 
-#[path = "place/place.rs"]
-mod place;
+#[path = "test_folder/test_folder.rs"]
+mod test_folder;
 
-use place::{Place, code, error, refused};
+use test_folder::{TestFolder, code, error, refused};
 
 fn json(output: &std::process::Output) -> serde_json::Value {
     assert_eq!(code(output), 0, "{}", error(output));
@@ -12,7 +12,7 @@ fn json(output: &std::process::Output) -> serde_json::Value {
 
 #[test]
 fn bench_measures_training_and_inference_and_refuses_impossible_sizes() {
-    let place = Place::new("bench");
+    let place = TestFolder::new("bench");
     for (mode, backend, threads) in [("train", "ndarray", 2), ("infer", "flex", 1)] {
         let threads_text = threads.to_string();
         let words = [
@@ -55,7 +55,7 @@ fn bench_measures_training_and_inference_and_refuses_impossible_sizes() {
 
 #[test]
 fn profile_has_a_row_for_every_layer_and_draws_them() {
-    let place = Place::new("profile");
+    let place = TestFolder::new("profile");
     let words = [
         "profile",
         "mobilenet_v3_small",

@@ -1,8 +1,8 @@
 //! Shards read in windows: the same batches whoever makes them, whatever is kept, cut off or resumed; what is wrong is
 //! told; and what `data shard` writes for it, interrupted or not.
 
-#[path = "place/place.rs"]
-mod place;
+#[path = "test_folder/test_folder.rs"]
+mod test_folder;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
@@ -10,10 +10,11 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use place::{Place, SMALL, code, error, refused};
+use test_folder::{SMALL, TestFolder, code, error, refused};
+use train::datasets::batch::Batch;
 use train::datasets::cache::Caching;
 use train::datasets::image_folder::ImageFolder;
-use train::datasets::loader::{Batch, Loader, LoaderConfig, Mode};
+use train::datasets::loader::{Loader, LoaderConfig, Mode};
 use train::datasets::quarantine;
 use train::datasets::shards;
 use train::run::checkpoint::Checkpoint;
@@ -21,15 +22,15 @@ use transforms::augment::Augment;
 use transforms::preprocess::Preprocess;
 
 /// Shards of the folder in some files.
-fn shard(place: &Place, output: &str, more: &[&str]) -> String {
+fn shard(place: &TestFolder, output: &str, more: &[&str]) -> String {
     let words = ["data", "shard", "data", "--output", output, "--shard-size", "0.01"];
     let output = place.run(&[&words[..], more].concat());
     assert_eq!(code(&output), 0, "{}", error(&output));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn sharded(name: &str) -> Place {
-    let place = Place::new(name);
+fn sharded(name: &str) -> TestFolder {
+    let place = TestFolder::new(name);
     shard(&place, "shards", &[]);
     place
 }
@@ -60,7 +61,7 @@ fn loader(folder: ImageFolder, how: &How) -> Loader {
     Loader::new(Arc::new(folder), rule, Mode::Train(augment), config).windowed(how.window)
 }
 
-fn open(place: &Place, folder: &str) -> ImageFolder {
+fn open(place: &TestFolder, folder: &str) -> ImageFolder {
     ImageFolder::open_train(&place.path(folder), None).unwrap()
 }
 
@@ -72,7 +73,7 @@ fn indices(batches: &[Batch]) -> Vec<usize> {
     batches.iter().flat_map(|batch| batch.indices.clone()).collect()
 }
 
-/// Planted and seen red, each alone: the windows of a batch without repeats (which waits for ever); the place of an image
+/// Mutations caught, each alone: the windows of a batch without repeats (which waits for ever); the place of an image
 /// without them; the bytes of the image next to it; an order that the number of workers or the first batch has a part
 /// in; the order of epoch 0 for ever.
 #[test]
@@ -132,7 +133,7 @@ fn batches_depend_on_seed_and_epoch_alone() {
     }
 }
 
-/// Planted and seen red, each alone: the image next to it read in its stead; items left in the order of the files. That
+/// Mutations caught, each alone: the image next to it read in its stead; items left in the order of the files. That
 /// what is kept is not read ahead is seen in `loader`.
 #[test]
 fn caches_lists_and_shares_change_no_bit() {
@@ -176,11 +177,11 @@ fn caches_lists_and_shares_change_no_bit() {
     assert!(seen.into_iter().eq(0..count));
 }
 
-/// Planted and seen red, each alone: files written in the folder's order; items left in the order of the files; one seed
+/// Mutations caught, each alone: files written in the folder's order; items left in the order of the files; one seed
 /// for all; a version of 2 for files that are not shuffled; an order with a number twice put up with.
 #[test]
 fn files_are_shuffled_and_give_the_folders_order_back() {
-    let place = Place::new("windows-order");
+    let place = TestFolder::new("windows-order");
     let told = [("a", ["--seed", "1"]), ("b", ["--seed", "2"])]
         .map(|(output, seed)| shard(&place, output, &seed));
     assert!(told[1].contains("shuffled with seed 2"), "{}", told[1]);
@@ -232,17 +233,17 @@ fn files_are_shuffled_and_give_the_folders_order_back() {
     refused(&place.run(&one), 2, &["--seed", "--no-shuffle"]);
 }
 
-fn train(place: &Place, folder: &str, run: &str, more: &[&str]) -> std::process::Output {
+fn train(place: &TestFolder, folder: &str, run: &str, more: &[&str]) -> std::process::Output {
     let mut words = SMALL.to_vec();
     words[1] = folder;
     place.run(&[&words[..], &["--experiment", run], more].concat())
 }
 
-/// A folder of three classes one after the other: windows of a third of it. Seen to fail with files in the folder's order,
+/// A folder of three classes one after the other: windows of a third of it. Mutations caught: files in the folder's order,
 /// and with a note where there is nothing to say.
 #[test]
 fn windows_hold_all_classes_and_it_is_told_where_they_do_not() {
-    let place = Place::new("windows-classes");
+    let place = TestFolder::new("windows-classes");
     for (output, more) in [("shards", None), ("plain", Some("--no-shuffle"))] {
         let words = ["data", "shard", "data", "--output", output].into_iter().chain(more);
         let output = place.run(&words.collect::<Vec<_>>());
@@ -270,11 +271,11 @@ fn windows_hold_all_classes_and_it_is_told_where_they_do_not() {
     assert!(poor.contains("class after class") && poor.contains("without --no-shuffle"), "{poor}");
 }
 
-/// Planted and seen red, each alone: an image that does not decode taken for a fault of the folder; altered bytes let
+/// Mutations caught, each alone: an image that does not decode taken for a fault of the folder; altered bytes let
 /// through; a file cut off while it is read not named.
 #[test]
 fn what_is_broken_in_a_window_is_named() {
-    let place = Place::new("windows-broken");
+    let place = TestFolder::new("windows-broken");
     std::fs::write(place.path("data/train/bag/0003.png"), b"\x89PNG\r\n\x1a\nbroken").unwrap();
     shard(&place, "shards", &[]);
     for epoch in 0..3 {
@@ -325,7 +326,7 @@ fn what_is_broken_in_a_window_is_named() {
     assert_eq!(failing(&folder), "");
 }
 
-fn same_bits(place: &Place, one: &str, other: &str) {
+fn same_bits(place: &TestFolder, one: &str, other: &str) {
     let read = |run: &str| Checkpoint::read(&place.checkpoint(run)).unwrap();
     let (a, b) = (read(one), read(other));
     assert_eq!(a.manifest.position, b.manifest.position, "{one} and {other}");
@@ -339,7 +340,7 @@ fn same_bits(place: &Place, one: &str, other: &str) {
     }
 }
 
-/// The program, killed at whatever step and cut off after every step. Planted and seen red, each alone: an order that the
+/// The program, killed at whatever step and cut off after every step. Mutations caught, each alone: an order that the
 /// first batch or the number of workers has a part in; another window, a folder, or shards in another order put up
 /// with at the resume.
 #[test]
@@ -385,7 +386,7 @@ fn a_run_in_windows_resumes_to_the_same_bits() {
     assert_eq!(code(&resumed), 0, "{}", error(&resumed));
 }
 
-/// Planted and seen red, each alone: a folder put up with; draws from everywhere put up with; the memory of one window.
+/// Mutations caught, each alone: a folder put up with; draws from everywhere put up with; the memory of one window.
 #[test]
 fn windows_are_refused_where_they_make_no_sense_and_their_memory_is_foreseen() {
     let place = sharded("windows-refused");
@@ -412,14 +413,14 @@ fn windows_are_refused_where_they_make_no_sense_and_their_memory_is_foreseen() {
         .map(|file| file.unwrap().metadata().unwrap().len())
         .sum();
     let mb = bytes as f64 / f64::from(1 << 20);
-    assert!((shards::window_mb(&folder, 9) - mb / 2.0).abs() < 1e-5);
-    assert!((shards::window_mb(&folder, 500) - mb).abs() < 1e-5, "no more than there is");
-    assert_eq!(shards::window_mb(&folder, 0), 0.0);
+    assert!((shards::order::window_mb(&folder, 9) - mb / 2.0).abs() < 1e-5);
+    assert!((shards::order::window_mb(&folder, 500) - mb).abs() < 1e-5, "no more than there is");
+    assert_eq!(shards::order::window_mb(&folder, 0), 0.0);
 }
 
 /// Sharding that takes seconds, and where it is.
 #[cfg(unix)]
-fn slowly(place: &Place) -> std::process::Child {
+fn slowly(place: &TestFolder) -> std::process::Child {
     let large = place.path("large");
     std::fs::File::create(&large).unwrap().set_len(16 << 20).unwrap();
     for number in 0..120 {
@@ -439,18 +440,18 @@ fn slowly(place: &Place) -> std::process::Child {
 
 /// Names in the folder of the slow one.
 #[cfg(unix)]
-fn scratch(place: &Place) -> Vec<String> {
+fn scratch(place: &TestFolder) -> Vec<String> {
     let found = std::fs::read_dir(place.path("slow")).into_iter().flatten().flatten();
     found.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
-/// Planted and seen red, each alone: signals not listened to, the files left, the folder left, the exit code 0, finished files
+/// Mutations caught, each alone: signals not listened to, the files left, the folder left, the exit code 0, finished files
 /// under their names before all are made.
 #[test]
 #[cfg(unix)]
 fn an_interrupted_sharding_leaves_nothing() {
     for (signal, exit) in [("-TERM", 143), ("-INT", 130)] {
-        let place = Place::new(&format!("windows-signal{signal}"));
+        let place = TestFolder::new(&format!("windows-signal{signal}"));
         let child = slowly(&place);
         assert!(
             scratch(&place).iter().all(|name| name.ends_with(".tar.tmp")),
@@ -467,12 +468,12 @@ fn an_interrupted_sharding_leaves_nothing() {
     }
 }
 
-/// Planted and seen red, each alone: files of a killed run left; all files that end in `.tmp` removed; finished files under
+/// Mutations caught, each alone: files of a killed run left; all files that end in `.tmp` removed; finished files under
 /// their names before all are made.
 #[test]
 #[cfg(unix)]
 fn what_a_killed_sharding_left_is_removed_by_the_next() {
-    let place = Place::new("windows-killed");
+    let place = TestFolder::new("windows-killed");
     let mut child = slowly(&place);
     child.kill().unwrap();
     child.wait().unwrap();

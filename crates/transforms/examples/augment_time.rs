@@ -1,7 +1,9 @@
-//! Microseconds that the operations and policies of augmentation take on a 224x224 image, one core.
+//! Measures the microseconds that operations and policies of augmentation take on a 224x224 image,
+//! on one core.
 //!
-//! `cargo run --release --example augment_time -- crates/transforms/tests/fixtures/augment/coffee.png`; the same of
-//! Pillow, timm and torchvision: `tests/fixtures/time_augment.py`.
+//! `cargo run --release --example augment_time --
+//! crates/transforms/tests/fixtures/augment/coffee.png`. `tests/fixtures/time_augment.py` measures
+//! Pillow, timm and torchvision.
 #![expect(clippy::print_stdout, reason = "its output is the point")]
 
 use std::time::Instant;
@@ -9,39 +11,40 @@ use std::time::Instant;
 use image::imageops::FilterType;
 use transforms::augment::affine::Resample;
 use transforms::augment::canvas::Canvas;
-use transforms::augment::erase::{Erase, Fill};
+use transforms::augment::erase::{Erase, EraseFill};
 use transforms::augment::jitter::Jitter;
-use transforms::augment::operation::Operation;
-use transforms::augment::policy::{Filter, Policy};
-use transforms::preprocess::Interpolation;
+use transforms::augment::magnitude::Filter;
+use transforms::augment::operation::ImageOperation;
+use transforms::augment::policy::Policy;
 use transforms::random::Counter;
+use transforms::resize::Interpolation;
 
 fn main() -> anyhow::Result<()> {
     let path = std::env::args().nth(1).ok_or_else(|| anyhow::anyhow!("expected an image"))?;
     let image = image::open(&path)?.resize_exact(224, 224, FilterType::CatmullRom).to_rgb8();
     let canvas = Canvas::new(image.into_raw(), 224, 224);
 
-    let look = |filter| Resample { filter, fill: [124, 116, 104] };
+    let resample = |filter| Resample { filter, fill: [124, 116, 104] };
     for (name, operation, filter) in [
-        ("rotate bicubic", Operation::Rotate(17.0), Interpolation::Bicubic),
-        ("rotate bilinear", Operation::Rotate(17.0), Interpolation::Bilinear),
-        ("rotate nearest", Operation::Rotate(17.0), Interpolation::Nearest),
-        ("shear_x bicubic", Operation::ShearX(0.2), Interpolation::Bicubic),
-        ("shear_y bicubic", Operation::ShearY(0.2), Interpolation::Bicubic),
-        ("shear_x bilinear", Operation::ShearX(0.2), Interpolation::Bilinear),
-        ("translate_x bilinear", Operation::TranslateX(20.5), Interpolation::Bilinear),
-        ("brightness", Operation::Brightness(1.3), Interpolation::Nearest),
-        ("color", Operation::Color(1.3), Interpolation::Nearest),
-        ("contrast", Operation::Contrast(1.3), Interpolation::Nearest),
-        ("sharpness", Operation::Sharpness(1.3), Interpolation::Nearest),
-        ("posterize", Operation::Posterize(3), Interpolation::Nearest),
-        ("solarize", Operation::Solarize(100.0), Interpolation::Nearest),
-        ("auto_contrast", Operation::AutoContrast, Interpolation::Nearest),
-        ("equalize", Operation::Equalize, Interpolation::Nearest),
-        ("hue", Operation::Hue(0.1), Interpolation::Nearest),
-        ("blur", Operation::Blur(1.3), Interpolation::Nearest),
+        ("rotate bicubic", ImageOperation::Rotate(17.0), Interpolation::Bicubic),
+        ("rotate bilinear", ImageOperation::Rotate(17.0), Interpolation::Bilinear),
+        ("rotate nearest", ImageOperation::Rotate(17.0), Interpolation::Nearest),
+        ("shear_x bicubic", ImageOperation::ShearX(0.2), Interpolation::Bicubic),
+        ("shear_y bicubic", ImageOperation::ShearY(0.2), Interpolation::Bicubic),
+        ("shear_x bilinear", ImageOperation::ShearX(0.2), Interpolation::Bilinear),
+        ("translate_x bilinear", ImageOperation::TranslateX(20.5), Interpolation::Bilinear),
+        ("brightness", ImageOperation::Brightness(1.3), Interpolation::Nearest),
+        ("color", ImageOperation::Color(1.3), Interpolation::Nearest),
+        ("contrast", ImageOperation::Contrast(1.3), Interpolation::Nearest),
+        ("sharpness", ImageOperation::Sharpness(1.3), Interpolation::Nearest),
+        ("posterize", ImageOperation::Posterize(3), Interpolation::Nearest),
+        ("solarize", ImageOperation::Solarize(100.0), Interpolation::Nearest),
+        ("auto_contrast", ImageOperation::AutoContrast, Interpolation::Nearest),
+        ("equalize", ImageOperation::Equalize, Interpolation::Nearest),
+        ("hue", ImageOperation::Hue(0.1), Interpolation::Nearest),
+        ("blur", ImageOperation::Blur(1.3), Interpolation::Nearest),
     ] {
-        time(name, 100, &canvas, |canvas, _| operation.apply(canvas, look(filter)));
+        time(name, 100, &canvas, |canvas, _| operation.apply(canvas, resample(filter)));
     }
     let jitter = Jitter { brightness: 0.4, contrast: 0.4, saturation: 0.4, hue: 0.0 };
     time("color-jitter 0.4", 100, &canvas, |canvas, random| jitter.apply(canvas, random));
@@ -61,7 +64,7 @@ fn main() -> anyhow::Result<()> {
         });
     }
     let mut values = vec![0.5_f32; 3 * 224 * 224];
-    let erase = Erase { probability: 1.0, fill: Fill::Pixel, count: 1 };
+    let erase = Erase { probability: 1.0, fill: EraseFill::Pixel, count: 1 };
     time("erase pixel", 400, &canvas, |_, random| erase.apply(&mut values, [224, 224], random));
     Ok(())
 }

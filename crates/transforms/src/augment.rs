@@ -1,9 +1,10 @@
-//! The random part of the training path: what happens to an image between decoding and the batch.
+//! The random part of the training path: its parameters ([`Augment`]), and the operations on bytes
+//! and numbers in the files below. No file here decodes or resizes.
 //!
-//! In timm's and torchvision's order: random resized crop, mirror images, an automatic policy or colour jitter
-//! (or both) on bytes, normalisation, random erasing on numbers; whole batches are mixed afterwards (`mix`).
-//! Every draw is a function of (seed, epoch, index, repeat), see `random`. Neighbours: `preprocess` (the
-//! resize), `loader` (who calls).
+//! `train_transform` carries the steps out in timm's and torchvision's order: random resized crop,
+//! mirror image, an automatic policy or colour jitter (or both) on bytes, normalisation, random
+//! erasing on numbers. Whole batches are mixed afterwards (`mixup`). Every draw is a function of
+//! (seed, epoch, index, repeat), see `random`.
 
 pub mod affine;
 pub mod augmix;
@@ -13,37 +14,39 @@ pub mod colour;
 pub mod erase;
 pub mod grammar;
 pub mod jitter;
+pub mod magnitude;
 pub mod operation;
 pub mod policy;
 pub mod timm;
 pub mod torchvision;
 
-use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::augment::canvas::Canvas;
 use crate::augment::erase::Erase;
 use crate::augment::jitter::Jitter;
-use crate::augment::policy::{Filter, Policy};
+use crate::augment::magnitude::Filter;
+use crate::augment::policy::Policy;
 use crate::decode::Decoding;
 use crate::mixup::Mix;
-use crate::preprocess::Interpolation;
 use crate::random::Counter;
+use crate::resize::Interpolation;
 
-/// The random part of training.
+/// The parameters of the random part of training.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Augment {
-    /// Least and greatest area of the crop, as a share of the image's.
+    /// Smallest and largest area of the crop, as a share of the image's.
     pub scale: [f64; 2],
-    /// Least and greatest width divided by height of the crop.
+    /// Smallest and largest width divided by height of the crop.
     pub ratio: [f64; 2],
-    /// Probability of a mirror image, left to right.
+    /// Probability of mirroring left to right.
     pub hflip: f64,
-    /// Probability of a mirror image, top to bottom.
+    /// Probability of mirroring top to bottom.
     #[serde(default)]
     pub vflip: f64,
-    /// Filter of the crop and of the policy's affine operations, where it is not that of the evaluation.
+    /// Filter of the crop and of the policy's affine operations; none means the filter of
+    /// evaluation.
     #[serde(default)]
     pub filter: Option<TrainFilter>,
     /// Automatic augmentation.
@@ -58,16 +61,16 @@ pub struct Augment {
     /// Mixup and CutMix.
     #[serde(default)]
     pub mix: Option<Mix>,
-    /// How often an image comes in a row, each time with other draws.
+    /// How often an image is repeated in a row, each time with other draws.
     #[serde(default = "once")]
     pub repeats: usize,
     /// Smaller images in the first epochs.
     #[serde(default)]
     pub growth: Option<ProgressiveResize>,
-    /// Nothing at all happens to an image: short edge to the size of the crop, centre crop.
+    /// Replaces all of it by a resize of the short edge to the size of the crop, and a centre crop.
     #[serde(default)]
     pub no_augmentation: bool,
-    /// Whether large JPEGs may be decoded smaller; files from before it say nothing and mean exactly.
+    /// Whether large JPEGs may be decoded smaller; exact in older files, which lack the field.
     #[serde(default)]
     pub decode: Decoding,
 }
@@ -98,10 +101,11 @@ impl Default for Augment {
 }
 
 /// The filter of the training path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum TrainFilter {
-    /// Bilinear or bicubic, by chance, for every crop and every affine operation.
+    /// Bilinear or bicubic, drawn for every crop and every affine operation.
     Random,
     /// Triangle.
     Bilinear,
@@ -110,7 +114,7 @@ pub enum TrainFilter {
 }
 
 impl Augment {
-    /// The filter of the training path, given that of the evaluation.
+    /// The filter of the training path, given the filter of evaluation.
     #[must_use]
     pub fn filter(&self, evaluation: Interpolation) -> Filter {
         match self.filter {
@@ -121,15 +125,16 @@ impl Augment {
         }
     }
 
-    /// Whether [`Augment::bytes`] may do anything.
+    /// Whether [`Augment::bytes`] may change anything.
     #[must_use]
     pub fn changes_bytes(&self) -> bool {
         self.vflip > 0.0 || self.policy.is_some() || self.jitter.is_some()
     }
 
-    /// What is done to the bytes of a crop, `[height, width, 3]`, after the mirror image left to right.
+    /// Augments the bytes of a crop, `[height, width, 3]`, which was mirrored left to right before.
     ///
-    /// `mean` is the mean colour, which timm's policies put where an image was moved away from.
+    /// `mean` is the mean colour: timm's policies fill the area that an image was moved away from
+    /// with it.
     #[must_use]
     pub fn bytes(
         &self,
@@ -144,10 +149,10 @@ impl Augment {
         }
         let mut canvas = Canvas::new(pixels, height, width);
         if self.vflip > 0.0 && random.unit() < self.vflip {
-            canvas.turn_over();
+            canvas.flip_vertically();
         }
         if let Some(policy) = &self.policy {
-            // Python's round, as timm has it.
+            // timm rounds with Python's `round`.
             let mean = mean.map(|mean| (255.0 * f64::from(mean)).round_ties_even() as u8);
             policy.apply(&mut canvas, filter, mean, random);
         }
@@ -158,19 +163,20 @@ impl Augment {
     }
 }
 
-/// Progressive resizing (Tan and Le, arXiv:2104.00298, section 4): the size of the crop by the epoch.
+/// Progressive resizing (Tan and Le, arXiv:2104.00298, section 4): smaller crops in the first
+/// epochs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProgressiveResize {
     /// Edge of the crop in epoch 0, pixels.
     pub start: usize,
-    /// The first epoch that has the full size.
+    /// The first epoch of the full size.
     pub epochs: u64,
 }
 
 impl ProgressiveResize {
-    /// Edge of the crop in an epoch: linear from `start` to `full`, cut to whole steps of 32 pixels (8 where the
-    /// full size is below 128).
+    /// Edge of the crop in an epoch: linear from `start` to `full`, rounded down to whole steps of
+    /// 32 pixels (8 where the full size is below 128).
     #[must_use]
     pub fn size(&self, epoch: u64, full: usize) -> usize {
         if epoch >= self.epochs || self.start >= full {
@@ -187,7 +193,8 @@ impl ProgressiveResize {
 mod tests {
     use super::*;
 
-    /// Planted and seen red: steps not cut, the last epoch of growth at full size, growth beyond the end.
+    /// Mutations caught: steps not rounded down, the last epoch of growth at full size, growth
+    /// beyond the end.
     #[test]
     fn the_size_grows_in_steps_and_is_full_in_time() {
         let sizes = |start, epochs, full| -> Vec<usize> {

@@ -1,15 +1,14 @@
 //! Bytes of an image file to 8-bit RGB.
 //!
-//! The format is told by the content, never by the name: a PNG called `.JPEG` decodes. Alpha is
-//! dropped, not composited, and colour profiles are ignored, as torchvision's loader does. Refused:
-//! truncated files, samples in floating point, images larger than [`MAX_BYTES`]. Neighbours:
-//! `folder` reads the files, `preprocess` goes on from the pixels.
+//! The content decides the format, never the file name: a PNG called `.JPEG` decodes. Alpha is
+//! dropped, not composited, and colour profiles are ignored, as torchvision's loader does.
+//! Truncated files, floating-point samples and images larger than [`MAX_BYTES`] are refused.
+//! `preprocess` goes on from the pixels.
 
 use std::borrow::Cow;
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use clap::ValueEnum;
 use image::{
     DynamicImage, ImageBuffer, ImageDecoder as _, ImageError, ImageFormat, ImageReader, Limits,
     Pixel, RgbImage,
@@ -17,51 +16,52 @@ use image::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::jpeg::{Jpeg, Space};
+use crate::jpeg::{Jpeg, JpegScratch};
 use crate::resize::{Patch, Region};
 
-/// Bytes that a decoded image may take, 512 MiB: 179 million RGB pixels, where Pillow too speaks
-/// of a decompression bomb.
+/// Most bytes of a decoded image, 512 MiB: 179 million RGB pixels, where Pillow too reports a
+/// decompression bomb.
 pub const MAX_BYTES: u64 = 512 << 20;
 
-/// Whether the training may decode a large JPEG smaller than it is, before its crop is resized.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ValueEnum)]
+/// Whether training may decode a large JPEG at a smaller size before its crop is resized.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Decoding {
-    /// Every pixel, as evaluation always does.
+    /// Every pixel; evaluation always decodes so.
     #[default]
     Exact,
-    /// At 1/2, 1/4 or 1/8 where the resize still halves it.
+    /// At 1/2, 1/4 or 1/8 of the size where the resize still halves the result.
     Scaled,
 }
 
 /// Why a file is not an image that can be used.
 #[derive(Debug, Error)]
 pub enum DecodeError {
-    /// No known format begins like this.
+    /// The bytes begin like no known format.
     #[error("not an image of a known format (jpeg, png, webp, bmp, gif, tiff)")]
     Format,
-    /// Nothing at all.
+    /// The file has no bytes.
     #[error("the file is empty")]
     Empty,
-    /// The end is missing.
+    /// The end of the file is missing.
     #[error("the image is truncated")]
     Truncated,
-    /// See [`MAX_BYTES`].
+    /// The image has more pixels than [`MAX_BYTES`] hold.
     #[error("{width} x {height} pixels are more than the 512 MiB an image may take; shrink it")]
     Large {
-        /// Pixels.
+        /// Width, pixels.
         width: u32,
-        /// Pixels.
+        /// Height, pixels.
         height: u32,
     },
-    /// Floating point has no agreed range.
+    /// The samples are floating point, which has no agreed range.
     #[error("samples in floating point; convert it to 8 or 16 bits")]
     Float,
-    /// What the decoder says.
+    /// The decoder found a fault, in its own words.
     #[error("damaged image: {0}")]
     Damaged(String),
-    /// The decoder panicked, and said this.
+    /// The decoder panicked with this message.
     #[error("damaged image: the decoder panicked: {0}")]
     Panicked(String),
 }
@@ -69,17 +69,20 @@ pub enum DecodeError {
 /// Decodes jpeg, png, webp, bmp, gif (first frame) and tiff.
 ///
 /// Gray is repeated, alpha dropped, a palette looked up, CMYK converted; 16-bit samples become
-/// round(v / 257). With `exif` the image is turned as its EXIF orientation says; torchvision does
-/// not turn.
+/// round(v / 257). With `exif` the image is turned as its EXIF orientation says; torchvision never
+/// turns it.
 ///
 /// # Errors
 /// See [`DecodeError`]. Never panics, whatever the bytes.
 pub fn decode(bytes: &[u8], exif: bool) -> Result<RgbImage, DecodeError> {
     guarded(|| {
-        let mut space = Space::default();
+        let mut scratch = DecodeScratch::default();
         let image = EncodedImage::open_unguarded(bytes, exif)?;
-        let whole = image.whole();
-        Ok(image.region_unguarded(whole, 1, &mut space, Vec::new())?.0.into_owned())
+        image.region_unguarded(image.whole(), 1, &mut scratch)?;
+        Ok(match image.content {
+            Content::Jpeg(_) => scratch.pixels,
+            Content::Pixels(pixels) => pixels.into_owned(),
+        })
     })
 }
 
@@ -88,19 +91,28 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, DecodeError>) -> Result<T, Decode
         .unwrap_or_else(|panic| Err(DecodeError::Panicked(panic_message(panic.as_ref()))))
 }
 
-/// An image that is decoded where it is needed: a usual JPEG (see `jpeg`) region by region, all others at once.
-pub struct EncodedImage<'a> {
-    bytes: &'a [u8],
-    kind: Kind<'a>,
+/// Memory that decoding reuses from image to image.
+#[derive(Default)]
+pub struct DecodeScratch {
+    jpeg: JpegScratch,
+    /// The pixels of the last region.
+    pixels: RgbImage,
 }
 
-enum Kind<'a> {
-    Regions(Box<Jpeg<'a>>),
+/// An image of which regions are decoded: a JPEG that `jpeg` supports region by region, every other
+/// image at once when it is opened.
+pub struct EncodedImage<'a> {
+    bytes: &'a [u8],
+    content: Content<'a>,
+}
+
+enum Content<'a> {
+    Jpeg(Box<Jpeg<'a>>),
     Pixels(Cow<'a, RgbImage>),
 }
 
 impl<'a> EncodedImage<'a> {
-    /// Reads as much as tells the size; see [`decode`].
+    /// Reads the header of a supported JPEG, and decodes every other image; see [`decode`].
     ///
     /// # Errors
     /// See [`DecodeError`]. Never panics, whatever the bytes.
@@ -109,103 +121,101 @@ impl<'a> EncodedImage<'a> {
     }
 
     fn open_unguarded(bytes: &'a [u8], exif: bool) -> Result<Self, DecodeError> {
-        let kind = match Jpeg::parse(bytes) {
+        let content = match Jpeg::parse(bytes) {
             Some(jpeg) if !(exif && jpeg.exif.is_some()) => {
                 if (jpeg.width * jpeg.height * 3) as u64 > MAX_BYTES {
                     let (width, height) = (jpeg.width as u32, jpeg.height as u32);
                     return Err(DecodeError::Large { width, height });
                 }
-                Kind::Regions(Box::new(jpeg))
+                Content::Jpeg(Box::new(jpeg))
             }
-            _ => Kind::Pixels(Cow::Owned(decode_generally(bytes, exif)?)),
+            _ => Content::Pixels(Cow::Owned(decode_generally(bytes, exif)?)),
         };
-        Ok(Self { bytes, kind })
+        Ok(Self { bytes, content })
     }
 
-    /// An image that is decoded already.
+    /// Wraps pixels that are decoded already.
     #[must_use]
     pub fn of(pixels: &'a RgbImage) -> Self {
-        Self { bytes: &[], kind: Kind::Pixels(Cow::Borrowed(pixels)) }
+        Self { bytes: &[], content: Content::Pixels(Cow::Borrowed(pixels)) }
     }
 
-    /// All pixels, where every [`EncodedImage::region`] is surely a part of them: not where a JPEG has a fault, which a
-    /// region may not meet.
+    /// All pixels, if every [`EncodedImage::region`] is certain to be a part of them. A damaged
+    /// JPEG gives none: a region may not reach the fault.
     #[must_use]
-    pub fn pixels(&self, space: &mut Space) -> Option<RgbImage> {
-        let jpeg = match &self.kind {
-            Kind::Pixels(pixels) => return Some(pixels.as_ref().clone()),
-            Kind::Regions(jpeg) => jpeg,
+    pub fn pixels(&self, scratch: &mut DecodeScratch) -> Option<RgbImage> {
+        let jpeg = match &self.content {
+            Content::Pixels(pixels) => return Some(pixels.as_ref().clone()),
+            Content::Jpeg(jpeg) => jpeg,
         };
         let (whole, mut rgb) = (self.whole(), Vec::new());
-        guarded(|| Ok(jpeg.decode(whole, 1, space, &mut rgb))).ok()?.ok()?;
+        guarded(|| Ok(jpeg.decode(whole, 1, &mut scratch.jpeg, &mut rgb))).ok()?.ok()?;
         RgbImage::from_raw(whole.width as u32, whole.height as u32, rgb)
     }
 
-    /// All of the image.
+    /// The region of all pixels.
     #[must_use]
     pub fn whole(&self) -> Region {
-        let (height, width) = match &self.kind {
-            Kind::Regions(jpeg) => (jpeg.height, jpeg.width),
-            Kind::Pixels(pixels) => (pixels.height() as usize, pixels.width() as usize),
+        let (height, width) = match &self.content {
+            Content::Jpeg(jpeg) => (jpeg.height, jpeg.width),
+            Content::Pixels(pixels) => (pixels.height() as usize, pixels.width() as usize),
         };
         Region { top: 0, left: 0, height, width }
     }
 
-    /// Pixels, and where among them the region is. `memory` may be used for them.
+    /// Decodes a region: pixels that hold it, and the patch of them that it is.
     ///
-    /// With `shrink` 2, 4 or 8 (see [`crate::jpeg::SHRINKS`]) a usual JPEG is decoded at 1/`shrink` of its size; every
-    /// other image as with 1.
+    /// With `shrink` 2, 4 or 8 (see [`crate::jpeg::SHRINKS`]) a supported JPEG is decoded at
+    /// 1/`shrink` of its size; `shrink` has no effect on other images.
     ///
     /// # Errors
-    /// [`DecodeError`]; a fault outside the region may go unseen.
+    /// See [`DecodeError`]; a fault outside the region may remain unseen.
     ///
     /// # Panics
     /// Never; a region that is not inside the image is [`DecodeError::Panicked`].
-    pub fn region(
-        &self,
+    pub fn region<'s>(
+        &'s self,
         region: Region,
         shrink: usize,
-        space: &mut Space,
-        memory: Vec<u8>,
-    ) -> Result<(Cow<'_, RgbImage>, Patch), DecodeError> {
-        guarded(|| self.region_unguarded(region, shrink, space, memory))
+        scratch: &'s mut DecodeScratch,
+    ) -> Result<(&'s RgbImage, Patch), DecodeError> {
+        guarded(move || self.region_unguarded(region, shrink, scratch))
     }
 
-    fn region_unguarded(
-        &self,
+    fn region_unguarded<'s>(
+        &'s self,
         region: Region,
         shrink: usize,
-        space: &mut Space,
-        mut memory: Vec<u8>,
-    ) -> Result<(Cow<'_, RgbImage>, Patch), DecodeError> {
-        let jpeg = match &self.kind {
-            Kind::Regions(jpeg) => jpeg,
-            Kind::Pixels(pixels) => return Ok((Cow::Borrowed(pixels), region.into())),
+        scratch: &'s mut DecodeScratch,
+    ) -> Result<(&'s RgbImage, Patch), DecodeError> {
+        let jpeg = match &self.content {
+            Content::Jpeg(jpeg) => jpeg,
+            Content::Pixels(pixels) => return Ok((pixels, region.into())),
         };
         let patch = Patch::at(region, shrink);
-        if jpeg.decode(patch.region, shrink, space, &mut memory).is_err() {
-            // The general decoder has the last word, and the words for what is wrong.
-            return Ok((Cow::Owned(decode_generally(self.bytes, false)?), region.into()));
+        let mut rgb = std::mem::take(&mut scratch.pixels).into_raw();
+        if jpeg.decode(patch.region, shrink, &mut scratch.jpeg, &mut rgb).is_err() {
+            // The general decoder has the last word, and names the fault.
+            scratch.pixels = decode_generally(self.bytes, false)?;
+            return Ok((&scratch.pixels, region.into()));
         }
         let Region { height, width, .. } = patch.region;
-        let pixels = RgbImage::from_raw(width as u32, height as u32, memory)
-            .expect("three bytes for a pixel");
-        Ok((
-            Cow::Owned(pixels),
-            Patch { region: Region { top: 0, left: 0, height, width }, ..patch },
-        ))
+        scratch.pixels =
+            RgbImage::from_raw(width as u32, height as u32, rgb).expect("three bytes for a pixel");
+        let decoded = Region { top: 0, left: 0, height, width };
+        Ok((&scratch.pixels, Patch { region: decoded, ..patch }))
     }
 }
 
-/// Whether bytes begin like an image that [`decode`] knows; the first 64 are enough.
+/// Whether bytes begin like an image of a format that [`decode`] reads; the first 64 are enough.
 #[must_use]
-pub fn looks_like_a_image(bytes: &[u8]) -> bool {
+pub fn looks_like_an_image(bytes: &[u8]) -> bool {
     use ImageFormat::{Bmp, Gif, Jpeg, Png, Tiff, WebP};
     matches!(image::guess_format(bytes), Ok(Bmp | Gif | Jpeg | Png | Tiff | WebP))
 }
 
-/// The words of a caught panic.
-pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+/// The message of a caught panic.
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
         (Some(text), _) => (*text).to_owned(),
         (_, Some(text)) => text.clone(),
@@ -217,7 +227,7 @@ fn decode_generally(bytes: &[u8], exif: bool) -> Result<RgbImage, DecodeError> {
     if bytes.is_empty() {
         return Err(DecodeError::Empty);
     }
-    if !looks_like_a_image(bytes) {
+    if !looks_like_an_image(bytes) {
         return Err(DecodeError::Format);
     }
     let mut reader = ImageReader::new(Cursor::new(bytes))
@@ -226,7 +236,7 @@ fn decode_generally(bytes: &[u8], exif: bool) -> Result<RgbImage, DecodeError> {
     let mut limits = Limits::default();
     limits.max_alloc = Some(MAX_BYTES);
     reader.limits(limits);
-    // The decoder for jpeg fills what is missing with gray.
+    // The JPEG decoder of `image` fills missing pixels with gray.
     if reader.format() == Some(ImageFormat::Jpeg) && !jpeg_is_complete(bytes) {
         return Err(DecodeError::Truncated);
     }
@@ -238,7 +248,7 @@ fn decode_generally(bytes: &[u8], exif: bool) -> Result<RgbImage, DecodeError> {
     if decoder.total_bytes() > MAX_BYTES || u64::from(width) * u64::from(height) * 3 > MAX_BYTES {
         return Err(DecodeError::Large { width, height });
     }
-    // A broken EXIF block is no reason to lose the image.
+    // A broken EXIF block does not make the image unreadable.
     let orientation = exif.then(|| decoder.orientation().ok()).flatten();
     let image = DynamicImage::from_decoder(decoder).map_err(damaged)?;
     let mut image = DynamicImage::ImageRgb8(rgb(image)?);
@@ -288,35 +298,35 @@ fn convert<P: Pixel>(
     RgbImage::from_raw(pixels.width(), pixels.height(), samples).expect("three bytes for a pixel")
 }
 
-/// Whether the markers of a JPEG go on to its end (EOI). Thumbnails inside EXIF are stepped over by
-/// their length. A file whose only fault is that the two bytes of EOI are missing is refused too.
+/// Whether the markers of a JPEG go on to its end (EOI). Thumbnails inside EXIF are skipped by
+/// their length. A file that lacks only the two bytes of EOI is refused too.
 fn jpeg_is_complete(bytes: &[u8]) -> bool {
     const START_OF_SCAN: u8 = 0xDA;
     const END: u8 = 0xD9;
-    let mut at = 2; // after SOI
-    while let Some(&[first, marker]) = bytes.get(at..at + 2) {
+    let mut offset = 2; // after SOI
+    while let Some(&[first, marker]) = bytes.get(offset..offset + 2) {
         match (first, marker) {
             (0xFF, END) => return true,
             // Fill bytes, and markers that stand alone: TEM, RST0..7, SOI.
-            (0xFF, 0xFF) => at += 1,
-            (0xFF, 0x01 | 0xD0..=0xD8) => at += 2,
+            (0xFF, 0xFF) => offset += 1,
+            (0xFF, 0x01 | 0xD0..=0xD8) => offset += 2,
             (0xFF, marker) => {
-                let Some(&[high, low]) = bytes.get(at + 2..at + 4) else { return false };
-                at += 2 + usize::from(u16::from_be_bytes([high, low])).max(2);
+                let Some(&[high, low]) = bytes.get(offset + 2..offset + 4) else { return false };
+                offset += 2 + usize::from(u16::from_be_bytes([high, low])).max(2);
                 if marker == START_OF_SCAN {
                     // In a scan 0xFF is followed by 0 (a data byte), RST, or the next marker.
                     let ends = |pair: &[u8]| {
                         pair[0] == 0xFF && !matches!(pair[1], 0x00 | 0xD0..=0xD7 | 0xFF)
                     };
-                    let rest = bytes.get(at..).unwrap_or_default();
+                    let rest = bytes.get(offset..).unwrap_or_default();
                     match rest.windows(2).position(ends) {
-                        Some(length) => at += length,
+                        Some(length) => offset += length,
                         None => return false,
                     }
                 }
             }
             // Stray bytes between segments: decoders search on.
-            _ => at += 1,
+            _ => offset += 1,
         }
     }
     false
@@ -331,11 +341,11 @@ mod tests {
 
     use super::{DecodeError, decode, eight};
 
-    /// What Pillow sees in a file of `tests/fixtures/decode`.
+    /// The pixels that Pillow decodes from a file of `tests/fixtures/decode`.
     #[derive(Deserialize)]
     struct Expected {
         size: [u32; 2],
-        /// Mean difference of a sample allowed; 0 for formats without loss.
+        /// Largest mean difference of a sample; 0 for lossless formats.
         tolerance: f64,
         rgb: String,
     }
@@ -349,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn every_format_decodes_to_what_pillow_sees() {
+    fn every_format_decodes_to_pillows_pixels() {
         let text = std::fs::read_to_string(fixtures().join("decode.json")).unwrap();
         let files: BTreeMap<String, Expected> = serde_json::from_str(&text).unwrap();
         assert_eq!(files.len(), 26);
@@ -363,12 +373,11 @@ mod tests {
                 }
             };
             assert_eq!(<[u32; 2]>::from(pixels.dimensions()), expected.size, "{name}");
-            let byte =
-                |at: usize| u8::from_str_radix(&expected.rgb[at * 2..at * 2 + 2], 16).unwrap();
+            let byte = |i: usize| u8::from_str_radix(&expected.rgb[i * 2..i * 2 + 2], 16).unwrap();
             let samples = pixels.as_raw();
             assert_eq!(samples.len() * 2, expected.rgb.len());
             let difference: u32 =
-                (0..samples.len()).map(|at| u32::from(samples[at].abs_diff(byte(at)))).sum();
+                (0..samples.len()).map(|i| u32::from(samples[i].abs_diff(byte(i)))).sum();
             let difference = f64::from(difference) / samples.len() as f64;
             if difference > expected.tolerance {
                 faults.push(format!("{name}: mean difference {difference}"));
@@ -378,14 +387,14 @@ mod tests {
     }
 
     #[test]
-    fn orientation_is_left_alone_unless_asked_for() {
+    fn orientation_is_applied_only_on_request() {
         let bytes = file("orientation_6.png");
         assert_eq!(decode(&bytes, false).unwrap(), decode(&file("rgb.png"), true).unwrap());
         assert_eq!(decode(&bytes, true).unwrap().dimensions(), (11, 19));
     }
 
-    /// Cut anywhere, or with a byte changed: an image or an error, never a panic. No cut file is
-    /// taken for a whole one as long as pixels are missing.
+    /// A file cut anywhere, or with a byte changed, gives an image or an error, never a panic. No
+    /// cut file passes for a whole one as long as pixels are missing.
     #[test]
     fn damage_is_an_error_and_never_a_panic() {
         for name in [
@@ -400,7 +409,7 @@ mod tests {
             let whole = file(name);
             for keep in (0..whole.len()).step_by(7) {
                 let cut = decode(&whole[..keep], true);
-                // The later half: what the trailers of png, gif and tiff hold is no pixel.
+                // The trailers of png, gif and tiff in the later half hold no pixels.
                 let fatal = keep < whole.len() / 2 || name.ends_with("jpg");
                 assert!(cut.is_err() || !fatal, "{name} cut to {keep} of {}", whole.len());
                 if let Err(error) = cut {
@@ -417,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_image_is_named() {
+    fn bytes_that_are_no_image_get_a_reason() {
         let check = |bytes: &[u8], expected: &str| {
             assert_eq!(decode(bytes, false).unwrap_err().to_string(), expected);
         };

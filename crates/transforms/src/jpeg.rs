@@ -1,15 +1,18 @@
 //! A decoder for the JPEGs that data sets consist of, made to decode a part of them.
 //!
-//! Sequential, Huffman-coded, 8 bits, gray or YCbCr with chroma of full, half width, half height or both: what
-//! cameras and Pillow write. [`Jpeg::parse`] gives `None` for everything else (progressive, arithmetic, CMYK,
-//! RGB, broken), and `decode` goes on with the general decoder. A random crop needs a part of the image alone:
-//! rows below it are not read, blocks beside it are stepped over without arithmetic.
+//! Supported are sequential, Huffman-coded files of 8 bits, gray or YCbCr, with chroma of full
+//! size, half width, half height or both: the files of cameras and of Pillow. [`Jpeg::parse`] gives
+//! `None` for everything else (progressive, arithmetic, CMYK, RGB, broken), and `decode` falls back
+//! to the general decoder. A random crop needs only a part of the image: rows below it are not
+//! read, blocks beside it are skipped without arithmetic.
 //!
-//! An image may be decoded at 1/2, 1/4 or 1/8 of its size: a sample is then the mean of what it replaces, rounded
-//! once, and costs a part of the arithmetic (`kernels::image::jpeg::reduced`); the entropy code is read all the same.
+//! An image may be decoded at 1/2, 1/4 or 1/8 of its size: a sample is then the mean of the samples
+//! that it replaces, rounded once, and costs a part of the arithmetic
+//! (`kernels::image::jpeg::reduced`); the entropy code is read in full.
 //!
-//! The result is that of libjpeg and so of Pillow in every bit, at every scale (`kernels::image::jpeg`; `tests/jpeg.rs`
-//! compares). After ITU T.81. `header` reads the markers, `huffman` the entropy code.
+//! The result equals that of libjpeg, and so of Pillow, in every bit at every scale
+//! (`kernels::image::jpeg`; `tests/jpeg.rs` compares). After ITU T.81. `header` reads the markers,
+//! `huffman` the entropy code.
 
 mod header;
 mod huffman;
@@ -20,60 +23,33 @@ use kernels::image::jpeg::{
 };
 use kernels::isa::Isa;
 
-use crate::jpeg::header::{Codes, Component};
-use crate::jpeg::huffman::{Bits, Table};
+pub use crate::jpeg::header::Jpeg;
+pub use crate::jpeg::huffman::Damaged;
+use crate::jpeg::huffman::{Bits, HuffmanTable};
 use crate::resize::Region;
 
-/// Pixels that become one, in each direction, when an image is decoded smaller.
+/// Factors by which an image may be decoded smaller: pixels that become one, in each direction.
 pub const SHRINKS: [usize; 4] = [1, 2, 4, 8];
 
-/// The place in natural order of each coefficient in the order of the file (T.81, figure A.6).
-#[rustfmt::skip]
-const ZIGZAG: [u8; 64] = [
-     0,  1,  8, 16,  9,  2,  3, 10, 17, 24, 32, 25, 18, 11,  4,  5,
-    12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13,  6,  7, 14, 21, 28,
-    35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51,
-    58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63,
-];
-
-/// A file that [`Jpeg::parse`] has understood.
-#[derive(Debug)]
-pub struct Jpeg<'a> {
-    /// Pixels.
-    pub width: usize,
-    /// Pixels.
-    pub height: usize,
-    /// The body of the first EXIF segment, from its TIFF header on.
-    pub exif: Option<&'a [u8]>,
-    components: Vec<Component>,
-    quantisation: [[u16; 64]; 4],
-    /// Lengths and symbols: DC tables 0 to 3, AC tables 0 to 3.
-    codes: [Option<Codes<'a>>; 8],
-    restart_interval: usize,
-    /// The entropy-coded bytes, and whatever follows them.
-    scan: &'a [u8],
-}
-
-/// The entropy code is damaged or ends too early.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Damaged;
-
 impl Jpeg<'_> {
-    /// Height and width of the image decoded at 1/`shrink`: what does not fill a pixel is one too.
+    /// Height and width of the image decoded at 1/`shrink`, rounded up.
     #[must_use]
     pub fn size(&self, shrink: usize) -> [usize; 2] {
         [self.height.div_ceil(shrink), self.width.div_ceil(shrink)]
     }
 
-    /// Decodes a part of the image, or of the image at 1/`shrink` of its size, to RGB; gray is repeated.
+    /// Decodes a part of the image, or of the image at 1/`shrink` of its size, to RGB; gray is
+    /// repeated.
     ///
-    /// Blocks outside are read as far as the code asks and no further: a fault below the region is not seen.
+    /// Blocks outside are read only as far as the entropy code requires: a fault below the region
+    /// remains unseen.
     ///
     /// # Shapes
-    /// `region` counts pixels of [`Jpeg::size`]. Fills `rgb` with `[region.height, region.width, 3]`.
+    /// `region` counts pixels of [`Jpeg::size`]. Fills `rgb` with `[region.height, region.width,
+    /// 3]`.
     ///
     /// # Errors
-    /// [`Damaged`] when the entropy code has no such code or ends too early.
+    /// [`Damaged`] when the entropy-coded bytes hold an unknown code or end too early.
     ///
     /// # Panics
     /// When the region is empty or not inside the image, or `shrink` is none of [`SHRINKS`].
@@ -81,7 +57,7 @@ impl Jpeg<'_> {
         &self,
         region: Region,
         shrink: usize,
-        space: &mut Space,
+        scratch: &mut JpegScratch,
         rgb: &mut Vec<u8>,
     ) -> Result<(), Damaged> {
         assert!(SHRINKS.contains(&shrink), "1/{shrink} of the size: expected one of {SHRINKS:?}");
@@ -92,9 +68,9 @@ impl Jpeg<'_> {
             "{region:?} is empty or not inside {tall} x {wide} pixels"
         );
         let isa = Isa::chosen();
-        space.learn(self)?;
+        scratch.prepare_tables(self)?;
         let layout = self.layout(shrink);
-        // MCUs that hold the region and a sample of chroma more on every side.
+        // MCUs that hold the region and one more sample of chroma on every side.
         let [down, across] = layout.mcu;
         let (h, v) = layout.doubled;
         let wanted = Wanted {
@@ -105,35 +81,35 @@ impl Jpeg<'_> {
             rows: (top.saturating_sub(v) / down, (top + height + v).min(tall).div_ceil(down)),
             per_row: self.width.div_ceil(8 * self.components[0].h),
         };
-        self.blocks(&wanted, &layout, isa, space)?;
+        self.blocks(&wanted, &layout, isa, scratch)?;
         rgb.resize(height * width * 3, 0);
-        self.colours(region, &wanted, &layout, isa, space, rgb);
+        self.colours(region, &wanted, &layout, isa, scratch, rgb);
         Ok(())
     }
 
-    /// How samples lie at 1/`shrink` of the size.
+    /// The layout of the samples at 1/`shrink` of the size.
     ///
-    /// As libjpeg does it: chroma of half height and half width keeps its resolution as long as it can, and nothing
-    /// is left to double.
-    fn layout(&self, shrink: usize) -> Layout {
+    /// Chroma of half height and half width keeps its resolution as long as it can, as in libjpeg;
+    /// then no sample is doubled.
+    fn layout(&self, shrink: usize) -> SampleLayout {
         let (h, v) = (self.components[0].h, self.components[0].v);
         let luma = 8 / shrink;
         let mcu = [v * luma, h * luma];
         match (h, v, shrink) {
-            (2, 2, 2..) => Layout { luma, chroma: 2 * luma, doubled: (1, 1), mcu },
-            _ => Layout { luma, chroma: luma, doubled: (h, v), mcu },
+            (2, 2, 2..) => SampleLayout { luma, chroma: 2 * luma, doubled: (1, 1), mcu },
+            _ => SampleLayout { luma, chroma: luma, doubled: (h, v), mcu },
         }
     }
 
-    /// Entropy code to planes of samples.
+    /// Decodes the entropy code to planes of samples.
     fn blocks(
         &self,
         wanted: &Wanted,
-        layout: &Layout,
+        layout: &SampleLayout,
         isa: Isa,
-        space: &mut Space,
+        scratch: &mut JpegScratch,
     ) -> Result<(), Damaged> {
-        let Space { tables, planes, .. } = space;
+        let JpegScratch { tables, planes, .. } = scratch;
         let across = wanted.columns.1 - wanted.columns.0;
         let down = wanted.rows.1 - wanted.rows.0;
         for (number, component) in self.components.iter().enumerate() {
@@ -177,7 +153,8 @@ impl Jpeg<'_> {
                             let top = ((row - wanted.rows.0) * component.v + y) * edge;
                             let left = ((column - wanted.columns.0) * component.h + x) * edge;
                             let out = &mut planes[number][top * stride + left..];
-                            // The mean of a block is its constant: the others are passed over.
+                            // The mean of a block is its constant; the other coefficients are
+                            // skipped.
                             let varies = match edge {
                                 1 => {
                                     bits.constant_block(dc, ac, quantisation, before, &mut block)?
@@ -199,37 +176,37 @@ impl Jpeg<'_> {
         Ok(())
     }
 
-    /// Planes of samples to RGB.
+    /// Converts planes of samples to RGB.
     fn colours(
         &self,
         region: Region,
         wanted: &Wanted,
-        layout: &Layout,
+        layout: &SampleLayout,
         isa: Isa,
-        space: &mut Space,
+        scratch: &mut JpegScratch,
         rgb: &mut [u8],
     ) {
         let Region { top, left, width, .. } = region;
-        let Space { planes, sums, chroma, .. } = space;
+        let JpegScratch { planes, sums, chroma, .. } = scratch;
         let ((h, v), edge) = (layout.doubled, layout.chroma);
         let mcus = wanted.columns.1 - wanted.columns.0;
         let (across, luma_stride) = (mcus * edge, mcus * layout.mcu[1]);
         let (origin_x, origin_y) =
             (wanted.columns.0 * layout.mcu[1], wanted.rows.0 * layout.mcu[0]);
-        // Chroma: all samples that the image has within the MCUs, and those that the region needs.
+        // Chroma: all samples of the image within the MCUs, and the samples that the region needs.
         let wide = (self.width * edge).div_ceil(8 * self.components[0].h);
         let tall = (self.height * edge).div_ceil(8 * self.components[0].v);
         let samples = wide.min(wanted.columns.1 * edge) - wanted.columns.0 * edge;
         let lines = tall.min(wanted.rows.1 * edge) - wanted.rows.0 * edge;
         let first = (left - origin_x) / h;
         let last = (left + width - origin_x).div_ceil(h);
-        // libjpeg repeats the samples of images so narrow that there is nothing between, and those of blocks that
-        // have become one sample.
+        // libjpeg repeats the samples of images too narrow to interpolate, and of blocks that have
+        // become one sample.
         let repeats = edge == 1 || (h == 2 && wide <= 2);
         let [blue, red] = chroma;
         for (row, out) in (top..).zip(rgb.chunks_exact_mut(width * 3)) {
-            let at = (row - origin_y) * luma_stride + left - origin_x;
-            let luma = &planes[0][at..at + width];
+            let offset = (row - origin_y) * luma_stride + left - origin_x;
+            let luma = &planes[0][offset..offset + width];
             if self.components.len() == 1 {
                 for (pixel, &gray) in out.as_chunks_mut::<3>().0.iter_mut().zip(luma) {
                     *pixel = [gray; 3];
@@ -237,7 +214,8 @@ impl Jpeg<'_> {
                 continue;
             }
             let line = (row - origin_y) / v;
-            // Of two rows of pixels the upper leans on the chroma above, the lower on that below.
+            // The upper of two rows of pixels interpolates with the chroma above, the lower with
+            // the chroma below.
             let below = (row - origin_y) % v == 1;
             let other = match (v, below) {
                 (1, _) => line,
@@ -265,53 +243,53 @@ impl Jpeg<'_> {
     }
 }
 
-/// How the samples of an image lie, at the scale that it is decoded at.
-struct Layout {
+/// The layout of the samples of an image, at the scale of the decoding.
+struct SampleLayout {
     /// Samples along the edge of a block of luma.
     luma: usize,
-    /// And of chroma.
+    /// Samples along the edge of a block of chroma.
     chroma: usize,
-    /// Pixels of a sample of chroma, across and down.
+    /// Pixels per sample of chroma, across and down.
     doubled: (usize, usize),
     /// Height and width of an MCU, pixels.
     mcu: [usize; 2],
 }
 
-impl Layout {
+impl SampleLayout {
     fn edge(&self, component: usize) -> usize {
         if component == 0 { self.luma } else { self.chroma }
     }
 }
 
-/// MCUs that are needed: from, to.
+/// The MCUs to decode, each range from its first to past its last.
 struct Wanted {
     columns: (usize, usize),
     rows: (usize, usize),
-    /// All of a row.
+    /// MCUs of a whole row.
     per_row: usize,
 }
 
-/// Memory that decoding uses again from image to image, and the tables of the last one.
+/// Memory that decoding reuses from image to image, and the tables of the last image.
 #[derive(Default)]
-pub struct Space {
-    tables: [Table; 8],
-    /// Samples of each component, as they are in the file.
+pub struct JpegScratch {
+    tables: [HuffmanTable; 8],
+    /// Samples of each component, at the resolution of the file.
     planes: [Vec<u8>; 3],
     /// A row of doubled chroma.
     chroma: [Vec<u8>; 2],
     sums: Vec<i16>,
 }
 
-impl Space {
-    /// Tables of the file; those that it shares with the last one are there already.
-    fn learn(&mut self, jpeg: &Jpeg) -> Result<(), Damaged> {
+impl JpegScratch {
+    /// Builds the tables of the file; tables equal to those of the last file are reused.
+    fn prepare_tables(&mut self, jpeg: &Jpeg) -> Result<(), Damaged> {
         for component in &jpeg.components {
             for number in [component.dc, 4 + component.ac] {
-                let codes = jpeg.codes[number].expect("looked at by the scan's header");
+                let codes = jpeg.codes[number].expect("checked with the scan's header");
                 if self.tables[number].is_of(codes) {
                     continue;
                 }
-                self.tables[number] = Table::new(codes)?;
+                self.tables[number] = HuffmanTable::new(codes)?;
             }
         }
         Ok(())

@@ -1,50 +1,52 @@
-//! Mixup (Zhang et al., arXiv:1710.09412) and CutMix (Yun et al., arXiv:1905.04899) in timm's batch mode: one
-//! lambda for a batch, the partner of each image is its mirror image in the batch.
+//! Mixup (Zhang et al., arXiv:1710.09412) and CutMix (Yun et al., arXiv:1905.04899) in timm's batch
+//! mode: one lambda for a batch; image i is mixed with image n - 1 - i.
 //!
-//! What is mixed is a function of (seed, epoch, batch number). The targets are mixed in `loss`.
+//! The draw is a function of (seed, epoch, batch number). The loss mixes the labels accordingly.
 
 use serde::{Deserialize, Serialize};
 
 use crate::random::Counter;
 
-/// How batches are mixed.
+/// The parameters of mixup and CutMix.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mix {
-    /// Mixup's lambda is Beta(alpha, alpha); 0 is no mixup.
+    /// Alpha of mixup, whose lambda is Beta(alpha, alpha); 0 switches mixup off.
     pub mixup: f64,
-    /// The same of CutMix.
+    /// Alpha of CutMix, whose lambda is Beta(alpha, alpha); 0 switches CutMix off.
     pub cutmix: f64,
-    /// Least and greatest edge of the box as shares of the image's, in place of CutMix's lambda.
+    /// Smallest and largest edge of the box as shares of the image's, instead of CutMix's lambda.
     pub minmax: Option<[f64; 2]>,
     /// Probability that a batch is mixed.
     pub probability: f64,
     /// Probability of CutMix where both are on.
     pub switch: f64,
-    /// From this epoch on nothing is mixed; 0 is never.
+    /// The first epoch without mixing; 0 means that mixing never ends.
     pub off_epoch: u64,
 }
 
 impl Default for Mix {
-    /// Nothing is mixed; timm's probabilities.
+    /// No mixing; timm's probabilities.
     fn default() -> Self {
         Self { mixup: 0.0, cutmix: 0.0, minmax: None, probability: 1.0, switch: 0.5, off_epoch: 0 }
     }
 }
 
-/// What was drawn for a batch.
+/// The draw for a batch.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Mixed {
-    /// Each image is `lambda` of itself, the rest of its partner.
+pub enum DrawnMix {
+    /// Each image becomes `lambda` of itself plus the rest of its partner.
     Mixup(f64),
-    /// A box is the partner's: top, bottom, left, right (the second of each not in it).
+    /// Each image gets a box of its partner: top, bottom, left, right; bottom and right are
+    /// exclusive.
     CutMix([usize; 4]),
 }
 
 impl Mix {
-    /// What happens to a batch of images of `size` (height, width) in an epoch; none: nothing.
+    /// Draws how to mix a batch of images of `size` (height, width) in an epoch; none means not at
+    /// all.
     #[must_use]
-    pub fn draw(&self, epoch: u64, size: [usize; 2], random: &mut Counter) -> Option<Mixed> {
+    pub fn draw(&self, epoch: u64, size: [usize; 2], random: &mut Counter) -> Option<DrawnMix> {
         let over = self.off_epoch > 0 && epoch >= self.off_epoch;
         if over || random.unit() >= self.probability {
             return None;
@@ -57,9 +59,9 @@ impl Mix {
             (false, false) => return None,
         };
         if !by_box {
-            return Some(Mixed::Mixup(random.beta(self.mixup, self.mixup)));
+            return Some(DrawnMix::Mixup(random.beta(self.mixup, self.mixup)));
         }
-        Some(Mixed::CutMix(match self.minmax {
+        Some(DrawnMix::CutMix(match self.minmax {
             Some(range) => box_between(range, size, random),
             None => {
                 let lambda = random.beta(self.cutmix, self.cutmix);
@@ -69,8 +71,8 @@ impl Mix {
     }
 }
 
-/// A box of `1 - lambda` of the area about a centre (row, column), cut off at the border: top, bottom, left,
-/// right.
+/// A box of `1 - lambda` of the area about a centre (row, column), clipped at the border: top,
+/// bottom, left, right.
 #[must_use]
 pub fn box_about(lambda: f64, centre: [usize; 2], size: [usize; 2]) -> [usize; 4] {
     let edge = (1.0 - lambda).sqrt();
@@ -82,15 +84,15 @@ pub fn box_about(lambda: f64, centre: [usize; 2], size: [usize; 2]) -> [usize; 4
     [top, bottom, left, right]
 }
 
-/// A box whose edges are uniform between two shares of the image's, the greatest not among them.
+/// Draws a box whose edges are uniform between two shares of the image's, the largest excluded.
 fn box_between(
-    [least, most]: [f64; 2],
+    [min, max]: [f64; 2],
     [height, width]: [usize; 2],
     random: &mut Counter,
 ) -> [usize; 4] {
     let mut span = |size: usize| {
-        let low = (size as f64 * least) as usize;
-        let high = (size as f64 * most) as usize;
+        let low = (size as f64 * min) as usize;
+        let high = (size as f64 * max) as usize;
         let cut = low + random.range(high.saturating_sub(low).max(1));
         let first = random.range(size - cut + 1);
         [first, first + cut]
@@ -99,9 +101,9 @@ fn box_between(
     [top, bottom, left, right]
 }
 
-impl Mixed {
-    /// Mixes `[n, channels, height, width]` numbers with the same in reverse order, and gives the share of a
-    /// image that is its own.
+impl DrawnMix {
+    /// Mixes `[n, channels, height, width]` numbers with the images in reverse order, and returns
+    /// lambda: the share of each image that remains its own.
     ///
     /// # Panics
     /// When `images` is not of this shape, or the box is not inside.
@@ -110,18 +112,18 @@ impl Mixed {
         let size = channels * height * width;
         assert_eq!(images.len(), n * size, "numbers of {shape:?}");
         let (first, rest) = images.split_at_mut(n / 2 * size);
-        // An odd batch has one in the middle that is its own partner.
+        // The image in the middle of an odd batch is its own partner.
         let second = &mut rest[n % 2 * size..];
         let pairs = first.chunks_exact_mut(size).zip(second.chunks_exact_mut(size).rev());
         match self {
-            Mixed::Mixup(lambda) => {
+            DrawnMix::Mixup(lambda) => {
                 let (own, other) = (lambda as f32, (1.0 - lambda) as f32);
                 for (a, b) in pairs.flat_map(|(a, b)| a.iter_mut().zip(b)) {
                     (*a, *b) = (*a * own + *b * other, *b * own + *a * other);
                 }
                 own
             }
-            Mixed::CutMix([top, bottom, left, right]) => {
+            DrawnMix::CutMix([top, bottom, left, right]) => {
                 for (a, b) in pairs {
                     let planes = a.chunks_exact_mut(height * width);
                     for (a, b) in planes.zip(b.chunks_exact_mut(height * width)) {

@@ -7,8 +7,7 @@
 //!
 //! Not for cryptography.
 
-/// The increment of splitmix64: 2^64 divided by the golden ratio, made odd.
-const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+use kernels::random::{GOLDEN, mix, splitmix64};
 
 /// Key of the order of an epoch, see [`permutation`].
 const ORDER: u64 = 0x0D;
@@ -27,11 +26,10 @@ impl Counter {
     /// `purpose` keeps apart what is drawn for the same image for different reasons.
     #[must_use]
     pub fn new(seed: u64, epoch: u64, index: u64, purpose: u64) -> Self {
-        let word = |word: u64| mix(word.wrapping_add(GOLDEN));
         let state = [epoch, index, purpose]
             .into_iter()
             // Turned, or a word would commute with the seed: (0, 1, ..) and (1, 0, ..) were equal.
-            .fold(word(seed), |state, next| mix(state.rotate_left(23) ^ word(next)));
+            .fold(splitmix64(seed), |state, next| mix(state.rotate_left(23) ^ splitmix64(next)));
         Self { state }
     }
 
@@ -76,7 +74,7 @@ impl Counter {
     /// The logarithm of a number with the Gamma distribution of this shape and scale 1 (Marsaglia and Tsang
     /// 2000). The logarithm, because at small shapes the number itself is below what f64 holds.
     fn ln_gamma(&mut self, shape: f64) -> f64 {
-        // Below 1: that of shape + 1 times the shape-th root of a uniform number.
+        // Below shape 1: the number of shape + 1 times the shape-th root of a uniform number.
         let root = if shape < 1.0 { (1.0 - self.unit()).ln() / shape } else { 0.0 };
         let d = if shape < 1.0 { shape + 1.0 } else { shape } - 1.0 / 3.0;
         let c = 1.0 / (9.0 * d).sqrt();
@@ -109,8 +107,8 @@ impl Counter {
     pub fn dirichlet(&mut self, alpha: f64, count: usize) -> Vec<f64> {
         assert!(alpha > 0.0, "Dirichlet({alpha}): the shape is above 0");
         let logs: Vec<f64> = (0..count).map(|_| self.ln_gamma(alpha)).collect();
-        let most = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let parts: Vec<f64> = logs.iter().map(|log| (log - most).exp()).collect();
+        let max = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let parts: Vec<f64> = logs.iter().map(|log| (log - max).exp()).collect();
         let sum: f64 = parts.iter().sum();
         parts.into_iter().map(|part| part / sum).collect()
     }
@@ -129,13 +127,6 @@ pub fn permutation(count: usize, seed: u64, epoch: u64) -> Vec<usize> {
     let mut order: Vec<usize> = (0..count).collect();
     Counter::new(seed, epoch, 0, ORDER).shuffle(&mut order);
     order
-}
-
-/// The output function of splitmix64, a bijection.
-fn mix(word: u64) -> u64 {
-    let word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    word ^ (word >> 31)
 }
 
 #[cfg(test)]
@@ -189,7 +180,7 @@ mod tests {
         assert!(counts.iter().all(|&count| count.abs_diff(10_000) < 465), "{counts:?}");
     }
 
-    /// Mean and variance of what 40,000 draws gave.
+    /// Mean and variance of 40,000 draws.
     fn moments(mut draw: impl FnMut() -> f64) -> [f64; 2] {
         let drawn: Vec<f64> = (0..40_000).map(|_| draw()).collect();
         let mean = drawn.iter().sum::<f64>() / 40_000.0;
@@ -197,7 +188,7 @@ mod tests {
         [mean, variance]
     }
 
-    /// Planted and seen red: a radius without the factor 2, no root below shape 1, shape for `d`, the two
+    /// Mutations caught: a radius without the factor 2, no root below shape 1, shape for `d`, the two
     /// Gammas of a Beta alike.
     #[test]
     fn normal_beta_and_dirichlet_have_their_moments() {

@@ -1,14 +1,28 @@
-//! Pillow's resize of a part of an image, in every bit: 8-bit fixed point (`Resample.c` of Pillow 13).
+//! Pillow's resize of a part of an image, in every bit: 8-bit fixed point (`Resample.c` of Pillow
+//! 13).
 //!
-//! Here are the filters and what is read of the image; the passes are in `kernels::image::resize`.
+//! This file chooses the filter, its weights and the pixels that are read; the two passes over them
+//! stand in `kernels::image::resize`.
 
 use std::ops::Range;
 
 use image::RgbImage;
-use kernels::image::resize::{Taps, WEIGHT_BITS, horizontal, vertical};
+use kernels::image::resize::{FilterTaps, WEIGHT_BITS, horizontal, vertical};
 use kernels::isa::Isa;
+use serde::{Deserialize, Serialize};
 
-use crate::preprocess::Interpolation;
+/// The filter of a resize, with Pillow's meaning: reduction widens the filter (antialias).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
+pub enum Interpolation {
+    /// The nearest pixel, without antialias.
+    Nearest,
+    /// Triangle, support 1.
+    Bilinear,
+    /// Keys' cubic with a = -0.5, support 2.
+    Bicubic,
+}
 
 /// A rectangle of an image, pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,16 +46,16 @@ impl Region {
     }
 }
 
-/// A part of an image whose borders may lie within pixels: what is resized.
+/// The part of an image that is resized; its borders may lie within pixels.
 ///
-/// Pixels at the border count as far as the filter reaches them, as with Pillow's `box`.
+/// Pixels at the border count as far as the filter reaches them, as in Pillow's `box`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Patch {
-    /// The pixels that it touches.
+    /// The pixels that the patch touches.
     pub region: Region,
-    /// Where it begins and ends, in rows of the region.
+    /// First and last border, in rows of the region.
     pub rows: [f64; 2],
-    /// And in columns.
+    /// First and last border, in columns of the region.
     pub columns: [f64; 2],
 }
 
@@ -52,13 +66,13 @@ impl From<Region> for Patch {
 }
 
 impl Patch {
-    /// What `region` is in the image at 1/`shrink` of its size.
+    /// The patch that covers `region` in the image at 1/`shrink` of its size.
     #[must_use]
     pub fn at(region: Region, shrink: usize) -> Self {
         let span = |first: usize, count: usize| {
             let (low, high) = (first / shrink, (first + count).div_ceil(shrink));
-            let place = |at: usize| at as f64 / shrink as f64 - low as f64;
-            (low, high - low, [place(first), place(first + count)])
+            let border = |pixel: usize| pixel as f64 / shrink as f64 - low as f64;
+            (low, high - low, [border(first), border(first + count)])
         };
         let (top, height, rows) = span(region.top, region.height);
         let (left, width, columns) = span(region.left, region.width);
@@ -66,18 +80,20 @@ impl Patch {
     }
 }
 
-/// Memory that resizing uses again from image to image.
+/// Memory that resizing reuses from image to image, and the result of the last resize.
 #[derive(Default)]
-pub struct Passes {
-    /// What the first pass passes on.
+pub struct ResizeScratch {
+    /// The resized pixels, `[rows, columns, 3]`, flat.
+    pub(crate) pixels: Vec<u8>,
+    /// The image between the two passes.
     between: Vec<u8>,
-    horizontal: Taps,
-    vertical: Taps,
+    horizontal: FilterTaps,
+    vertical: FilterTaps,
     exact: Vec<f64>,
 }
 
-/// Resizes a patch, its region cut out first (its neighbours do not shine in), to `size` (height, width) with
-/// Pillow's `Image.resize`, bit for bit.
+/// Resizes a patch to `size` (height, width) as Pillow's `Image.resize`, bit for bit. The region is
+/// cut out first: pixels beside it have no influence.
 ///
 /// # Shapes
 /// Returns `[size[0], size[1], 3]`, flat.
@@ -91,21 +107,20 @@ pub fn resize(
     size: [usize; 2],
     interpolation: Interpolation,
 ) -> Vec<u8> {
-    let (mut passes, mut pixels) = (Passes::default(), Vec::new());
-    let (rows, columns) = (0..size[0], 0..size[1]);
-    resize_window(image, patch, size, [&rows, &columns], interpolation, &mut passes, &mut pixels);
-    pixels
+    let mut scratch = ResizeScratch::default();
+    let window = [&(0..size[0]), &(0..size[1])];
+    resize_window(image, patch, size, window, interpolation, &mut scratch);
+    scratch.pixels
 }
 
-/// Rows and columns of the resized patch, without computing the others, to `pixels`.
+/// Resizes a patch and computes only these rows and columns of the result, into `scratch.pixels`.
 pub(crate) fn resize_window(
     image: &RgbImage,
     patch: Patch,
     size: [usize; 2],
     [rows, columns]: [&Range<usize>; 2],
     interpolation: Interpolation,
-    passes: &mut Passes,
-    pixels: &mut Vec<u8>,
+    scratch: &mut ResizeScratch,
 ) {
     let region = patch.region;
     let whole = Region::whole(image);
@@ -120,25 +135,25 @@ pub(crate) fn resize_window(
     );
     assert!(size[0] > 0 && size[1] > 0, "resize to {size:?}: expected at least 1 x 1");
     let stride = whole.width * 3;
-    // From a pixel of the region on.
+    // The bytes from this pixel of the region on.
     let from = |row: usize, column: usize| {
         &image.as_raw()[(region.top + row) * stride + (region.left + column) * 3..]
     };
-    let (filter, support): (fn(f64) -> f64, f64) = match interpolation {
+    let ResizeScratch { pixels, between, horizontal: across, vertical: down, exact } = scratch;
+    let kernel = match interpolation {
         Interpolation::Nearest => {
             return nearest(from, region, size, rows, columns, pixels);
         }
-        Interpolation::Bilinear => (triangle, 1.0),
-        Interpolation::Bicubic => (cubic, 2.0),
+        Interpolation::Bilinear => FilterKernel { weight: triangle, support: 1.0 },
+        Interpolation::Bicubic => FilterKernel { weight: cubic, support: 2.0 },
     };
-    let Passes { between, horizontal: across, vertical: down, exact } = passes;
-    weigh(down, exact, (region.height, patch.rows), size[0], rows, support, filter);
-    weigh(across, exact, (region.width, patch.columns), size[1], columns, support, filter);
+    kernel.weigh(down, exact, (region.height, patch.rows), size[0], rows);
+    kernel.weigh(across, exact, (region.width, patch.columns), size[1], columns);
     let isa = Isa::chosen();
     pixels.resize(rows.len() * columns.len() * 3, 0);
 
-    // Taps of an unchanged length are the identity in fixed point, so Pillow's skipping of such a pass
-    // needs no twin here. Each pass computes only what the other one reads.
+    // Taps of an unchanged length are the identity in fixed point, so Pillow's skipping of such a
+    // pass need not be repeated here. Each pass computes only the pixels that the other one reads.
     let (tall, wide) = (region.height, region.width);
     let shrinks = tall as i64 - size[0] as i64;
     if shrinks > 0 && shrinks > 2 * (wide as i64 - size[1] as i64) {
@@ -165,37 +180,44 @@ pub(crate) fn resize_window(
     }
 }
 
-/// `precompute_coeffs` and `normalize_coeffs_8bpc` of `Resample.c`, for a window of the output; what is resized
-/// begins and ends at `start` and `end` of `from` samples.
-fn weigh(
-    taps: &mut Taps,
-    exact: &mut Vec<f64>,
-    (from, [start, end]): (usize, [f64; 2]),
-    to: usize,
-    window: &Range<usize>,
+/// A resampling filter: its weight at a distance, and the distance from which it is 0.
+struct FilterKernel {
+    weight: fn(f64) -> f64,
     support: f64,
-    filter: fn(f64) -> f64,
-) {
-    let scale = (end - start) / to as f64;
-    let filter_scale = scale.max(1.0);
-    let support = support * filter_scale;
-    let most = support.ceil() as usize * 2 + 1;
-    taps.begin(most, from);
-    let step = 1.0 / filter_scale;
-    for out in window.clone() {
-        let centre = start + (out as f64 + 0.5) * scale;
-        // C truncates towards 0, then negative numbers become 0: `as` does both.
-        let first = (centre - support + 0.5) as usize;
-        let end = ((centre + support + 0.5) as usize).min(from);
-        exact.clear();
-        exact.extend((first..end).map(|x| filter((x as f64 - centre + 0.5) * step)));
-        let total: f64 = exact.iter().sum();
-        let fixed = exact.iter().map(|&weight| {
-            let weight = if total == 0.0 { weight } else { weight / total };
-            let scaled = weight * f64::from(1 << WEIGHT_BITS);
-            (scaled + if weight < 0.0 { -0.5 } else { 0.5 }) as i32
-        });
-        taps.push(first, fixed);
+}
+
+impl FilterKernel {
+    /// `precompute_coeffs` and `normalize_coeffs_8bpc` of `Resample.c`, for a window of the output;
+    /// the patch begins and ends at `start` and `end` of `from` samples.
+    fn weigh(
+        &self,
+        taps: &mut FilterTaps,
+        exact: &mut Vec<f64>,
+        (from, [start, end]): (usize, [f64; 2]),
+        to: usize,
+        window: &Range<usize>,
+    ) {
+        let scale = (end - start) / to as f64;
+        let filter_scale = scale.max(1.0);
+        let support = self.support * filter_scale;
+        let max_taps = support.ceil() as usize * 2 + 1;
+        taps.begin(max_taps, from);
+        let step = 1.0 / filter_scale;
+        for out in window.clone() {
+            let centre = start + (out as f64 + 0.5) * scale;
+            // C truncates towards 0, then negative numbers become 0: `as` does both.
+            let first = (centre - support + 0.5) as usize;
+            let end = ((centre + support + 0.5) as usize).min(from);
+            exact.clear();
+            exact.extend((first..end).map(|x| (self.weight)((x as f64 - centre + 0.5) * step)));
+            let total: f64 = exact.iter().sum();
+            let fixed = exact.iter().map(|&weight| {
+                let weight = if total == 0.0 { weight } else { weight / total };
+                let scaled = weight * f64::from(1 << WEIGHT_BITS);
+                (scaled + if weight < 0.0 { -0.5 } else { 0.5 }) as i32
+            });
+            taps.push(first, fixed);
+        }
     }
 }
 
@@ -216,8 +238,8 @@ fn cubic(x: f64) -> f64 {
     }
 }
 
-/// Pillow's nearest (`ImagingScaleAffine`): the position is summed up, rounding errors and all. Of whole regions
-/// alone: nothing is decoded smaller for it.
+/// Pillow's nearest (`ImagingScaleAffine`): the position is summed up, rounding errors and all.
+/// Borders within pixels do not occur, because no image is decoded smaller for this filter.
 fn nearest<'a>(
     from: impl Fn(usize, usize) -> &'a [u8],
     region: Region,
@@ -226,21 +248,21 @@ fn nearest<'a>(
     columns: &Range<usize>,
     pixels: &mut Vec<u8>,
 ) {
-    let places = |from: usize, to: usize, window: &Range<usize>| -> Vec<usize> {
+    let indices = |from: usize, to: usize, window: &Range<usize>| -> Vec<usize> {
         let scale = from as f64 / to as f64;
-        let mut at = scale * 0.5;
-        let mut places = Vec::with_capacity(window.len());
+        let mut position = scale * 0.5;
+        let mut indices = Vec::with_capacity(window.len());
         for out in 0..window.end {
             if out >= window.start {
-                places.push((at as usize).min(from - 1));
+                indices.push((position as usize).min(from - 1));
             }
-            at += scale;
+            position += scale;
         }
-        places
+        indices
     };
-    let columns = places(region.width, size[1], columns);
+    let columns = indices(region.width, size[1], columns);
     pixels.clear();
-    for row in places(region.height, size[0], rows) {
+    for row in indices(region.height, size[0], rows) {
         let line = from(row, 0);
         pixels
             .extend(columns.iter().flat_map(|&x| [line[x * 3], line[x * 3 + 1], line[x * 3 + 2]]));

@@ -1,15 +1,16 @@
-//! Augmentation is Pillow's, timm's and torchvision's: operations in every bit, tables to the letter, random
-//! draws by their statistics.
+//! Augmentation equals Pillow's, timm's and torchvision's: operations in every bit, tables entry by
+//! entry, random draws by their statistics.
 //!
-//! `fixtures/make_augment.py` made the expected values from crops of scikit-image's chelsea and coffee (both
-//! CC0).
+//! `fixtures/make_augment.py` made the expected values from crops of scikit-image's chelsea and
+//! coffee (both CC0).
 //!
-//! Planted and seen red (47 in all, among them): another cubic, half-pixel borders, a quarter turn to the other
-//! side, a fixed-point start without its second half, rounding where Pillow truncates, other weights of gray, a
-//! mean cut off, a smoothing cut off, an equalize that overflows on few pixels, `<=` for `<` in solarize, two
-//! boxes for three, one number of a table, other levels, `linspace` with two roundings, pixels rounded for cut,
-//! probabilities reversed, noise not cut to its range or of another shape, draws with repetition, AugMix's
-//! shares, the area of several rectangles not shared, an aspect of one side, the box of CutMix linear in lambda
+//! Mutations caught (47 in all, among them): another cubic, half-pixel borders, a quarter turn to
+//! the other side, a fixed-point start without its second half, rounding where Pillow truncates,
+//! other weights of gray, a truncated mean, a truncated smoothing, an equalize that overflows on
+//! few pixels, `<=` for `<` in solarize, two boxes for three, one number of a table, other levels,
+//! `linspace` with two roundings, pixels rounded instead of truncated, probabilities reversed,
+//! noise not clamped to its range or of another shape, draws with repetition, AugMix's shares, the
+//! area of several rectangles not shared, an aspect of one side, the box of CutMix linear in lambda
 //! or without its odd pixel, partners exchanged, one epoch too many.
 
 use std::collections::HashMap;
@@ -19,15 +20,17 @@ use serde::Deserialize;
 use transforms::augment::affine::Resample;
 use transforms::augment::augmix::{blend_in_turn, mix, mix_in};
 use transforms::augment::canvas::Canvas;
-use transforms::augment::operation::Operation;
-use transforms::augment::policy::{Dataset, Policy, Table};
+use transforms::augment::operation::ImageOperation;
+use transforms::augment::policy::{AutoAugmentTable, Dataset, Policy};
+use transforms::augment::timm::{TimmName, TimmStep};
+use transforms::augment::torchvision::TorchvisionName;
 use transforms::augment::{timm, torchvision};
-use transforms::mixup::{Mixed, box_about};
-use transforms::preprocess::Interpolation;
+use transforms::mixup::{DrawnMix, box_about};
 use transforms::random::Counter;
+use transforms::resize::Interpolation;
 
 type Steps = Vec<Vec<(String, f64, f64)>>;
-type Space = Vec<(String, bool, Vec<f64>)>;
+type Magnitudes = Vec<(String, bool, Vec<f64>)>;
 
 #[derive(Deserialize)]
 struct Fixture {
@@ -39,7 +42,7 @@ struct Fixture {
     timm_weights: HashMap<String, Vec<(String, f64)>>,
     torchvision_tables: HashMap<String, Steps>,
     torchvision_sizes: [[usize; 2]; 2],
-    torchvision_spaces: HashMap<String, [Space; 2]>,
+    torchvision_spaces: HashMap<String, [Magnitudes; 2]>,
     timm_levels: Vec<Level>,
     augmix: Vec<AugMixed>,
     batch: Vec<f32>,
@@ -118,7 +121,7 @@ fn differs(canvas: &Canvas, first: &[u8], crc32: u32) -> bool {
     canvas.pixels()[..first.len()] != *first || crc32fast::hash(canvas.pixels()) != crc32
 }
 
-/// All faults at once: which cases fail tells what is wrong.
+/// Lists all faults at once: the set of failing cases shows what is wrong.
 #[track_caller]
 fn none_of(count: usize, faults: &[String]) {
     assert!(faults.is_empty(), "{} of {count} differ:\n{}", faults.len(), faults.join("\n"));
@@ -131,23 +134,23 @@ fn operations_are_pillows() {
     for case in &fixture.operations {
         let value = case.value;
         let operation = match case.operation.as_str() {
-            "shear_x" => Operation::ShearX(value),
-            "shear_y" => Operation::ShearY(value),
-            "translate_x" => Operation::TranslateX(value),
-            "translate_y" => Operation::TranslateY(value),
-            "rotate" => Operation::Rotate(value),
-            "brightness" => Operation::Brightness(value),
-            "color" => Operation::Color(value),
-            "contrast" => Operation::Contrast(value),
-            "sharpness" => Operation::Sharpness(value),
-            "posterize" => Operation::Posterize(value as u32),
-            "solarize" => Operation::Solarize(value),
-            "solarize_add" => Operation::SolarizeAdd(value as u8),
-            "auto_contrast" => Operation::AutoContrast,
-            "equalize" => Operation::Equalize,
-            "invert" => Operation::Invert,
-            "hue" => Operation::Hue(value),
-            "blur" => Operation::Blur(value),
+            "shear_x" => ImageOperation::ShearX(value),
+            "shear_y" => ImageOperation::ShearY(value),
+            "translate_x" => ImageOperation::TranslateX(value),
+            "translate_y" => ImageOperation::TranslateY(value),
+            "rotate" => ImageOperation::Rotate(value),
+            "brightness" => ImageOperation::Brightness(value),
+            "color" => ImageOperation::Color(value),
+            "contrast" => ImageOperation::Contrast(value),
+            "sharpness" => ImageOperation::Sharpness(value),
+            "posterize" => ImageOperation::Posterize(value as u32),
+            "solarize" => ImageOperation::Solarize(value),
+            "solarize_add" => ImageOperation::SolarizeAdd(value as u8),
+            "auto_contrast" => ImageOperation::AutoContrast,
+            "equalize" => ImageOperation::Equalize,
+            "invert" => ImageOperation::Invert,
+            "hue" => ImageOperation::Hue(value),
+            "blur" => ImageOperation::Blur(value),
             other => panic!("no operation {other}"),
         };
         let mut canvas = image(&case.image);
@@ -159,25 +162,25 @@ fn operations_are_pillows() {
     none_of(fixture.operations.len(), &faults);
 }
 
-const TORCHVISION_NAMES: [torchvision::Name; 15] = [
-    torchvision::Name::Identity,
-    torchvision::Name::ShearX,
-    torchvision::Name::ShearY,
-    torchvision::Name::TranslateX,
-    torchvision::Name::TranslateY,
-    torchvision::Name::Rotate,
-    torchvision::Name::Brightness,
-    torchvision::Name::Color,
-    torchvision::Name::Contrast,
-    torchvision::Name::Sharpness,
-    torchvision::Name::Posterize,
-    torchvision::Name::Solarize,
-    torchvision::Name::AutoContrast,
-    torchvision::Name::Equalize,
-    torchvision::Name::Invert,
+const TORCHVISION_NAMES: [TorchvisionName; 15] = [
+    TorchvisionName::Identity,
+    TorchvisionName::ShearX,
+    TorchvisionName::ShearY,
+    TorchvisionName::TranslateX,
+    TorchvisionName::TranslateY,
+    TorchvisionName::Rotate,
+    TorchvisionName::Brightness,
+    TorchvisionName::Color,
+    TorchvisionName::Contrast,
+    TorchvisionName::Sharpness,
+    TorchvisionName::Posterize,
+    TorchvisionName::Solarize,
+    TorchvisionName::AutoContrast,
+    TorchvisionName::Equalize,
+    TorchvisionName::Invert,
 ];
 
-fn torchvision_name(text: &str) -> torchvision::Name {
+fn torchvision_name(text: &str) -> TorchvisionName {
     *TORCHVISION_NAMES.iter().find(|name| format!("{name:?}") == text).unwrap()
 }
 
@@ -230,15 +233,15 @@ fn magnitudes_are_torchvisions() {
 #[test]
 fn tables_are_timms_and_torchvisions() {
     let fixture = fixture();
-    let words = |steps: &[timm::Step]| -> Vec<(String, f64, f64)> {
+    let words = |steps: &[TimmStep]| -> Vec<(String, f64, f64)> {
         steps.iter().map(|&(name, p, m)| (format!("{name:?}"), p, m)).collect()
     };
     let tables = [
-        ("original", Table::Original),
-        ("originalr", Table::OriginalResearch),
-        ("v0", Table::V0),
-        ("v0r", Table::V0Research),
-        ("3a", Table::Three),
+        ("original", AutoAugmentTable::Original),
+        ("originalr", AutoAugmentTable::OriginalResearch),
+        ("v0", AutoAugmentTable::V0),
+        ("v0r", AutoAugmentTable::V0Research),
+        ("3a", AutoAugmentTable::Three),
     ];
     for (key, table) in tables {
         let own: Steps = table.lines().iter().map(|line| words(line)).collect();
@@ -254,43 +257,43 @@ fn tables_are_timms_and_torchvisions() {
             .collect();
         assert_eq!(own, fixture.torchvision_tables[key], "{key}");
     }
-    let names = |names: &[timm::Name]| -> Vec<String> {
+    let names = |names: &[TimmName]| -> Vec<String> {
         names.iter().map(|name| format!("{name:?}")).collect()
     };
     assert_eq!(names(&timm::RAND), fixture.timm_sets["rand"]);
     assert_eq!(names(&timm::RAND_INCREASING), fixture.timm_sets["rand-inc1"]);
     assert_eq!(names(&timm::RAND_THREE), fixture.timm_sets["rand-t3a"]);
     assert_eq!(names(&timm::AUGMIX), fixture.timm_sets["augmix"]);
-    let weights = |weights: &[(timm::Name, f64)]| -> Vec<(String, f64)> {
+    let weights = |weights: &[(TimmName, f64)]| -> Vec<(String, f64)> {
         weights.iter().map(|(name, weight)| (format!("{name:?}"), *weight)).collect()
     };
     assert_eq!(weights(&timm::RAND_WEIGHTED), fixture.timm_weights["rand-tweights"]);
     assert_eq!(weights(&timm::RAND_THREE_WEIGHTED), fixture.timm_weights["rand-t3aw"]);
 }
 
-/// The number of an operation.
-fn number(operation: Operation, size: [usize; 2]) -> f64 {
+/// The parameter of an operation; translations as shares of the image.
+fn number(operation: ImageOperation, size: [usize; 2]) -> f64 {
     match operation {
-        Operation::TranslateX(v) => v / size[1] as f64,
-        Operation::TranslateY(v) => v / size[0] as f64,
-        Operation::ShearX(v)
-        | Operation::ShearY(v)
-        | Operation::Rotate(v)
-        | Operation::Brightness(v)
-        | Operation::Color(v)
-        | Operation::Contrast(v)
-        | Operation::Sharpness(v)
-        | Operation::Solarize(v)
-        | Operation::Blur(v) => v,
-        Operation::Posterize(bits) => f64::from(bits),
-        Operation::SolarizeAdd(add) => f64::from(add),
+        ImageOperation::TranslateX(v) => v / size[1] as f64,
+        ImageOperation::TranslateY(v) => v / size[0] as f64,
+        ImageOperation::ShearX(v)
+        | ImageOperation::ShearY(v)
+        | ImageOperation::Rotate(v)
+        | ImageOperation::Brightness(v)
+        | ImageOperation::Color(v)
+        | ImageOperation::Contrast(v)
+        | ImageOperation::Sharpness(v)
+        | ImageOperation::Solarize(v)
+        | ImageOperation::Blur(v) => v,
+        ImageOperation::Posterize(bits) => f64::from(bits),
+        ImageOperation::SolarizeAdd(add) => f64::from(add),
         other => panic!("{other:?} has no number"),
     }
 }
 
 #[test]
 fn arguments_at_a_magnitude_are_timms() {
-    use timm::Name::{Desaturate, GaussianBlur, PosterizeOriginal, Sharpness};
+    use TimmName::{Desaturate, GaussianBlur, PosterizeOriginal, Sharpness};
     let (fixture, mut faults) = (fixture(), Vec::new());
     let mut all = vec![Desaturate, GaussianBlur, PosterizeOriginal, Sharpness];
     all.extend(timm::RAND.iter().chain(&timm::RAND_INCREASING));
@@ -329,7 +332,7 @@ fn augmix_mixes_as_timms() {
     for case in &fixture.augmix {
         let original = image(&case.image);
         let size = [original.height(), original.width()];
-        let look = Resample { filter: Interpolation::Bilinear, fill: fixture.fill };
+        let resample = Resample { filter: Interpolation::Bilinear, fill: fixture.fill };
         let mut order = timm::AUGMIX.iter();
         let chains: Vec<Canvas> = (0..3)
             .map(|_| {
@@ -340,7 +343,7 @@ fn augmix_mixes_as_timms() {
                         .map(|index| Counter::new(0, 0, index, 0))
                         .find(|random| random.clone().unit() < 0.5)
                         .unwrap();
-                    name.at(case.magnitude, size, 0.3, &mut random).apply(&mut chain, look);
+                    name.at(case.magnitude, size, 0.3, &mut random).apply(&mut chain, resample);
                 }
                 chain
             })
@@ -355,9 +358,11 @@ fn augmix_mixes_as_timms() {
     }
 }
 
-/// On images: torchvision's own goes by way of tensors, whose rounding of affine operations is another one.
+/// The operations are those on images: torchvision's AugMix converts to tensors first, whose affine
+/// operations round differently.
 ///
-/// Seen to fail with sums rounded in place of cut; `magnitudes_are_torchvisions` with AutoAugment's translations.
+/// Mutations caught: sums rounded instead of truncated; in `magnitudes_are_torchvisions`
+/// AutoAugment's translations.
 #[test]
 fn augmix_mixes_as_torchvisions() {
     let fixture = fixture();
@@ -365,7 +370,7 @@ fn augmix_mixes_as_torchvisions() {
     for case in &fixture.augmix_torchvision {
         let mut canvas = image(&case.image);
         let size = [canvas.height(), canvas.width()];
-        let look = Resample { filter: Interpolation::Bilinear, fill: [0; 3] };
+        let resample = Resample { filter: Interpolation::Bilinear, fill: [0; 3] };
         let chains: Vec<Canvas> = case
             .chains
             .iter()
@@ -375,7 +380,7 @@ fn augmix_mixes_as_torchvisions() {
                     let name = torchvision_name(name);
                     let magnitude = name.magnitude(&torchvision::MIX, *bin, size);
                     let sign = if *negative == 1 { -1.0 } else { 1.0 };
-                    name.at(sign * magnitude).apply(&mut chain, look);
+                    name.at(sign * magnitude).apply(&mut chain, resample);
                 }
                 chain
             })
@@ -394,8 +399,8 @@ fn mixup_and_cutmix_are_timms_to_the_bit() {
     assert_eq!(fixture.mixed.len(), 5);
     for case in &fixture.mixed {
         let mixed = match case.by_box {
-            true => Mixed::CutMix(box_about(case.lambda, case.centre, [height, width])),
-            false => Mixed::Mixup(case.lambda),
+            true => DrawnMix::CutMix(box_about(case.lambda, case.centre, [height, width])),
+            false => DrawnMix::Mixup(case.lambda),
         };
         let mut images = fixture.batch.clone();
         let share = mixed.apply(&mut images, fixture.shape);
@@ -406,7 +411,7 @@ fn mixup_and_cutmix_are_timms_to_the_bit() {
     }
     // Five images: the one in the middle is its own partner.
     let mut five: Vec<f32> = (0..5).map(|value| value as f32).collect();
-    Mixed::Mixup(0.25).apply(&mut five, [5, 1, 1, 1]);
+    DrawnMix::Mixup(0.25).apply(&mut five, [5, 1, 1, 1]);
     assert_eq!(five, [3.0, 2.5, 2.0, 1.5, 1.0]);
 }
 

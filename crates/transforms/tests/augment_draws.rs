@@ -1,17 +1,20 @@
-//! The random draws of augmentation: distributed as timm's and torchvision's, as often as asked, filled as asked.
+//! The random draws of augmentation have timm's and torchvision's distributions, and the asked
+//! frequencies and fillings.
 //!
-//! `fixtures/make_augment.py` made the statistics. What was planted and seen red stands in `augment.rs`.
+//! `fixtures/make_augment.py` made the statistics. The mutations caught are listed in `augment.rs`.
 
 use std::collections::HashMap;
 
 use serde::Deserialize;
 use transforms::augment::canvas::Canvas;
-use transforms::augment::erase::{Erase, Fill};
-use transforms::augment::policy::{Choice, Filter, Policy, Rand, drawn_magnitude};
+use transforms::augment::erase::{Erase, EraseFill};
+use transforms::augment::magnitude::{Filter, drawn_magnitude};
+use transforms::augment::policy::{Choice, Policy, Rand};
 use transforms::augment::timm;
-use transforms::mixup::{Mix, Mixed};
-use transforms::preprocess::Interpolation;
+use transforms::augment::timm::TimmName;
+use transforms::mixup::{DrawnMix, Mix};
 use transforms::random::Counter;
+use transforms::resize::Interpolation;
 
 #[derive(Deserialize)]
 struct Fixture {
@@ -50,7 +53,7 @@ fn whisker() -> Canvas {
     Canvas::new(image.into_raw(), height, width)
 }
 
-/// How far a mean may be off: five of its own deviations, and as much again for the reference's.
+/// The tolerance of a mean: five of its standard deviations, and as much again for the reference.
 fn slack(deviation: f64, draws: f64) -> f64 {
     5.0 * deviation * (2.0 / draws).sqrt()
 }
@@ -60,7 +63,7 @@ fn erased_rectangles_are_distributed_as_timms() {
     let statistics = fixture().statistics;
     let size = [41, 60];
     for (count, expected) in [(1, &statistics.erased_1), (3, &statistics.erased_3)] {
-        let erase = Erase { probability: 0.3, fill: Fill::Const, count };
+        let erase = Erase { probability: 0.3, fill: EraseFill::Const, count };
         let mut rows = Vec::new();
         for index in 0..20_000 {
             let mut values = vec![1.0_f32; 3 * size[0] * size[1]];
@@ -104,7 +107,7 @@ fn erased_rectangles_are_distributed_as_timms() {
 #[test]
 fn what_is_erased_is_filled_as_asked() {
     let size = [50, 40];
-    let erased = |fill: Fill| {
+    let erased = |fill: EraseFill| {
         let erase = Erase { probability: 1.0, fill, count: 1 };
         let mut values = vec![99.0_f32; 3 * 2000];
         erase.apply(&mut values, size, &mut Counter::new(4, 0, 7, 1));
@@ -115,11 +118,11 @@ fn what_is_erased_is_filled_as_asked() {
         assert!(!planes[0].is_empty() && planes.iter().all(|p| p.len() == planes[0].len()));
         planes
     };
-    assert!(erased(Fill::Const).concat().iter().all(|value| *value == 0.0));
-    let colours = erased(Fill::Rand);
+    assert!(erased(EraseFill::Const).concat().iter().all(|value| *value == 0.0));
+    let colours = erased(EraseFill::Rand);
     assert!(colours.iter().all(|plane| plane.iter().all(|value| *value == plane[0])));
     assert!(colours[0][0] != colours[1][0] && colours[1][0] != colours[2][0]);
-    let noise = erased(Fill::Pixel).concat();
+    let noise = erased(EraseFill::Pixel).concat();
     let mean = f64::from(noise.iter().sum::<f32>()) / noise.len() as f64;
     let variance = noise.iter().map(|v| f64::from(v * v)).sum::<f64>() / noise.len() as f64;
     let slack = 5.0 / (noise.len() as f64).sqrt();
@@ -133,11 +136,11 @@ fn noise_on_magnitudes_is_distributed_as_timms() {
         let mut random = Counter::new(1, 1, 1, 1);
         let drawn: Vec<f64> = (0..20_000)
             .map(|_| {
-                let most = f64::from(rand.most);
-                drawn_magnitude(f64::from(rand.magnitude), rand.deviation, most, &mut random)
+                let max = f64::from(rand.max);
+                drawn_magnitude(f64::from(rand.magnitude), rand.deviation, max, &mut random)
             })
             .collect();
-        assert!(drawn.iter().all(|m| (0.0..=f64::from(rand.most)).contains(m)), "{text}");
+        assert!(drawn.iter().all(|m| (0.0..=f64::from(rand.max)).contains(m)), "{text}");
         let own = drawn.iter().sum::<f64>() / 20_000.0;
         let spread = (drawn.iter().map(|m| (m - own).powi(2)).sum::<f64>() / 20_000.0).sqrt();
         assert!((own - mean).abs() <= slack(deviation, 20_000.0), "{text}: {own} {mean}");
@@ -157,7 +160,7 @@ fn boxes_of_cutmix_are_distributed_as_timms() {
         let mut random = Counter::new(2, 2, 2, 2);
         let rows: Vec<[f64; 3]> = (0..20_000)
             .map(|_| {
-                let Some(Mixed::CutMix([top, bottom, left, right])) =
+                let Some(DrawnMix::CutMix([top, bottom, left, right])) =
                     mix.draw(0, size, &mut random)
                 else {
                     panic!("CutMix alone, always")
@@ -186,11 +189,11 @@ fn batches_are_mixed_as_often_as_asked() {
         let mut counts = [0; 2];
         for number in 0..10_000 {
             match mix.draw(epoch, [8, 8], &mut Counter::new(1, epoch, number, 5)) {
-                Some(Mixed::Mixup(lambda)) => {
+                Some(DrawnMix::Mixup(lambda)) => {
                     assert!((0.0..=1.0).contains(&lambda));
                     counts[0] += 1;
                 }
-                Some(Mixed::CutMix(_)) => counts[1] += 1,
+                Some(DrawnMix::CutMix(_)) => counts[1] += 1,
                 None => {}
             }
         }
@@ -212,7 +215,7 @@ fn rand_augment_chooses_evenly_or_by_weight() {
         other => panic!("{text}: {other:?}"),
     };
     let counts = |rand: Rand| {
-        let mut counts: HashMap<timm::Name, u32> = HashMap::new();
+        let mut counts: HashMap<TimmName, u32> = HashMap::new();
         for index in 0..15_000 {
             let names = rand.draw(&mut Counter::new(8, 0, index, 2));
             assert_eq!(names.len(), rand.count);
@@ -236,7 +239,7 @@ fn rand_augment_chooses_evenly_or_by_weight() {
     }
 }
 
-/// A step of probability p changes an image in so many of the cases.
+/// A step of probability p changes an image in that share of the cases.
 #[test]
 fn steps_are_done_with_their_probability() {
     let changed = |text: &str| {
@@ -256,7 +259,8 @@ fn steps_are_done_with_their_probability() {
             })
             .count()
     };
-    // Two operations of 15 each, of which autocontrast, equalize and others may leave so small an image alone.
+    // Two operations of 15 each, of which autocontrast, equalize and others may leave so small an
+    // image alone.
     assert_eq!(changed("rand-p0"), 0);
     let [half, full] = ["rand-m9-n1-p0.5", "rand-m9-n1-p1"].map(changed);
     assert!((half as f64 / full as f64 - 0.5).abs() < 0.05, "{half} {full}");

@@ -1,22 +1,24 @@
-//! JPEGs decode to Pillow's pixels in every bit, at every scale, and a part of one to that part of the whole.
+//! JPEGs decode to Pillow's pixels in every bit at every scale, and a region decodes to that region
+//! of the whole.
 //!
-//! `fixtures/make_jpeg.py` made the files and checksums: every chroma subsampling that Pillow writes, gray, restart
-//! markers, optimised tables, sizes around the blocks' edges.
+//! `fixtures/make_jpeg.py` made the files and checksums: every chroma subsampling that Pillow
+//! writes, gray, restart markers, optimised tables, sizes around the blocks' edges.
 
 use serde::Deserialize;
 use transforms::augment::Augment;
-use transforms::decode::{Decoding, EncodedImage, decode};
-use transforms::jpeg::{Jpeg, SHRINKS, Space};
-use transforms::preprocess::{Preprocess, Scratch};
+use transforms::decode::{DecodeScratch, Decoding, EncodedImage, decode};
+use transforms::jpeg::{Jpeg, JpegScratch, SHRINKS};
+use transforms::preprocess::{Preprocess, TransformScratch};
 use transforms::random::Counter;
 use transforms::resize::{Patch, Region};
+use transforms::train_transform::TrainTransform;
 
 #[derive(Deserialize)]
 struct Case {
     name: String,
     file: String,
     size: [usize; 2],
-    /// Of the pixels at each of [`SHRINKS`].
+    /// CRC-32 of the pixels at each of [`SHRINKS`].
     crc32: [u32; 4],
 }
 
@@ -33,7 +35,7 @@ fn cases() -> Vec<Case> {
     cases
 }
 
-/// Seen to fail with luma's quantisation for chroma, a restart marker expected one unit late.
+/// Mutations caught: luma's quantisation for chroma, a restart marker expected one unit late.
 #[test]
 fn pixels_are_pillows() {
     let mut faults = Vec::new();
@@ -54,12 +56,12 @@ fn whole(jpeg: &Jpeg, shrink: usize) -> Vec<u8> {
     let [height, width] = jpeg.size(shrink);
     let mut pixels = Vec::new();
     let region = Region { top: 0, left: 0, height, width };
-    jpeg.decode(region, shrink, &mut Space::default(), &mut pixels).unwrap();
+    jpeg.decode(region, shrink, &mut JpegScratch::default(), &mut pixels).unwrap();
     pixels
 }
 
-/// Seen to fail with a wrong sign in a reduced transform, chroma of 4:2:0 not kept at 1/2, samples of 4:4:0 smoothed
-/// at 1/8.
+/// Mutations caught: a wrong sign in a reduced transform, chroma of 4:2:0 not kept at 1/2, samples
+/// of 4:4:0 smoothed at 1/8.
 #[test]
 fn smaller_images_are_pillows_draft() {
     let mut faults = Vec::new();
@@ -75,10 +77,10 @@ fn smaller_images_are_pillows_draft() {
     assert!(faults.is_empty(), "{} differ:\n{}", faults.len(), faults.join("\n"));
 }
 
-/// Seen to fail without the sample of chroma beside the region.
+/// Mutations caught: the sample of chroma beside the region omitted.
 #[test]
 fn a_part_is_that_part_of_the_whole() {
-    let mut space = Space::default();
+    let mut scratch = DecodeScratch::default();
     for (case, shrink) in cases().iter().flat_map(|case| SHRINKS.map(|shrink| (case, shrink))) {
         let bytes = case.bytes();
         let jpeg = Jpeg::parse(&bytes).unwrap();
@@ -91,9 +93,9 @@ fn a_part_is_that_part_of_the_whole() {
             let tall = 1 + seed * 31 % (height - top);
             let wide = 1 + seed * 57 % (width - left);
             let region = Region { top, left, height: tall, width: wide };
-            let (part, place) = image.region(region, shrink, &mut space, Vec::new()).unwrap();
+            let (part, patch) = image.region(region, shrink, &mut scratch).unwrap();
             let Region { top, left, height, width } = Patch::at(region, shrink).region;
-            assert_eq!(place.region, Region { top: 0, left: 0, height, width });
+            assert_eq!(patch.region, Region { top: 0, left: 0, height, width });
             for (y, line) in part.as_raw().chunks_exact(width * 3).enumerate() {
                 let from = (top + y) * row + left * 3;
                 let same = line == &whole[from..from + width * 3];
@@ -103,9 +105,11 @@ fn a_part_is_that_part_of_the_whole() {
     }
 }
 
-/// The training input of both ways to decode, in levels: near one another where an image is large, with and without
-/// random crops, and the same bits where it is not. Seen to fail without the offset in the first pixel, a gap of 1,
-/// a whole image whose patch is too narrow.
+/// The training inputs of both ways of decoding, compared in levels: close where an image is large,
+/// with and without random crops, and equal in every bit where it is not.
+///
+/// Mutations caught: the offset in the first pixel omitted, a gap of 1, a whole image whose patch
+/// is too narrow.
 #[test]
 fn training_on_smaller_images_is_nearly_the_same() {
     let mut seen = 0;
@@ -122,8 +126,10 @@ fn training_on_smaller_images_is_nearly_the_same() {
                 let scale = [0.9, 1.0];
                 let augment = Augment { decode, no_augmentation, scale, ..Augment::default() };
                 let mut values = vec![0.0; rule.values()];
-                let (mut random, mut space) = (Counter::new(1, 2, index, 3), Scratch::default());
-                rule.apply_train_into(&augment, &image, &mut random, &mut space, &mut values)
+                let mut random = Counter::new(1, 2, index, 3);
+                let mut scratch = TransformScratch::default();
+                TrainTransform { preprocess: &rule, augment: &augment }
+                    .apply_into(&image, &mut random, &mut scratch, &mut values)
                     .unwrap();
                 values
             };
@@ -146,10 +152,10 @@ fn training_on_smaller_images_is_nearly_the_same() {
     assert!(seen > 400, "{seen}");
 }
 
-/// Changed and cut files: an error or some image, never a panic.
+/// Changed and cut files give an error or some image, never a panic.
 #[test]
 fn damage_is_no_panic() {
-    let mut space = Space::default();
+    let mut scratch = DecodeScratch::default();
     for case in cases().iter().filter(|case| case.size[0] == 50) {
         let whole = case.bytes();
         for at in (2..whole.len()).step_by(11) {
@@ -158,7 +164,7 @@ fn damage_is_no_panic() {
             for bytes in [&changed, &whole[..at]] {
                 let Ok(image) = EncodedImage::open(bytes, false) else { continue };
                 let (region, shrink) = (image.whole(), SHRINKS[at % 4]);
-                if let Err(error) = image.region(region, shrink, &mut space, Vec::new()) {
+                if let Err(error) = image.region(region, shrink, &mut scratch) {
                     assert!(
                         !error.to_string().contains("panicked"),
                         "{}: {at}: {error}",

@@ -1,18 +1,20 @@
-//! Preprocessing is Pillow's and torchvision's, in every bit.
+//! Preprocessing equals Pillow's and torchvision's in every bit.
 //!
 //! `fixtures/make_preprocess.py` made the expected checksums with Pillow and torchvision; the
-//! images are made here by the same formula. No tolerance: the resize is integer arithmetic, and a
-//! normalised number is three operations in f32 in torchvision's order.
+//! images are made here by its formula. There is no tolerance: the resize is integer arithmetic,
+//! and a normalised number is three operations in f32 in torchvision's order.
 //!
-//! Planted and seen red: no antialias, truncating for rounding, half up for half to even, the long edge
-//! rounded, the width always first, mean and deviation in the other order.
+//! Mutations caught: no antialias, truncating for rounding, half up for half to even, the long edge
+//! rounded, the width always first, mean and deviation exchanged.
 
 use image::{Rgb, RgbImage};
 use serde::Deserialize;
 use transforms::augment::Augment;
-use transforms::preprocess::{Interpolation, Preprocess};
+use transforms::decode::EncodedImage;
+use transforms::preprocess::{Preprocess, TransformScratch};
 use transforms::random::Counter;
-use transforms::resize::{Patch, Region, resize};
+use transforms::resize::{Interpolation, Patch, Region, resize};
+use transforms::train_transform::TrainTransform;
 
 #[derive(Deserialize)]
 struct Fixture {
@@ -100,7 +102,7 @@ fn synthetic([width, height]: [u32; 2]) -> RgbImage {
     })
 }
 
-/// What differs from the fixture, if anything.
+/// Whether the pixels differ from the fixture.
 fn bytes_differ(pixels: &[u8], first: &[u8], crc32: u32) -> bool {
     pixels[..first.len()] != *first || crc32fast::hash(pixels) != crc32
 }
@@ -112,7 +114,7 @@ fn floats_differ(values: &[f32], first: &[f32], crc32: u32) -> bool {
     some != first || crc32fast::hash(&bytes) != crc32
 }
 
-/// All faults at once: which cases fail tells what is wrong.
+/// Lists all faults at once: the set of failing cases shows what is wrong.
 #[track_caller]
 fn none_of(count: usize, faults: &[String]) {
     assert!(faults.is_empty(), "{} of {count} differ:\n{}", faults.len(), faults.join("\n"));
@@ -165,8 +167,8 @@ fn a_given_region_is_resized_as_torchvisions_resized_crop() {
     none_of(cases.len(), &faults);
 }
 
-/// Borders that lie within pixels: Pillow's `box`. Caught when planted: the offset in the first pixel left out, the
-/// region a pixel short, the pass of a fraction of the height skipped.
+/// Borders that lie within pixels, as in Pillow's `box`. Mutations caught: the offset in the first
+/// pixel omitted, the region a pixel short, the pass of a fraction of the height skipped.
 #[test]
 fn a_patch_is_resized_as_pillows_box() {
     let (cases, mut faults) = (fixture().boxes, Vec::new());
@@ -192,7 +194,15 @@ fn training_input_is_torchvisions_where_nothing_is_random() {
         let rule = Preprocess { resize: 1, crop, interpolation, mean, std, exif: false };
         let augment = Augment { scale: [4.0, 4.0], hflip, ..Augment::default() };
         let mut random = Counter::new(1, 2, 3, 4);
-        let values = rule.apply_train(&augment, &synthetic(case.from), &mut random);
+        let mut values = vec![0.0; rule.values()];
+        TrainTransform { preprocess: &rule, augment: &augment }
+            .apply_into(
+                &EncodedImage::of(&synthetic(case.from)),
+                &mut random,
+                &mut TransformScratch::default(),
+                &mut values,
+            )
+            .unwrap();
         if floats_differ(&values, &case.first, case.crc32) {
             faults.push(format!("{:?}, mirrored {hflip}, {rule:?}", case.from));
         }

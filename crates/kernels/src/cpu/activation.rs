@@ -1,15 +1,10 @@
-//! The activations that a kernel applies on the way, and their slopes.
-
-#![expect(
-    clippy::inline_always,
-    reason = "a body must become part of each instruction set's function"
-)]
+//! Activations that a kernel applies to its result before it writes it, and their derivatives.
 
 use crate::simd::Simd;
 
-/// What follows a convolution.
+/// The activation behind a convolution or a batch norm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activation {
+pub enum FusedActivation {
     /// None.
     Linear,
     /// `max(x, 0)`.
@@ -20,11 +15,11 @@ pub enum Activation {
     HardSwish,
 }
 
-impl Activation {
-    /// Of a vector.
+impl FusedActivation {
+    /// Applies the activation to a vector.
     ///
     /// # Safety
-    /// That of [`Simd`].
+    /// The contract of [`Simd`].
     #[inline(always)]
     pub unsafe fn apply<S: Simd>(self, x: S::Vector) -> S::Vector {
         // SAFETY: the caller's.
@@ -41,10 +36,10 @@ impl Activation {
         }
     }
 
-    /// `dy` times the slope at `x`.
+    /// `dy` times the derivative at `x`.
     ///
     /// # Safety
-    /// That of [`Simd`].
+    /// The contract of [`Simd`].
     #[inline(always)]
     pub unsafe fn slope<S: Simd>(self, x: S::Vector, dy: S::Vector) -> S::Vector {
         // SAFETY: the caller's.
@@ -59,7 +54,7 @@ impl Activation {
                 Self::HardSwish => {
                     let (three, low) = (S::splat(3.0), S::splat(-3.0));
                     let middle = S::fma(x, S::splat(1.0 / 3.0), S::splat(0.5));
-                    // Below -3 nothing, above 3 all of dy.
+                    // The derivative is 0 below -3 and 1 above 3.
                     let middle = S::where_greater(three, x, middle);
                     let above = S::sub(S::splat(1.0), S::where_greater(three, x, S::splat(1.0)));
                     S::mul(S::where_greater(x, low, S::add(middle, above)), dy)

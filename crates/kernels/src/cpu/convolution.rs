@@ -1,10 +1,6 @@
-//! The standard convolution on channels-last data as a matrix product over patches: a tile of places at a
-//! time, its patches gathered beside each other in the cache. Grouped ones group by group.
-
-#![expect(
-    clippy::inline_always,
-    reason = "a body must become part of each instruction set's function"
-)]
+//! The standard convolution on channels-last maps, as a matrix product over patches or by
+//! Winograd's algorithm. A tile of patches at a time is gathered in the cache. Weights are
+//! `[filters, kh, kw, c]`.
 
 mod direct;
 pub mod winograd;
@@ -12,54 +8,36 @@ pub mod winograd;
 use rayon::prelude::*;
 
 use crate::allocator;
-use crate::cpu::depthwise::Geometry;
-use crate::cpu::matmul;
-use crate::cpu::matmul::{Epilogue, PackedWeights};
+use crate::cpu::geometry::StandardConv;
+use crate::cpu::matmul::{
+    Epilogue, PackedWeights, f32_matmul_dw_tile, f32_matmul_tile, shared_rows, tile_rows,
+};
+use crate::cpu::partial_sums::add_in_order;
 use crate::isa::Isa;
 use crate::simd::{Kernel, Simd};
+use winograd::WinogradWeights;
+use winograd::tiles::fastest_tile;
+use winograd::{f32_winograd_3x3_nhwc, f32_winograd_3x3_nhwc_dw, f32_winograd_3x3_nhwc_dx};
 
-/// A standard convolution: the geometry of its input and the channels of its output.
-#[derive(Clone, Copy, Debug)]
-pub struct StandardConv {
-    /// Input, kernel and extents of the output; `channels` are the input's.
-    pub g: Geometry,
-    /// Channels of the output.
-    pub filters: usize,
+/// Output pixels of a tile of [`f32_conv_patches_nhwc`].
+fn tile_pixels(conv: &StandardConv) -> usize {
+    let work = conv.g.batch * conv.pixels() * conv.patch() * conv.filters;
+    shared_rows(conv.g.batch * conv.pixels(), conv.patch(), work).min(conv.pixels())
 }
 
-impl StandardConv {
-    /// Values of a patch.
-    pub fn patch(&self) -> usize {
-        self.g.taps() * self.g.channels
-    }
-
-    fn places(&self) -> usize {
-        self.g.output[0] * self.g.output[1]
-    }
-
-    fn image(&self) -> usize {
-        self.g.input[0] * self.g.input[1] * self.g.channels
-    }
-
-    /// Places of a tile.
-    fn tile(&self) -> usize {
-        let work = self.g.batch * self.places() * self.patch() * self.filters;
-        matmul::shared_rows(self.g.batch * self.places(), self.patch(), work).min(self.places())
-    }
-}
-
-/// Calls `each(patch, input, values)` with the place in the patches and in the image of every run of
-/// values that lies on the image, for the places `from..to` of an image.
-fn runs(d: &StandardConv, from: usize, to: usize, mut each: impl FnMut(usize, usize, usize)) {
-    let (g, c) = (&d.g, d.g.channels);
-    for (i, place) in (from..to).enumerate() {
-        let (oy, ox) = (place / g.output[1], place % g.output[1]);
+/// Calls `each(patch, input, count)` for every run of values that lies on the image, for the output
+/// pixels `from..to` of an image: the offsets of the run in the patches and in the image, and its
+/// length.
+fn runs(conv: &StandardConv, from: usize, to: usize, mut each: impl FnMut(usize, usize, usize)) {
+    let (g, c) = (&conv.g, conv.g.channels);
+    for (i, pixel) in (from..to).enumerate() {
+        let (oy, ox) = (pixel / g.output[1], pixel % g.output[1]);
         for ky in 0..g.kernel[0] {
             let y = (oy * g.stride + ky * g.dilation).wrapping_sub(g.before[0]);
             if y >= g.input[0] {
                 continue;
             }
-            let at = i * d.patch() + ky * g.kernel[1] * c;
+            let at = i * conv.patch() + ky * g.kernel[1] * c;
             let left = (ox * g.stride) as isize - g.before[1] as isize;
             if g.dilation == 1 {
                 // The taps of a row of the kernel that lie on the image are one run.
@@ -82,42 +60,49 @@ fn runs(d: &StandardConv, from: usize, to: usize, mut each: impl FnMut(usize, us
     }
 }
 
-/// Gathers the patches of the places `from..to`.
-fn gather(isa: Isa, x: &[f32], d: &StandardConv, from: usize, to: usize, patches: &mut Vec<f32>) {
-    let count = (to - from) * d.patch();
-    if d.g.dilation == 1 {
-        patches.resize(count, 0.0); // what is there already is written over
-        assert_eq!(x.len(), d.image(), "values of an image");
-        isa.run(Gather { x, d, from, to, patches: patches.as_mut_ptr() });
+/// Gathers the patches of the output pixels `from..to` of an image.
+fn gather_patches(
+    isa: Isa,
+    x: &[f32],
+    conv: &StandardConv,
+    from: usize,
+    to: usize,
+    patches: &mut Vec<f32>,
+) {
+    let count = (to - from) * conv.patch();
+    if conv.g.dilation == 1 {
+        patches.resize(count, 0.0); // every value is written below
+        assert_eq!(x.len(), conv.image_len(), "values of an image");
+        isa.run(GatherPatches { x, conv, from, to, patches: patches.as_mut_ptr() });
         return;
     }
     patches.clear();
     patches.resize(count, 0.0);
-    runs(d, from, to, |patch, input, count| {
+    runs(conv, from, to, |patch, input, count| {
         patches[patch..patch + count].copy_from_slice(&x[input..input + count]);
     });
 }
 
-/// [`gather`] at dilation 1: the taps of a row of the kernel that lie on the image are one run, what is left of
-/// the row on either side is zero.
-struct Gather<'a> {
+/// [`gather_patches`] at dilation 1: the taps of a row of the kernel that lie on the image are one
+/// run; the rest of the row on either side is zero.
+struct GatherPatches<'a> {
     x: &'a [f32],
-    d: &'a StandardConv,
+    conv: &'a StandardConv,
     from: usize,
     to: usize,
     patches: *mut f32,
 }
 
-impl Kernel for Gather<'_> {
+impl Kernel for GatherPatches<'_> {
     type Output = ();
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let (g, c) = (&self.d.g, self.d.g.channels);
+        let (g, c) = (&self.conv.g, self.conv.g.channels);
         let row = g.kernel[1] * c;
         let mut to = self.patches;
-        for place in self.from..self.to {
-            let (oy, ox) = (place / g.output[1], place % g.output[1]);
+        for pixel in self.from..self.to {
+            let (oy, ox) = (pixel / g.output[1], pixel % g.output[1]);
             let left = (ox * g.stride) as isize - g.before[1] as isize;
             let first = (-left).clamp(0, g.kernel[1] as isize);
             let last = (g.input[1] as isize - left).clamp(first, g.kernel[1] as isize);
@@ -142,7 +127,7 @@ impl Kernel for Gather<'_> {
     }
 }
 
-/// Copies `count` values, by the vector: the runs are too short for a call.
+/// Copies `count` values vector by vector: the runs are too short for a call of `memcpy`.
 #[inline(always)]
 unsafe fn copy<S: Simd>(from: *const f32, to: *mut f32, count: usize) {
     let mut at = 0;
@@ -169,73 +154,88 @@ unsafe fn zero<S: Simd>(to: *mut f32, count: usize) {
     }
 }
 
-/// Weights as [`forward`] reads them.
+/// Weights as [`f32_conv_nhwc`] reads them.
 #[derive(Clone, Debug)]
-pub enum Weights {
+pub enum PackedStandardConv {
     /// For the product over patches.
     Patches(PackedWeights),
-    /// For minimal filtering.
-    Winograd(winograd::Weights),
+    /// For Winograd's algorithm.
+    Winograd(WinogradWeights),
 }
 
-impl Weights {
-    /// Whether [`pack`] would make weights of this kind for the convolution.
-    pub fn suit(&self, d: &StandardConv) -> bool {
+impl PackedStandardConv {
+    /// Whether [`f32_conv_pack`] would pack weights for the same algorithm for this convolution.
+    pub fn fits(&self, conv: &StandardConv) -> bool {
         match self {
-            Self::Patches(_) => winograd::wins(d).is_none(),
-            Self::Winograd(w) => winograd::wins(d) == Some(w.side()),
+            Self::Patches(_) => fastest_tile(conv).is_none(),
+            Self::Winograd(w) => fastest_tile(conv) == Some(w.tile()),
         }
     }
 }
 
-/// Packs weights `[filters, kh, kw, c]` for [`forward`].
-pub fn pack(isa: Isa, w: &[f32], d: &StandardConv, scale: Option<&[f32]>) -> Weights {
-    match winograd::wins(d) {
-        Some(side) => Weights::Winograd(winograd::Weights::new(isa, w, d, side, scale)),
-        None => Weights::Patches(patches(isa, w, d, scale)),
+/// Packs weights `[filters, kh, kw, c]` for [`f32_conv_nhwc`], each filter times its `scale`.
+pub fn f32_conv_pack(
+    isa: Isa,
+    w: &[f32],
+    conv: &StandardConv,
+    scale: Option<&[f32]>,
+) -> PackedStandardConv {
+    match fastest_tile(conv) {
+        Some(tile) => PackedStandardConv::Winograd(WinogradWeights::new(isa, w, conv, tile, scale)),
+        None => PackedStandardConv::Patches(f32_conv_patches_pack(isa, w, conv, scale)),
     }
 }
 
-/// Packs weights for [`over_patches`].
-pub fn patches(isa: Isa, w: &[f32], d: &StandardConv, scale: Option<&[f32]>) -> PackedWeights {
-    PackedWeights::new(isa, w, [d.patch(), d.filters], [1, d.patch()], scale)
+/// Packs weights for [`f32_conv_patches_nhwc`], each filter times its `scale`.
+pub fn f32_conv_patches_pack(
+    isa: Isa,
+    w: &[f32],
+    conv: &StandardConv,
+    scale: Option<&[f32]>,
+) -> PackedWeights {
+    PackedWeights::new(isa, w, [conv.patch(), conv.filters], [1, conv.patch()], scale)
 }
 
-/// `[b, h, w, c]` to `[b, h', w', filters]`, finished, by what the weights were packed for. The bits do not depend on the
-/// number of threads.
-pub fn forward(x: &[f32], w: &Weights, d: &StandardConv, finish: Epilogue<'_>) -> Vec<f32> {
+/// `[b, h, w, c]` to `[b, h', w', filters]`, with the epilogue applied, by the algorithm that the
+/// weights were packed for. The bits do not depend on the number of threads.
+pub fn f32_conv_nhwc(
+    x: &[f32],
+    w: &PackedStandardConv,
+    conv: &StandardConv,
+    epilogue: Epilogue<'_>,
+) -> Vec<f32> {
     match w {
-        Weights::Patches(w) => over_patches(x, w, d, finish),
-        Weights::Winograd(w) => winograd::forward(x, w, d, finish),
+        PackedStandardConv::Patches(w) => f32_conv_patches_nhwc(x, w, conv, epilogue),
+        PackedStandardConv::Winograd(w) => f32_winograd_3x3_nhwc(x, w, conv, epilogue),
     }
 }
 
-/// [`forward`] by the definition. Tiles in parallel.
-pub fn over_patches(
+/// [`f32_conv_nhwc`] by the product over patches. Tiles in parallel.
+pub fn f32_conv_patches_nhwc(
     x: &[f32],
     w: &PackedWeights,
-    d: &StandardConv,
-    finish: Epilogue<'_>,
+    conv: &StandardConv,
+    epilogue: Epilogue<'_>,
 ) -> Vec<f32> {
-    if direct::knows(d) {
-        return direct::forward(x, w, d, finish);
+    if direct::supports(conv) {
+        return direct::f32_conv_direct_nhwc(x, w, conv, epilogue);
     }
-    let (places, image_len, tile) = (d.places(), d.image(), d.tile());
-    let row = d.filters;
-    // SAFETY: every tile writes all of its places.
+    let (pixels, image_len, tile) = (conv.pixels(), conv.image_len(), tile_pixels(conv));
+    let row = conv.filters;
+    // SAFETY: every tile writes all of its pixels.
     unsafe {
-        allocator::written(d.g.batch * places * row, |out| {
-            out.par_chunks_mut(places * row).enumerate().for_each(|(image, out)| {
+        allocator::written(conv.g.batch * pixels * row, |out| {
+            out.par_chunks_mut(pixels * row).enumerate().for_each(|(image, out)| {
                 let x = &x[image * image_len..][..image_len];
                 out.par_chunks_mut(tile * row).enumerate().for_each_init(
                     Vec::new,
                     |patches, (i, out)| {
                         let (from, count) = (i * tile, out.len() / row);
-                        gather(w.isa(), x, d, from, from + count, patches);
-                        let skip = finish
+                        gather_patches(w.isa(), x, conv, from, from + count, patches);
+                        let skip = epilogue
                             .skip
-                            .map(|skip| &skip[(image * places + from) * row..][..out.len()]);
-                        matmul::tile_product(patches, w, Epilogue { skip, ..finish }, out);
+                            .map(|skip| &skip[(image * pixels + from) * row..][..out.len()]);
+                        f32_matmul_tile(patches, w, Epilogue { skip, ..epilogue }, out);
                     },
                 );
             });
@@ -243,63 +243,49 @@ pub fn over_patches(
     }
 }
 
-/// The geometry of the convolution whose result is the gradient of the input, at stride 1; `None` at others, and where more
-/// zeros lie before the input than a kernel reaches.
-fn turned_geometry(d: &StandardConv) -> Option<StandardConv> {
-    let g = &d.g;
-    let reach = |axis: usize| (g.kernel[axis] - 1) * g.dilation;
-    if g.stride > 1 || g.before[0] > reach(0) || g.before[1] > reach(1) {
-        return None;
+/// Rotates kernels `[filters, kh, kw, c]` by 180 degrees, `[c, kh, kw, filters]`: the weights of
+/// [`StandardConv::input_gradient`].
+fn rotate_kernels(w: &[f32], conv: &StandardConv) -> Vec<f32> {
+    let (g, taps) = (&conv.g, conv.g.taps());
+    let mut rotated = vec![0.0; w.len()];
+    for (i, value) in w.iter().enumerate() {
+        let (filter, tap, channel) = (i / g.channels / taps, i / g.channels % taps, i % g.channels);
+        rotated[(channel * taps + taps - 1 - tap) * conv.filters + filter] = *value;
     }
-    let before = [reach(0) - g.before[0], reach(1) - g.before[1]];
-    let (input, output) = (g.output, g.input);
-    let g = Geometry { channels: d.filters, input, output, before, ..*g };
-    Some(StandardConv { g, filters: d.g.channels })
+    rotated
 }
 
-/// Its weights, `[c, kh, kw, filters]`: the kernels turned round.
-fn turned_round(w: &[f32], d: &StandardConv) -> Vec<f32> {
-    let (g, taps) = (&d.g, d.g.taps());
-    let mut turned = vec![0.0; w.len()];
-    for (place, value) in w.iter().enumerate() {
-        let (filter, tap, channel) =
-            (place / g.channels / taps, place / g.channels % taps, place % g.channels);
-        turned[(channel * taps + taps - 1 - tap) * d.filters + filter] = *value;
-    }
-    turned
-}
-
-/// The gradient of the input, `[b, h, w, c]`, from weights `[filters, kh, kw, c]`: at stride 1 a convolution,
-/// else the gradients of the patches added up, images in parallel.
-pub fn input_gradient(isa: Isa, w: &[f32], dy: &[f32], d: &StandardConv) -> Vec<f32> {
-    match turned_geometry(d).and_then(|turned| winograd::wins(&turned)) {
-        Some(side) => winograd::input_gradient(isa, w, dy, d, side),
-        None => input_gradient_over_patches(isa, w, dy, d),
+/// The gradient of the input, `[b, h, w, c]`, from weights `[filters, kh, kw, c]`: a convolution at
+/// stride 1, otherwise the sum of the gradients of the patches, images in parallel.
+pub fn f32_conv_nhwc_dx(isa: Isa, w: &[f32], dy: &[f32], conv: &StandardConv) -> Vec<f32> {
+    match conv.input_gradient().and_then(|rotated| fastest_tile(&rotated)) {
+        Some(tile) => f32_winograd_3x3_nhwc_dx(isa, w, dy, conv, tile),
+        None => f32_conv_patches_nhwc_dx(isa, w, dy, conv),
     }
 }
 
-/// [`input_gradient`] by the definition.
-pub fn input_gradient_over_patches(isa: Isa, w: &[f32], dy: &[f32], d: &StandardConv) -> Vec<f32> {
-    if let Some(turned) = turned_geometry(d) {
-        let w = turned_round(w, d);
-        return over_patches(dy, &patches(isa, &w, &turned, None), &turned, Epilogue::NONE);
+/// [`f32_conv_nhwc_dx`] by the product over patches.
+pub fn f32_conv_patches_nhwc_dx(isa: Isa, w: &[f32], dy: &[f32], conv: &StandardConv) -> Vec<f32> {
+    if let Some(rotated) = conv.input_gradient() {
+        let w = f32_conv_patches_pack(isa, &rotate_kernels(w, conv), &rotated, None);
+        return f32_conv_patches_nhwc(dy, &w, &rotated, Epilogue::NONE);
     }
-    let packed = PackedWeights::new(isa, w, [d.filters, d.patch()], [d.patch(), 1], None);
-    let (places, image_len) = (d.places(), d.image());
-    let tile = matmul::tile_rows(d.patch()).min(places);
-    let mut dx = vec![0.0; d.g.batch * image_len];
+    let packed = PackedWeights::new(isa, w, [conv.filters, conv.patch()], [conv.patch(), 1], None);
+    let (pixels, image_len) = (conv.pixels(), conv.image_len());
+    let tile = tile_rows(conv.patch()).min(pixels);
+    let mut dx = vec![0.0; conv.g.batch * image_len];
     dx.par_chunks_mut(image_len).enumerate().for_each(|(image, dx)| {
-        let dy = &dy[image * places * d.filters..][..places * d.filters];
-        for from in (0..places).step_by(tile) {
-            let to = (from + tile).min(places);
-            let rows = &dy[from * d.filters..to * d.filters];
+        let dy = &dy[image * pixels * conv.filters..][..pixels * conv.filters];
+        for from in (0..pixels).step_by(tile) {
+            let to = (from + tile).min(pixels);
+            let rows = &dy[from * conv.filters..to * conv.filters];
             // SAFETY: the product writes every value.
             let patches = unsafe {
-                allocator::written((to - from) * d.patch(), |out| {
-                    matmul::tile_product(rows, &packed, Epilogue::NONE, out);
+                allocator::written((to - from) * conv.patch(), |out| {
+                    f32_matmul_tile(rows, &packed, Epilogue::NONE, out);
                 })
             };
-            runs(d, from, to, |patch, input, count| {
+            runs(conv, from, to, |patch, input, count| {
                 let sums = dx[input..input + count].iter_mut();
                 sums.zip(&patches[patch..patch + count]).for_each(|(sum, value)| *sum += value);
             });
@@ -308,40 +294,38 @@ pub fn input_gradient_over_patches(isa: Isa, w: &[f32], dy: &[f32], d: &Standard
     dx
 }
 
-/// The gradient of the weights, `[filters, kh, kw, c]`. Images in as many parts as there are threads, their
-/// sums added in order: the bits depend on the number of threads and on nothing else.
-pub fn weight_gradient(isa: Isa, x: &[f32], dy: &[f32], d: &StandardConv) -> Vec<f32> {
-    if let Some(side) = winograd::wins(d) {
-        return winograd::weight_gradient(isa, x, dy, d, side);
+/// The gradient of the weights, `[filters, kh, kw, c]`. Images in as many parts as there are
+/// threads, their sums added in order: the bits depend on the number of threads and on nothing
+/// else.
+pub fn f32_conv_nhwc_dw(isa: Isa, x: &[f32], dy: &[f32], conv: &StandardConv) -> Vec<f32> {
+    if let Some(tile) = fastest_tile(conv) {
+        return f32_winograd_3x3_nhwc_dw(isa, x, dy, conv, tile);
     }
-    weight_gradient_over_patches(isa, x, dy, d)
+    f32_conv_patches_nhwc_dw(isa, x, dy, conv)
 }
 
-/// [`weight_gradient`] by the definition.
-pub fn weight_gradient_over_patches(isa: Isa, x: &[f32], dy: &[f32], d: &StandardConv) -> Vec<f32> {
-    let (places, image_len) = (d.places(), d.image());
-    let tile = matmul::tile_rows(d.patch() + d.filters).min(places);
-    let tiles = places.div_ceil(tile);
-    let all = d.g.batch * tiles;
+/// [`f32_conv_nhwc_dw`] by the product over patches.
+pub fn f32_conv_patches_nhwc_dw(isa: Isa, x: &[f32], dy: &[f32], conv: &StandardConv) -> Vec<f32> {
+    let (pixels, image_len) = (conv.pixels(), conv.image_len());
+    let tile = tile_rows(conv.patch() + conv.filters).min(pixels);
+    let tiles = pixels.div_ceil(tile);
+    let all = conv.g.batch * tiles;
     let parts = rayon::current_num_threads().min(all).max(1);
     let sums = |part: usize| {
-        let mut dw = vec![0.0; d.filters * d.patch()];
+        let mut dw = vec![0.0; conv.filters * conv.patch()];
         let mut patches = Vec::new();
         for i in all * part / parts..all * (part + 1) / parts {
             let (image, from) = (i / tiles, i % tiles * tile);
-            let to = (from + tile).min(places);
-            gather(isa, &x[image * image_len..][..image_len], d, from, to, &mut patches);
-            let first = (image * places + from) * d.filters;
-            let rows = &dy[first..first + (to - from) * d.filters];
-            matmul::add_outer(isa, rows, &patches, d.filters, d.patch(), &mut dw);
+            let to = (from + tile).min(pixels);
+            gather_patches(isa, &x[image * image_len..][..image_len], conv, from, to, &mut patches);
+            let first = (image * pixels + from) * conv.filters;
+            let rows = &dy[first..first + (to - from) * conv.filters];
+            f32_matmul_dw_tile(isa, rows, &patches, conv.filters, conv.patch(), &mut dw);
         }
         dw
     };
     let parts: Vec<Vec<f32>> = (0..parts).into_par_iter().with_max_len(1).map(sums).collect();
     let mut parts = parts.into_iter();
-    let mut total = parts.next().unwrap_or_default();
-    for part in parts {
-        total.iter_mut().zip(&part).for_each(|(sum, value)| *sum += value);
-    }
-    total
+    let total = parts.next().unwrap_or_default();
+    add_in_order(total, parts)
 }

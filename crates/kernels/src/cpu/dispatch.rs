@@ -1,37 +1,40 @@
-//! Any convolution on channels-last values: which kernel serves it, and the order of its weights.
-//! Weights and their gradients are in torch's order, `[out, in / groups, kh, kw]`.
+//! The kernel of a convolution, and the order of its weights. Maps are channels last; weights and
+//! their gradients are in torch's order, `[out, in / groups, kh, kw]`.
 
 use std::borrow::Cow;
 
 use burn::tensor::ops::ConvOptions;
 
-use crate::cpu::convolution;
-use crate::cpu::convolution::StandardConv;
-use crate::cpu::depthwise::{Geometry, channels_last};
-use crate::cpu::layout::{channels_first, channels_last};
-use crate::cpu::matmul;
-use crate::cpu::matmul::{Epilogue, PackedWeights};
+use crate::cpu::convolution::{
+    PackedStandardConv, f32_conv_nhwc, f32_conv_nhwc_dw, f32_conv_nhwc_dx, f32_conv_pack,
+};
+use crate::cpu::depthwise::channels_last::{
+    f32_depthwise_nhwc, f32_depthwise_nhwc_dw, f32_depthwise_nhwc_dx,
+};
+use crate::cpu::geometry::{Geometry, StandardConv};
+use crate::cpu::layout::{f32_nchw_to_nhwc, f32_nhwc_to_nchw};
+use crate::cpu::matmul::{Epilogue, PackedWeights, f32_matmul, f32_matmul_dw};
 use crate::isa::Isa;
 
-/// A convolution of known extents.
+/// The kernel of a convolution of known extents.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum ConvKernel {
     Pointwise { batch: usize, input: usize, output: usize, size: [usize; 2] },
     Depthwise(Geometry),
-    StandardConv(StandardConv),
+    Standard(StandardConv),
 }
 
 /// Weights in the order in which a kernel reads them.
 #[derive(Clone, Debug)]
-pub(crate) enum Prepared {
-    PackedWeights(PackedWeights),
-    StandardConv(convolution::Weights),
+pub(crate) enum PackedConv {
+    Pointwise(PackedWeights),
     /// `[kh, kw, c]`.
-    Taps(Vec<f32>),
+    Depthwise(Vec<f32>),
+    Standard(PackedStandardConv),
 }
 
-/// Whether [`ConvKernel`] knows a convolution of weights of this shape.
-pub(crate) fn known(x: [usize; 4], w: [usize; 4], options: &ConvOptions<2>) -> bool {
+/// Whether [`ConvKernel`] has a kernel for an input and weights of these shapes.
+pub(crate) fn supports(x: [usize; 4], w: [usize; 4], options: &ConvOptions<2>) -> bool {
     let depthwise = options.groups == x[1] && w[0] == x[1];
     let square =
         options.stride[0] == options.stride[1] && options.dilation[0] == options.dilation[1];
@@ -40,120 +43,122 @@ pub(crate) fn known(x: [usize; 4], w: [usize; 4], options: &ConvOptions<2>) -> b
 
 impl ConvKernel {
     pub(crate) fn new(x: [usize; 4], w: [usize; 4], options: &ConvOptions<2>) -> Self {
-        assert!(known(x, w, options), "{options:?} on {x:?}");
+        assert!(supports(x, w, options), "{options:?} on {x:?}");
+        let g = Geometry::new(x, [w[2], w[3]], options);
         if options.groups > 1 || (w[1] == 1 && w[0] == x[1] && x[1] == 1) {
-            return Self::Depthwise(Geometry::new(x, w, options));
+            assert_eq!([w[0], w[1]], [x[1], 1], "kernel for {} channels", x[1]);
+            return Self::Depthwise(g);
         }
         assert_eq!(w[1], x[1], "channels of the kernel and of the input");
-        let g = Geometry::of(x, [w[2], w[3]], options);
         if g.kernel == [1, 1] && g.stride == 1 && g.input == g.output {
             return Self::Pointwise { batch: x[0], input: x[1], output: w[0], size: g.output };
         }
-        Self::StandardConv(StandardConv { g, filters: w[0] })
+        Self::Standard(StandardConv { g, filters: w[0] })
     }
 
-    /// `[b, out, h', w']`.
+    /// The shape of the output, `[b, out, h', w']`.
     pub(crate) fn output(&self) -> [usize; 4] {
         match self {
             Self::Pointwise { batch, output, size, .. } => [*batch, *output, size[0], size[1]],
             Self::Depthwise(g) => [g.batch, g.channels, g.output[0], g.output[1]],
-            Self::StandardConv(d) => [d.g.batch, d.filters, d.g.output[0], d.g.output[1]],
+            Self::Standard(conv) => {
+                [conv.g.batch, conv.filters, conv.g.output[0], conv.g.output[1]]
+            }
         }
     }
 
-    /// Weights for [`ConvKernel::run`], the filters scaled.
-    pub(crate) fn prepare(&self, isa: Isa, w: &[f32], scale: Option<&[f32]>) -> Prepared {
+    /// Packs weights for [`ConvKernel::run`], each filter times its `scale`.
+    pub(crate) fn pack(&self, isa: Isa, w: &[f32], scale: Option<&[f32]>) -> PackedConv {
         match self {
-            Self::Pointwise { input, output, .. } => Prepared::PackedWeights(PackedWeights::new(
-                isa,
-                w,
-                [*input, *output],
-                [1, *input],
-                scale,
-            )),
-            Self::StandardConv(d) => Prepared::StandardConv(convolution::pack(
-                isa,
-                &taps_before_channels(w, d),
-                d,
-                scale,
-            )),
+            Self::Pointwise { input, output, .. } => {
+                let (matrix, strides) = ([*input, *output], [1, *input]);
+                PackedConv::Pointwise(PackedWeights::new(isa, w, matrix, strides, scale))
+            }
+            Self::Standard(conv) => {
+                let w = taps_before_channels(w, conv);
+                PackedConv::Standard(f32_conv_pack(isa, &w, conv, scale))
+            }
             Self::Depthwise(g) => {
-                let mut taps = channels_last(w, 1, g.channels, g.taps());
+                let mut taps = f32_nchw_to_nhwc(w, 1, g.channels, g.taps());
                 if let Some(scale) = scale {
                     for taps in taps.chunks_exact_mut(g.channels) {
                         taps.iter_mut().zip(scale).for_each(|(tap, by)| *tap *= by);
                     }
                 }
-                Prepared::Taps(taps)
+                PackedConv::Depthwise(taps)
             }
         }
     }
 
-    /// Whether weights that were prepared at another size of the input are what [`ConvKernel::prepare`] would give at
-    /// this one.
-    pub(crate) fn suits(&self, w: &Prepared) -> bool {
+    /// Whether weights that were packed for another size of the input are what
+    /// [`ConvKernel::pack`] would give for this one.
+    pub(crate) fn fits(&self, w: &PackedConv) -> bool {
         match (self, w) {
-            (Self::StandardConv(d), Prepared::StandardConv(w)) => w.suit(d),
-            (Self::Pointwise { .. }, Prepared::PackedWeights(_))
-            | (Self::Depthwise(_), Prepared::Taps(_)) => true,
+            (Self::Standard(conv), PackedConv::Standard(w)) => w.fits(conv),
+            (Self::Pointwise { .. }, PackedConv::Pointwise(_))
+            | (Self::Depthwise(_), PackedConv::Depthwise(_)) => true,
             _ => false,
         }
     }
 
-    /// The convolution, finished.
-    pub(crate) fn run(&self, isa: Isa, x: &[f32], w: &Prepared, finish: Epilogue<'_>) -> Vec<f32> {
+    /// The convolution with the epilogue applied, `[b, h', w', out]`.
+    ///
+    /// # Panics
+    /// When the weights were packed for another kernel.
+    pub(crate) fn run(
+        &self,
+        isa: Isa,
+        x: &[f32],
+        w: &PackedConv,
+        epilogue: Epilogue<'_>,
+    ) -> Vec<f32> {
         match (self, w) {
-            (Self::Pointwise { .. }, Prepared::PackedWeights(w)) => matmul::product(x, w, finish),
-            (Self::StandardConv(d), Prepared::StandardConv(w)) => {
-                convolution::forward(x, w, d, finish)
+            (Self::Pointwise { .. }, PackedConv::Pointwise(w)) => f32_matmul(x, w, epilogue),
+            (Self::Standard(conv), PackedConv::Standard(w)) => f32_conv_nhwc(x, w, conv, epilogue),
+            (Self::Depthwise(g), PackedConv::Depthwise(w)) => {
+                f32_depthwise_nhwc(isa, x, w, g, epilogue)
             }
-            (Self::Depthwise(g), Prepared::Taps(w)) => channels_last::forward(isa, x, w, g, finish),
-            _ => panic!("weights were prepared for another kind of convolution"),
+            _ => panic!("weights were packed for another kind of convolution"),
         }
     }
 
+    /// The gradient of the input, `[b, h, w, in]`.
     pub(crate) fn input_gradient(&self, isa: Isa, w: &[f32], dy: &[f32]) -> Vec<f32> {
         match self {
             Self::Pointwise { input, output, .. } => {
                 let w = PackedWeights::new(isa, w, [*output, *input], [*input, 1], None);
-                matmul::product(dy, &w, Epilogue::NONE)
+                f32_matmul(dy, &w, Epilogue::NONE)
             }
-            Self::StandardConv(d) => {
-                convolution::input_gradient(isa, &taps_before_channels(w, d), dy, d)
+            Self::Standard(conv) => f32_conv_nhwc_dx(isa, &taps_before_channels(w, conv), dy, conv),
+            Self::Depthwise(g) => {
+                f32_depthwise_nhwc_dx(isa, &f32_nchw_to_nhwc(w, 1, g.channels, g.taps()), dy, g)
             }
-            Self::Depthwise(g) => channels_last::input_gradient(
-                isa,
-                &channels_last(w, 1, g.channels, g.taps()),
-                dy,
-                g,
-            ),
         }
     }
 
+    /// The gradient of the weights, in torch's order.
     pub(crate) fn weight_gradient(&self, isa: Isa, x: &[f32], dy: &[f32]) -> Vec<f32> {
         match self {
-            Self::Pointwise { input, output, .. } => {
-                matmul::weight_gradient(isa, dy, x, *output, *input)
-            }
-            Self::StandardConv(d) => {
-                let dw = convolution::weight_gradient(isa, x, dy, d);
-                match d.g.taps() {
+            Self::Pointwise { input, output, .. } => f32_matmul_dw(isa, dy, x, *output, *input),
+            Self::Standard(conv) => {
+                let dw = f32_conv_nhwc_dw(isa, x, dy, conv);
+                match conv.g.taps() {
                     1 => dw,
-                    taps => channels_first(&dw, d.filters, d.g.channels, taps),
+                    taps => f32_nhwc_to_nchw(&dw, conv.filters, conv.g.channels, taps),
                 }
             }
             Self::Depthwise(g) => {
-                let dw = channels_last::weight_gradient(isa, x, dy, g);
-                channels_first(&dw, 1, g.channels, g.taps())
+                let dw = f32_depthwise_nhwc_dw(isa, x, dy, g);
+                f32_nhwc_to_nchw(&dw, 1, g.channels, g.taps())
             }
         }
     }
 }
 
 /// `[filters, c, taps]` to `[filters, taps, c]`.
-fn taps_before_channels<'a>(w: &'a [f32], d: &StandardConv) -> Cow<'a, [f32]> {
-    match d.g.taps() {
+fn taps_before_channels<'a>(w: &'a [f32], conv: &StandardConv) -> Cow<'a, [f32]> {
+    match conv.g.taps() {
         1 => Cow::Borrowed(w),
-        taps => Cow::Owned(channels_last(w, d.filters, d.g.channels, taps)),
+        taps => Cow::Owned(f32_nchw_to_nhwc(w, conv.filters, conv.g.channels, taps)),
     }
 }

@@ -1,52 +1,49 @@
-//! Matrix products of a tall matrix, its rows the places of a map and its columns the channels: what a
-//! pointwise convolution is on channels-last data.
+//! Products of a tall matrix: its rows are the pixels of a map, its columns the channels. A
+//! pointwise convolution on channels-last maps is such a product.
 //!
-//! [`product`] `[m, k] x [k, n]` serves the forward pass and the input gradient, with the weights packed once
-//! per call and the rows read where they lie; [`weight_gradient`] `[m, n]^T x [m, k]` sums over the rows.
-
-#![expect(
-    clippy::inline_always,
-    reason = "a body must become part of each instruction set's function"
-)]
+//! [`f32_matmul`] `[m, k] x [k, n]` computes the forward pass and the input gradient, with weights
+//! that are packed once per call and rows that are read in place; [`f32_matmul_dw`]
+//! `[m, n]^T x [m, k]` sums over the rows.
 
 use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
 use crate::allocator;
-use crate::cpu::activation::Activation;
+use crate::cpu::activation::FusedActivation;
+use crate::cpu::partial_sums::add_in_order;
 use crate::isa::Isa;
 use crate::simd::{Kernel, Simd, unrolled};
 
-/// Values of the tall matrix that a tile of rows may have: a share of the second-level cache.
+/// Most values of a tile of rows of the tall matrix: a share of the second-level cache.
 const TILE: usize = 48 * 1024;
-/// Rows of a tile at most, and at least where there are as many.
+/// Fewest and most rows of a tile.
 const TILE_ROWS: (usize, usize) = (48, 512);
-/// Values of a block of the packed matrix that are used for all rows of a tile before the next ones: they stay in the
-/// first-level cache.
+/// Values of a block of the packed matrix that are used for all rows of a tile before the next
+/// part: they stay in the first-level cache.
 const PART: usize = 7 * 1024;
-/// Multiply-adds below which a second thread costs more than it brings.
-pub(crate) const WORTH_A_THREAD: usize = 1 << 16;
+/// Multiply-adds from which a second thread saves more than it costs.
+pub(crate) const MIN_WORK: usize = 1 << 16;
 
-/// What happens to a value of a product on its way to memory: `activation(value + bias) + skip`.
+/// The operations on a value of a product before it is written: `activation(value + bias) + skip`.
 #[derive(Clone, Copy)]
 pub struct Epilogue<'a> {
-    /// One for every column.
+    /// A value for every column.
     pub bias: Option<&'a [f32]>,
-    /// After the bias.
-    pub activation: Activation,
-    /// Added last; as large as the output.
+    /// Applied after the bias.
+    pub activation: FusedActivation,
+    /// Added last; shaped as the output.
     pub skip: Option<&'a [f32]>,
 }
 
 impl Epilogue<'_> {
-    /// Nothing.
+    /// No operation.
     pub const NONE: Epilogue<'static> =
-        Epilogue { bias: None, activation: Activation::Linear, skip: None };
+        Epilogue { bias: None, activation: FusedActivation::Linear, skip: None };
 }
 
-/// A matrix `[depth, columns]` in the order in which [`product`] reads it: blocks of one to four vectors of
-/// columns, the last vector padded with zeros.
+/// A matrix `[depth, columns]` in the order in which [`f32_matmul`] reads it: blocks of one to four
+/// vectors of columns, the last vector padded with zeros.
 #[derive(Clone, Debug)]
 pub struct PackedWeights {
     values: Vec<f32>,
@@ -59,12 +56,13 @@ pub struct PackedWeights {
     blocks: Vec<usize>,
 }
 
-/// `x [k] w [k, n] + bias` for a vector x: every row of the weights is read once, where it lies. Columns in parallel.
-pub fn vector_times(isa: Isa, x: &[f32], w: &[f32], bias: &[f32]) -> Vec<f32> {
+/// `x [k] w [k, n] + bias [n]` for a vector x: every row of the weights is read once, in place.
+/// Columns in parallel.
+pub fn f32_vecmat(isa: Isa, x: &[f32], w: &[f32], bias: &[f32]) -> Vec<f32> {
     let (k, n) = (x.len(), bias.len());
     assert_eq!(w.len(), n * k, "rows of so many values");
     let mut out = bias.to_vec();
-    let share = if n * k < WORTH_A_THREAD { n } else { n.div_ceil(rayon::current_num_threads()) };
+    let share = if n * k < MIN_WORK { n } else { n.div_ceil(rayon::current_num_threads()) };
     let columns = share.next_multiple_of(64);
     out.par_chunks_mut(columns).enumerate().for_each(|(i, out)| {
         let (first, count, out) = (i * columns, out.len(), out.as_mut_ptr());
@@ -73,7 +71,8 @@ pub fn vector_times(isa: Isa, x: &[f32], w: &[f32], bias: &[f32]) -> Vec<f32> {
     out
 }
 
-/// Rows of the weights that are read side by side, so that a sum is loaded and stored once for all of them.
+/// Rows of the weights that are read together, so that a sum is loaded and stored once for all of
+/// them.
 const ROWS_AT_ONCE: usize = 8;
 
 struct Columns<'a> {
@@ -88,7 +87,7 @@ struct Columns<'a> {
 impl Kernel for Columns<'_> {
     type Output = ();
 
-    /// Along the rows: memory is read in long runs, the sums stay in the first-level cache.
+    /// Along the rows: memory is read in long runs, and the sums stay in the first-level cache.
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         for (group, x) in self.x.chunks(ROWS_AT_ONCE).enumerate() {
@@ -108,7 +107,7 @@ impl Kernel for Columns<'_> {
 }
 
 impl Columns<'_> {
-    /// Adds `ROWS` rows from `w` on, each times its x.
+    /// Adds `ROWS` rows from `w` on, each times its value of `x`.
     #[inline(always)]
     unsafe fn add<S: Simd, const ROWS: usize>(&self, w: *const f32, x: &[f32]) {
         let (out, count) = (self.out, self.count);
@@ -126,24 +125,25 @@ impl Columns<'_> {
                 at += S::LANES;
             }
             if at < count {
-                let own = count - at;
-                let mut sum = S::load_part(out.add(at), own);
+                let lanes = count - at;
+                let mut sum = S::load_part(out.add(at), lanes);
                 unrolled!(r < ROWS => {
-                    sum = S::fma(left[r], S::load_part(w.add(r * self.n + at), own), sum);
+                    sum = S::fma(left[r], S::load_part(w.add(r * self.n + at), lanes), sum);
                 });
-                S::store_part(out.add(at), own, sum);
+                S::store_part(out.add(at), lanes, sum);
             }
         }
     }
 }
 
-/// `w [n, k] x` for a vector `x [k]`: every row of the weights is read once, where it lies.
-pub fn times_vector(isa: Isa, w: &[f32], x: &[f32]) -> Vec<f32> {
+/// `w [n, k] x [k]` for a vector x: every row of the weights is read once, in place. Rows in
+/// parallel.
+pub fn f32_matvec(isa: Isa, w: &[f32], x: &[f32]) -> Vec<f32> {
     let k = x.len();
     let n = w.len() / k;
     assert_eq!(w.len(), n * k, "rows of so many values");
     let mut out = vec![0.0; n];
-    let rows = if n * k < WORTH_A_THREAD { n } else { n.div_ceil(rayon::current_num_threads()) };
+    let rows = if n * k < MIN_WORK { n } else { n.div_ceil(rayon::current_num_threads()) };
     out.par_chunks_mut(rows.max(1)).enumerate().for_each(|(i, out)| {
         let w = &w[i * rows * k..][..out.len() * k];
         isa.run(Dots { w, x, out });
@@ -165,21 +165,21 @@ impl Kernel for Dots<'_> {
         let k = self.x.len();
         for (row, out) in self.out.iter_mut().enumerate() {
             let mut parts = [0.0; 16];
-            // SAFETY: the places lie in the row; `parts` holds a vector of every set.
+            // SAFETY: the offsets lie in the row; `parts` holds a vector of every set.
             unsafe {
                 let w = self.w.as_ptr().add(row * k);
                 let mut sums = [S::zero(); 4];
                 let (x, mut at) = (self.x.as_ptr(), 0);
                 while at + 4 * S::LANES <= k {
                     unrolled!(i < 4 => {
-                        let place = at + i * S::LANES;
-                        sums[i] = S::fma(S::load(w.add(place)), S::load(x.add(place)), sums[i]);
+                        let offset = at + i * S::LANES;
+                        sums[i] = S::fma(S::load(w.add(offset)), S::load(x.add(offset)), sums[i]);
                     });
                     at += 4 * S::LANES;
                 }
                 while at < k {
-                    let own = (k - at).min(S::LANES);
-                    let (w, x) = (S::load_some(w.add(at), own), S::load_some(x.add(at), own));
+                    let lanes = (k - at).min(S::LANES);
+                    let (w, x) = (S::load_some(w.add(at), lanes), S::load_some(x.add(at), lanes));
                     sums[0] = S::fma(w, x, sums[0]);
                     at += S::LANES;
                 }
@@ -191,7 +191,7 @@ impl Kernel for Dots<'_> {
     }
 }
 
-/// Splits so many vectors into blocks of nearly equal width.
+/// Splits so many vectors into blocks of nearly equal width; the vectors of each.
 fn blocks(vectors: usize, isa: Isa) -> Vec<usize> {
     let most = if many_registers(isa) { 4 } else { 3 };
     let count = vectors.div_ceil(most);
@@ -211,7 +211,7 @@ fn many_registers(isa: Isa) -> bool {
 }
 
 impl PackedWeights {
-    /// Whose vectors the blocks are.
+    /// The instruction set whose vectors the blocks are made of.
     pub(crate) fn isa(&self) -> Isa {
         self.isa
     }
@@ -226,8 +226,8 @@ impl PackedWeights {
         &self.blocks
     }
 
-    /// Packs the matrix whose element `(row, column)` is `values[row * strides[0] + column * strides[1]]`,
-    /// times `scale[column]`.
+    /// Packs the matrix whose element `(row, column)` is
+    /// `values[row * strides[0] + column * strides[1]]`, times `scale[column]`.
     pub fn new(
         isa: Isa,
         values: &[f32],
@@ -237,19 +237,19 @@ impl PackedWeights {
     ) -> Self {
         let lanes = isa.lanes();
         let blocks = blocks(columns.div_ceil(lanes), isa);
-        let width = columns.next_multiple_of(lanes);
-        let mut packed = vec![0.0; depth * width];
+        let padded = columns.next_multiple_of(lanes);
+        let mut packed = vec![0.0; depth * padded];
         let (mut at, mut first) = (0, 0);
         for &vectors in &blocks {
-            let (across, own) = (vectors * lanes, (columns - first).min(vectors * lanes));
+            let (across, width) = (vectors * lanes, (columns - first).min(vectors * lanes));
             let block = &mut packed[at..at + depth * across];
             if strides[1] == 1 {
                 for (row, to) in block.chunks_exact_mut(across).enumerate() {
-                    to[..own].copy_from_slice(&values[row * strides[0] + first..][..own]);
+                    to[..width].copy_from_slice(&values[row * strides[0] + first..][..width]);
                 }
             } else {
-                // Column by column: the source's runs are long, the target's lines stay in the cache.
-                for column in 0..own {
+                // Column by column: the source is read in long runs, the target stays in the cache.
+                for column in 0..width {
                     let from = &values[(first + column) * strides[1]..];
                     for row in 0..depth {
                         block[row * across + column] = from[row * strides[0]];
@@ -258,7 +258,7 @@ impl PackedWeights {
             }
             if let Some(scale) = scale {
                 for to in block.chunks_exact_mut(across) {
-                    to.iter_mut().zip(&scale[first..first + own]).for_each(|(to, by)| *to *= by);
+                    to.iter_mut().zip(&scale[first..first + width]).for_each(|(to, by)| *to *= by);
                 }
             }
             (at, first) = (at + depth * across, first + across);
@@ -267,18 +267,19 @@ impl PackedWeights {
     }
 }
 
-/// Rows of a tile for matrices whose rows have so many values together.
+/// Rows of a tile where one row of all matrices has so many values together.
 pub(crate) fn tile_rows(values: usize) -> usize {
     (TILE / values.max(1)).clamp(TILE_ROWS.0, TILE_ROWS.1)
 }
 
-/// Rows of a tile so that every thread has a few.
+/// Rows of a tile, so that every thread gets several tiles; `work` counts multiply-adds.
 pub(crate) fn shared_rows(rows: usize, values: usize, work: usize) -> usize {
     let threads = rayon::current_num_threads();
-    if work < WORTH_A_THREAD || threads == 1 {
+    if work < MIN_WORK || threads == 1 {
         return rows.max(1);
     }
-    // Few rows are shared out evenly, in as few tiles as fit the cache; many in blocks that the microkernels fill.
+    // Few rows are distributed evenly, in as few tiles as fit the cache; many rows in multiples of
+    // the microkernels' rows.
     let (share, most) = (rows.div_ceil(threads), tile_rows(values));
     if share < 240 {
         return share.div_ceil(share.div_ceil(most).max(1)).max(1);
@@ -286,9 +287,9 @@ pub(crate) fn shared_rows(rows: usize, values: usize, work: usize) -> usize {
     most.min(share.next_multiple_of(24))
 }
 
-/// `a [m, depth] x b [depth, columns]`, finished, rows in parallel. The bits do not depend on the number of
-/// threads.
-pub fn product(a: &[f32], b: &PackedWeights, finish: Epilogue<'_>) -> Vec<f32> {
+/// `a [m, depth] x b [depth, columns]`, with the epilogue applied. Rows in parallel; the bits do
+/// not depend on the number of threads.
+pub fn f32_matmul(a: &[f32], b: &PackedWeights, epilogue: Epilogue<'_>) -> Vec<f32> {
     let rows = a.len() / b.depth;
     let tile = shared_rows(rows, b.depth, a.len() * b.columns);
     // SAFETY: every tile writes all of its rows.
@@ -298,24 +299,24 @@ pub fn product(a: &[f32], b: &PackedWeights, finish: Epilogue<'_>) -> Vec<f32> {
                 let rows = out.len() / b.columns;
                 let first = i * tile;
                 let a = &a[first * b.depth..][..rows * b.depth];
-                let skip = finish.skip.map(|skip| &skip[first * b.columns..][..out.len()]);
-                tile_product(a, b, Epilogue { skip, ..finish }, out);
+                let skip = epilogue.skip.map(|skip| &skip[first * b.columns..][..out.len()]);
+                f32_matmul_tile(a, b, Epilogue { skip, ..epilogue }, out);
             });
         })
     }
 }
 
-/// [`product`] of one tile, by the calling thread.
-pub(crate) fn tile_product(
+/// [`f32_matmul`] of one tile, on the calling thread.
+pub(crate) fn f32_matmul_tile(
     a: &[f32],
     b: &PackedWeights,
-    finish: Epilogue<'_>,
+    epilogue: Epilogue<'_>,
     out: &mut [MaybeUninit<f32>],
 ) {
     let rows = out.len() / b.columns;
     assert_eq!(a.len(), rows * b.depth, "values of so many rows");
     if rows > 0 {
-        b.isa.run(Tile { a, b, rows, finish, out: out.as_mut_ptr().cast() });
+        b.isa.run(Tile { a, b, rows, epilogue, out: out.as_mut_ptr().cast() });
     }
 }
 
@@ -323,7 +324,7 @@ struct Tile<'a> {
     a: &'a [f32],
     b: &'a PackedWeights,
     rows: usize,
-    finish: Epilogue<'a>,
+    epilogue: Epilogue<'a>,
     out: *mut f32,
 }
 
@@ -354,8 +355,8 @@ impl Kernel for Tile<'_> {
 }
 
 impl Tile<'_> {
-    /// All rows of one block of columns, `ROWS` at a time; few that are left over, `LEFT` at a time. A deep block is
-    /// taken in parts that stay in the first-level cache from row to row.
+    /// All rows of one block of columns, `ROWS` at a time; the last few, `LEFT` at a time. A deep
+    /// block is multiplied in parts that stay in the first-level cache from row to row.
     #[inline(always)]
     unsafe fn columns<S: Simd, const ROWS: usize, const LEFT: usize, const VECTORS: usize>(
         &self,
@@ -384,7 +385,8 @@ impl Tile<'_> {
         }
     }
 
-    /// `ROWS` rows (of which `count` exist) times the rows `ks` of one block, added to what the rows before gave.
+    /// `ROWS` rows (of which `count` exist) times the rows `ks` of one block, added to the sums of
+    /// the rows before.
     #[inline(always)]
     unsafe fn micro<S: Simd, const ROWS: usize, const VECTORS: usize>(
         &self,
@@ -394,14 +396,14 @@ impl Tile<'_> {
         count: usize,
         column: usize,
     ) {
-        // SAFETY: rows that do not exist are read as the last that does; vectors that reach past the
-        // columns are read from the padded block and written in part.
+        // SAFETY: rows that do not exist are read as the last that does; vectors that reach past
+        // the columns are read from the padded block and written in part.
         unsafe {
             let (depth, columns) = (self.b.depth, self.b.columns);
             let a: [*const f32; ROWS] =
                 std::array::from_fn(|r| self.a.as_ptr().add((row + r.min(count - 1)) * depth));
             let mut sums = [[S::zero(); VECTORS]; ROWS];
-            let place = |r: usize, v: usize| {
+            let output = |r: usize, v: usize| {
                 let at = column + v * S::LANES;
                 (self.out.add((row + r) * columns + at), (columns - at).min(S::LANES))
             };
@@ -409,8 +411,8 @@ impl Tile<'_> {
                 unrolled!(r < ROWS => {
                     if r < count {
                         unrolled!(v < VECTORS => {
-                            let (place, own) = place(r, v);
-                            sums[r][v] = S::load_some(place, own);
+                            let (to, lanes) = output(r, v);
+                            sums[r][v] = S::load_some(to, lanes);
                         });
                     }
                 });
@@ -429,8 +431,8 @@ impl Tile<'_> {
                 unrolled!(r < ROWS => {
                     if r < count {
                         unrolled!(v < VECTORS => {
-                            let (place, own) = place(r, v);
-                            S::store_some(place, own, sums[r][v]);
+                            let (to, lanes) = output(r, v);
+                            S::store_some(to, lanes, sums[r][v]);
                         });
                     }
                 });
@@ -438,19 +440,20 @@ impl Tile<'_> {
             }
             unrolled!(v < VECTORS => {
                 let at = column + v * S::LANES;
-                let own = (columns - at).min(S::LANES);
-                let bias = match self.finish.bias {
-                    Some(bias) => S::load_some(bias.as_ptr().add(at), own),
+                let lanes = (columns - at).min(S::LANES);
+                let bias = match self.epilogue.bias {
+                    Some(bias) => S::load_some(bias.as_ptr().add(at), lanes),
                     None => S::zero(),
                 };
                 unrolled!(r < ROWS => {
                     if r < count {
-                        let place = (row + r) * columns + at;
-                        let mut value = self.finish.activation.apply::<S>(S::add(sums[r][v], bias));
-                        if let Some(skip) = self.finish.skip {
-                            value = S::add(value, S::load_some(skip.as_ptr().add(place), own));
+                        let offset = (row + r) * columns + at;
+                        let sum = S::add(sums[r][v], bias);
+                        let mut value = self.epilogue.activation.apply::<S>(sum);
+                        if let Some(skip) = self.epilogue.skip {
+                            value = S::add(value, S::load_some(skip.as_ptr().add(offset), lanes));
                         }
-                        S::store_some(self.out.add(place), own, value);
+                        S::store_some(self.out.add(offset), lanes, value);
                     }
                 });
             });
@@ -460,13 +463,13 @@ impl Tile<'_> {
 
 /// `dy [m, n]^T x x [m, k]`, the gradient `[n, k]` of a pointwise convolution's weights.
 ///
-/// Rows in as many chunks as there are threads, each with its own sums, added in order: the bits depend on
-/// the number of threads and on nothing else.
-pub fn weight_gradient(isa: Isa, dy: &[f32], x: &[f32], n: usize, k: usize) -> Vec<f32> {
+/// Rows in as many chunks as there are threads, each with its own sums, added in order: the bits
+/// depend on the number of threads and on nothing else.
+pub fn f32_matmul_dw(isa: Isa, dy: &[f32], x: &[f32], n: usize, k: usize) -> Vec<f32> {
     let rows = dy.len() / n;
     assert_eq!([dy.len(), x.len()], [rows * n, rows * k], "values of so many rows");
     let threads = rayon::current_num_threads();
-    let parts = if rows * n * k < WORTH_A_THREAD { 1 } else { threads.min(rows.div_ceil(64)) };
+    let parts = if rows * n * k < MIN_WORK { 1 } else { threads.min(rows.div_ceil(64)) };
     let chunk = rows.div_ceil(parts.max(1)).max(1);
     let sums = |part: usize| {
         let from = (part * chunk).min(rows);
@@ -475,22 +478,33 @@ pub fn weight_gradient(isa: Isa, dy: &[f32], x: &[f32], n: usize, k: usize) -> V
         let tile = tile_rows(n + k);
         for first in (from..to).step_by(tile) {
             let last = (first + tile).min(to);
-            add_outer(isa, &dy[first * n..last * n], &x[first * k..last * k], n, k, &mut dw);
+            f32_matmul_dw_tile(
+                isa,
+                &dy[first * n..last * n],
+                &x[first * k..last * k],
+                n,
+                k,
+                &mut dw,
+            );
         }
         dw
     };
     let mut parts: Vec<Vec<f32>> =
         (0..parts.max(1)).into_par_iter().with_max_len(1).map(sums).collect();
-    let mut total = parts.swap_remove(0);
-    // swap_remove put the last part in front; the order is fixed all the same.
-    for part in parts {
-        total.iter_mut().zip(&part).for_each(|(sum, value)| *sum += value);
-    }
-    total
+    let total = parts.swap_remove(0);
+    // swap_remove has moved the last part to the front; the order is fixed all the same.
+    add_in_order(total, parts)
 }
 
-/// Adds `dy [m, n]^T x x [m, k]` to `dw [n, k]`, by the calling thread.
-pub(crate) fn add_outer(isa: Isa, dy: &[f32], x: &[f32], n: usize, k: usize, dw: &mut [f32]) {
+/// Adds `dy [m, n]^T x x [m, k]` to `dw [n, k]`, on the calling thread.
+pub(crate) fn f32_matmul_dw_tile(
+    isa: Isa,
+    dy: &[f32],
+    x: &[f32],
+    n: usize,
+    k: usize,
+    dw: &mut [f32],
+) {
     let rows = dy.len() / n;
     assert_eq!([dy.len(), x.len(), dw.len()], [rows * n, rows * k, n * k], "values");
     if rows > 0 {
@@ -553,8 +567,8 @@ impl Outer<'_> {
         }
     }
 
-    /// `ROWS` rows of the result (of which `count` exist) and `VECTORS` vectors of its columns; the last
-    /// vector is read and written in part unless `WHOLE`.
+    /// `ROWS` rows of the result (of which `count` exist) and `VECTORS` vectors of its columns; the
+    /// last vector is read and written in part unless `WHOLE`.
     #[inline(always)]
     unsafe fn micro<S: Simd, const ROWS: usize, const VECTORS: usize, const WHOLE: bool>(
         &self,
@@ -562,10 +576,11 @@ impl Outer<'_> {
         count: usize,
         column: usize,
     ) {
-        // SAFETY: rows of the result that do not exist are summed as the last that does and not written.
+        // SAFETY: rows of the result that do not exist are summed as the last that does, and not
+        // written.
         unsafe {
-            let own = (self.k - column - (VECTORS - 1) * S::LANES).min(S::LANES);
-            let places: [usize; ROWS] = std::array::from_fn(|r| first + r.min(count - 1));
+            let lanes = (self.k - column - (VECTORS - 1) * S::LANES).min(S::LANES);
+            let rows: [usize; ROWS] = std::array::from_fn(|r| first + r.min(count - 1));
             let mut sums = [[S::zero(); VECTORS]; ROWS];
             let (mut dy, mut x) = (self.dy.as_ptr(), self.x.as_ptr().add(column));
             for _ in 0..self.rows {
@@ -574,11 +589,11 @@ impl Outer<'_> {
                     right[v] = if WHOLE || v + 1 < VECTORS {
                         S::load(x.add(v * S::LANES))
                     } else {
-                        S::load_some(x.add(v * S::LANES), own)
+                        S::load_some(x.add(v * S::LANES), lanes)
                     };
                 });
                 unrolled!(r < ROWS => {
-                    let left = S::splat(*dy.add(places[r]));
+                    let left = S::splat(*dy.add(rows[r]));
                     unrolled!(v < VECTORS => { sums[r][v] = S::fma(left, right[v], sums[r][v]); });
                 });
                 dy = dy.add(self.n);
@@ -588,8 +603,8 @@ impl Outer<'_> {
                 if r < count {
                     unrolled!(v < VECTORS => {
                         let to = self.dw.add((first + r) * self.k + column + v * S::LANES);
-                        let own = if v + 1 < VECTORS { S::LANES } else { own };
-                        S::store_some(to, own, S::add(S::load_some(to, own), sums[r][v]));
+                        let lanes = if v + 1 < VECTORS { S::LANES } else { lanes };
+                        S::store_some(to, lanes, S::add(S::load_some(to, lanes), sums[r][v]));
                     });
                 }
             });

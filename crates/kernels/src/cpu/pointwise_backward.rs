@@ -1,43 +1,48 @@
-//! The backward pass of a pointwise convolution and of the norm behind it, tile by tile: the gradient between the two
-//! is made where the cache holds it, gives the input's gradient and its part of the weights', and is forgotten. Three
-//! of seven passes over a map are saved, and such layers wait for memory.
+//! The backward pass of a pointwise convolution and of the batch norm behind it, tile by tile. The
+//! gradient between the two is made in the cache, gives the input's gradient and its part of the
+//! weights' gradient, and is dropped. Three of seven passes over a map are saved; such layers are
+//! bound by memory.
 
 use rayon::prelude::*;
 
 use crate::allocator;
-use crate::cpu::batch_norm::Slopes;
+use crate::cpu::batch_norm::NormGradient;
 use crate::cpu::matmul::{
-    Epilogue, PackedWeights, WORTH_A_THREAD, add_outer, tile_product, tile_rows,
+    Epilogue, MIN_WORK, PackedWeights, f32_matmul_dw_tile, f32_matmul_tile, tile_rows,
 };
+use crate::cpu::partial_sums::add_in_order;
 use crate::isa::Isa;
 
-/// Rows from which a thread's share of them is worth a sum of its own.
+/// Fewest rows of a share with sums of its own.
 const SHARE: usize = 64;
 
-/// Rows from which a share of a thread is divided further.
+/// Rows of a thread for each further share that it gets.
 const MANY: usize = 2048;
 
-/// Weights up to which one pass is faster: they and their gradient lie in the second-level cache while tiles pass.
+/// Most weights with which one pass is faster: they and their gradient stay in the second-level
+/// cache from tile to tile.
 const WEIGHTS: usize = 1 << 16;
 
-/// Places of all images from which it is: smaller maps stay in a cache from pass to pass.
-const PLACES: usize = 1 << 13;
+/// Fewest pixels of all images with which one pass is faster: smaller maps stay in a cache from
+/// pass to pass.
+const PIXELS: usize = 1 << 13;
 
-/// Whether one pass over maps of so many places is faster than three.
-pub fn pays(places: usize, weights: usize) -> bool {
-    places >= PLACES && weights <= WEIGHTS
+/// Whether one pass over maps of so many pixels is faster than three passes.
+pub fn is_faster(pixels: usize, weights: usize) -> bool {
+    pixels >= PIXELS && weights <= WEIGHTS
 }
 
-/// The gradients of the input `[m, k]` and the weights `[n, k]`, from the input `x [m, k]`, the convolution's output
-/// `y [m, n]` and the gradient `da [m, n]` behind norm and activation.
+/// The gradients of the input `[m, k]` and the weights `[n, k]`, from the input `x [m, k]`, the
+/// convolution's output `y [m, n]` and the gradient `da [m, n]` behind norm and activation.
 ///
-/// Rows in one to four times as many shares as there are threads, each with its own sums, added in order: the weights' bits depend on the
-/// number of threads and on nothing else, the input's not even on that.
-pub fn backward(
+/// Rows come in one to four times as many shares as there are threads. Each share has its own sums,
+/// and the sums are added in order: the bits of the weights' gradient depend on the number of
+/// threads and on nothing else, those of the input's gradient not even on that.
+pub fn f32_pointwise_norm_backward(
     isa: Isa,
     [x, y, da]: [&[f32]; 3],
     w: &[f32],
-    slopes: &Slopes<'_>,
+    gradient: &NormGradient<'_>,
     [n, k]: [usize; 2],
 ) -> (Vec<f32>, Vec<f32>) {
     let rows = y.len() / n;
@@ -45,9 +50,10 @@ pub fn backward(
     assert_eq!(lengths, [rows * k, rows * n, rows * n, n * k], "values of {rows} rows");
     let weights = PackedWeights::new(isa, w, [n, k], [k, 1], None);
     let threads = rayon::current_num_threads();
-    let shares = match rows * n * k < WORTH_A_THREAD {
+    let shares = match rows * n * k < MIN_WORK {
         true => 1,
-        // Several for a thread where there are many rows: one that another process holds up does fewer.
+        // Several for each thread where there are many rows: a thread that another process delays
+        // takes fewer.
         false => threads.min(rows.div_ceil(SHARE)) * (rows / (threads * MANY)).clamp(1, 4),
     };
     let share = rows.div_ceil(shares.max(1)).max(1);
@@ -64,20 +70,17 @@ pub fn backward(
                     let (x, at) = (&x[first * k..][..dx.len()], first * n..(first + rows) * n);
                     between.clear();
                     between.reserve(rows * n);
-                    let room = &mut between.spare_capacity_mut()[..rows * n];
-                    slopes.apply(isa, &y[at.clone()], &da[at], room);
-                    // SAFETY: they were written.
+                    let spare = &mut between.spare_capacity_mut()[..rows * n];
+                    gradient.apply(isa, &y[at.clone()], &da[at], spare);
+                    // SAFETY: `apply` has written all of them.
                     between.set_len(rows * n);
-                    tile_product(&between, &weights, Epilogue::NONE, dx);
-                    add_outer(isa, &between, x, n, k, dw);
+                    f32_matmul_tile(&between, &weights, Epilogue::NONE, dx);
+                    f32_matmul_dw_tile(isa, &between, x, n, k, dw);
                 }
             });
         })
     };
     let mut sums = sums.into_iter();
-    let mut dw = sums.next().expect("one share or more");
-    for share in sums {
-        dw.iter_mut().zip(&share).for_each(|(sum, value)| *sum += value);
-    }
-    (dx, dw)
+    let dw = sums.next().expect("one share or more");
+    (dx, add_in_order(dw, sums))
 }

@@ -1,17 +1,18 @@
-//! The arithmetic of a JPEG decoder behind the entropy code: inverse DCT, upsampling of chroma, YCbCr to RGB.
+//! The arithmetic of a JPEG decoder behind the entropy code: inverse DCT, upsampling of chroma,
+//! YCbCr to RGB.
 //!
-//! Integer arithmetic with one rounding rule each, so that every instruction set gives the same bytes: those of
-//! the IJG library's accurate integer DCT (`islow`) and smooth ("fancy") upsampling, which Pillow uses. The
-//! portable functions are the twins that the vectors are tested against. Neighbour: `transforms::jpeg` reads the
-//! markers and the entropy code.
+//! Every operation is integer arithmetic with one rounding rule, so that every instruction set
+//! gives the same bytes: those of the IJG library's accurate integer DCT (`islow`) and smooth
+//! ("fancy") upsampling, which Pillow uses. The portable functions are the reference of the vector
+//! ones. `transforms::jpeg` reads the markers and the entropy code.
 
 pub mod reduced;
 
 use crate::isa::Isa;
 
-/// Bits after the point of the cosines.
+/// Fractional bits of the cosines.
 const COSINE_BITS: i32 = 13;
-/// Bits kept between the two passes.
+/// Fractional bits between the two passes.
 const PASS_BITS: i32 = 2;
 
 // round(2^13 c) of the constants of Loeffler, Ligtenberg and Moschytz (1989).
@@ -39,14 +40,15 @@ pub fn inverse_dct(isa: Isa, coefficients: &[i16; 64], out: &mut [u8], stride: u
     assert!(out.len() >= 7 * stride + 8, "{} samples for rows {stride} apart", out.len());
     match isa {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: an `Isa` is only made from the instructions that this machine reports; the rows fit.
+        // SAFETY: an `Isa` is only made from the instructions that this machine reports; the rows
+        // fit.
         Isa::Avx2 | Isa::Avx512 => unsafe { x86::inverse_dct(coefficients, out, stride) },
         _ => inverse_dct_portable(coefficients, out, stride),
     }
 }
 
-/// The block of a constant coefficient alone, `edge` samples high and wide, as [`inverse_dct`] and the [`reduced`]
-/// ones give it.
+/// The block of a constant coefficient alone, `edge` samples high and wide: the same bytes as those
+/// of [`inverse_dct`] and of the [`reduced`] transforms.
 #[inline]
 pub fn inverse_dct_constant(constant: i16, edge: usize, out: &mut [u8], stride: usize) {
     let sample = (((i32::from(constant) + 4) >> 3) + 128).clamp(0, 255) as u8;
@@ -55,7 +57,7 @@ pub fn inverse_dct_constant(constant: i16, edge: usize, out: &mut [u8], stride: 
     }
 }
 
-/// One pass over eight vectors of eight lanes; `rounding` enters before the shift.
+/// One pass over eight vectors of eight lanes; `rounding` is added before the shift.
 fn butterflies(v: [[i32; 8]; 8], rounding: i32, shift: i32) -> [[i32; 8]; 8] {
     let mut out = [[0; 8]; 8];
     for lane in 0..8 {
@@ -89,7 +91,7 @@ fn inverse_dct_portable(coefficients: &[i16; 64], out: &mut [u8], stride: usize)
     const SECOND: i32 = COSINE_BITS + PASS_BITS + 3;
     let rows = std::array::from_fn(|r| std::array::from_fn(|c| i32::from(coefficients[r * 8 + c])));
     let columns =
-        transposed(butterflies(rows, 1 << (FIRST - 1), FIRST).map(|row| row.map(sixteen)));
+        transposed(butterflies(rows, 1 << (FIRST - 1), FIRST).map(|row| row.map(saturate_16)));
     // Samples are stored around 128.
     let samples = butterflies(columns, (1 << (SECOND - 1)) + (128 << SECOND), SECOND);
     for (row, out) in transposed(samples).iter().zip(out.chunks_mut(stride)) {
@@ -99,8 +101,8 @@ fn inverse_dct_portable(coefficients: &[i16; 64], out: &mut [u8], stride: usize)
     }
 }
 
-/// What a vector of 16 bits could hold: reached by broken files alone.
-fn sixteen(value: i32) -> i32 {
+/// Saturates to 16 bits, as the vector code does: only broken files exceed them.
+fn saturate_16(value: i32) -> i32 {
     value.clamp(-32_768, 32_767)
 }
 
@@ -108,10 +110,12 @@ fn transposed(v: [[i32; 8]; 8]) -> [[i32; 8]; 8] {
     std::array::from_fn(|r| std::array::from_fn(|c| v[c][r]))
 }
 
-/// Doubles a row of chroma, `near` being three quarters of the result and `far` one.
+/// Doubles the samples of a row of chroma: three quarters of `near` and a quarter of `far`, each
+/// doubled in width.
 ///
-/// With `far` the same row as `near` and `tall` false this is the doubling in width alone, whose rounding differs.
-/// Samples outside the row count as its outermost ones; `range` are the samples that are doubled, of all of `near`.
+/// `tall` false doubles the width alone, whose rounding differs; `far` is then the same row as
+/// `near`. Samples outside the row equal its outermost ones. `range` selects the samples of the
+/// rows that are doubled.
 ///
 /// # Panics
 /// When the range is not inside the rows, or `out` is not twice as long as it.
@@ -126,7 +130,7 @@ pub fn double_row(
 ) {
     assert!(near.len() == far.len() && range.end <= near.len() && range.start < range.end);
     assert!(out.len() == 2 * range.len(), "{} samples for {range:?} doubled", out.len());
-    // A neighbour on either side, the outermost sample repeated at the borders of the image.
+    // A neighbour on either side; the outermost sample is repeated at the borders of the image.
     let (first, last) = (range.start.saturating_sub(1), (range.end + 1).min(near.len()));
     sums.clear();
     sums.resize(range.len() + 2, 0);
@@ -153,7 +157,8 @@ pub fn double_row(
     }
 }
 
-/// Doubling in height alone: a quarter of the row above or below. `below` says which, for the rounding.
+/// Doubles the height alone: three quarters of `near` and a quarter of `far`, the row above or
+/// below. `below` selects the rounding.
 ///
 /// # Panics
 /// When the three rows differ in length.
@@ -179,14 +184,14 @@ fn doubled(sums: &[i16], tall: bool, out: &mut [u8]) {
     let (pairs, _) = out.as_chunks_mut::<2>();
     let count = pairs.len();
     let (before, this, after) = (&sums[..count], &sums[1..=count], &sums[2..count + 2]);
-    // Alternating rounding, so that it has no direction.
+    // The rounding alternates, so that it has no bias.
     let (left, right, shift) = if tall { (8, 7, 4) } else { (1, 2, 2) };
     for (((pair, &b), &t), &a) in pairs.iter_mut().zip(before).zip(this).zip(after) {
         *pair = [((3 * t + b + left) >> shift) as u8, ((3 * t + a + right) >> shift) as u8];
     }
 }
 
-/// A row of YCbCr (JFIF: BT.601, full range) to RGB.
+/// Converts a row of YCbCr (JFIF: BT.601, full range) to RGB.
 ///
 /// # Panics
 /// When the rows differ in length or `rgb` is not three times as long.
@@ -240,7 +245,7 @@ mod x86 {
             };
             let rows = [row(0), row(1), row(2), row(3), row(4), row(5), row(6), row(7)];
             let v = butterflies::<FIRST>(rows, 1 << (FIRST - 1));
-            // To 16 bits and back: the saturation that the portable twin has too.
+            // To 16 bits and back: the saturation of `saturate_16`.
             let narrow = |a, b| _mm256_permute4x64_epi64::<0xD8>(_mm256_packs_epi32(a, b));
             let pairs =
                 [narrow(v[0], v[1]), narrow(v[2], v[3]), narrow(v[4], v[5]), narrow(v[6], v[7])];
@@ -348,7 +353,7 @@ mod x86 {
     /// The machine has AVX2; the rows have one length, `rgb` three times that.
     #[target_feature(enable = "avx2")]
     pub(super) unsafe fn ycc_to_rgb(y: &[u8], cb: &[u8], cr: &[u8], rgb: &mut [u8]) {
-        // Each step writes 28 bytes for its 8 pixels, the last four over again by the next.
+        // Each step writes 28 bytes for its 8 pixels; the next step writes the last four again.
         let steps = (y.len() * 3).saturating_sub(4) / 24;
         let steps = steps.min(y.len() / 8);
         let close = _mm256_broadcastsi128_si256(_mm_setr_epi8(
@@ -404,7 +409,7 @@ mod tests {
         }
     }
 
-    /// The definition, in f64: around 128, not cut to bytes.
+    /// The definition, in f64: centred on 128, not clamped to bytes.
     pub(super) fn cosines(coefficients: &[i16; 64]) -> [f64; 64] {
         let c = |u: usize| if u == 0 { std::f64::consts::FRAC_1_SQRT_2 } else { 1.0 };
         let cos = |x: usize, u: usize| {
@@ -422,10 +427,12 @@ mod tests {
         })
     }
 
-    /// Against the definition within the rounding of 13 bits, and every set against the portable one in every
-    /// bit. Caught when planted: rows and columns exchanged, another constant, no saturation.
+    /// Against the definition within the rounding of 13 bits, and every set against the portable
+    /// one in every bit.
+    ///
+    /// Mutations caught: rows and columns exchanged, another constant, no saturation.
     #[test]
-    fn the_inverse_dct_is_the_definition_and_equal_on_every_set() {
+    fn the_inverse_dct_equals_the_definition_on_every_set() {
         let mut next = noise(1);
         for round in 0..400 {
             let mut block = [0_i16; 64];
@@ -433,7 +440,7 @@ mod tests {
                 0 => (1, 2000),
                 1 => (6, 600),
                 2 => (64, 60),
-                _ => (64, 60_000), // no image: saturates
+                _ => (64, 60_000), // not an image: saturates
             };
             for _ in 0..count {
                 block[next() as usize % 64] = (next() % range) as i16 - (range / 2) as i16;
@@ -461,9 +468,11 @@ mod tests {
         }
     }
 
-    /// Every pair of chroma values. Caught when planted: no rounding, Cb and Cr exchanged, a pixel of the tail left out.
+    /// Every pair of chroma values.
+    ///
+    /// Mutations caught: no rounding, Cb and Cr exchanged, a pixel of the tail omitted.
     #[test]
-    fn colours_are_jfifs_and_equal_on_every_set() {
+    fn colours_equal_the_definition_on_every_set() {
         let cb: Vec<u8> = (0..65_536).map(|i| (i % 256) as u8).collect();
         let cr: Vec<u8> = (0..65_536).map(|i| (i / 256) as u8).collect();
         let y: Vec<u8> = (0..65_536_u32).map(|i| (i.wrapping_mul(40_503) >> 7) as u8).collect();
@@ -485,8 +494,9 @@ mod tests {
         }
     }
 
-    /// Against the formula sample by sample, every part of rows of nasty lengths. Caught when planted: a border that is
-    /// not repeated, the same rounding on both sides.
+    /// Against the formula sample by sample, on parts of rows of critical lengths.
+    ///
+    /// Mutations caught: a border that is not repeated, the same rounding on both sides.
     #[test]
     fn doubling_is_the_triangle_filter_with_repeated_borders() {
         let mut next = noise(5);

@@ -1,44 +1,46 @@
 //! The two passes of a resize of RGB bytes with weights in fixed point.
 //!
-//! Sums are exact 32-bit integers, so the order in which a vector adds does not matter and every instruction
-//! set gives the same bytes; the portable functions are the twins. Neighbour: `transforms::preprocess` has the
-//! filters and decides which samples are needed.
+//! Sums are exact 32-bit integers: the order in which a vector adds does not matter, and every
+//! instruction set gives the same bytes. The portable functions are the reference of the vector
+//! ones. `transforms::resize` computes the filters and decides which samples are needed.
 
 use crate::isa::Isa;
 
-/// Bits after the point of a weight: 32 less 8 for the sample less 2 for overshoot (Pillow's `Resample.c`).
+/// Bits after the point of a weight: 32 less 8 for the sample less 2 for overshoot (Pillow's
+/// `Resample.c`).
 pub const WEIGHT_BITS: u32 = 32 - 8 - 2;
 
-/// A half, to round.
+/// One half in fixed point, to round.
 const HALF: i32 = 1 << (WEIGHT_BITS - 1);
 
-/// For each output sample the input samples it reads and their weights.
+/// The taps of a resize filter: for each output sample its input samples and their weights.
 #[derive(Clone, Debug, Default)]
-pub struct Taps {
-    /// First input sample and how many.
+pub struct FilterTaps {
+    /// The first input sample of each output sample, and how many it reads.
     spans: Vec<(usize, usize)>,
     /// `step` weights for each output sample, the unused ones 0.
     weights: Vec<i32>,
     step: usize,
-    /// Input samples: none is read from here on.
+    /// Input samples of the line; no tap lies beyond.
     bound: usize,
 }
 
-impl Taps {
-    /// No output sample yet; at most `most` weights for each, of `inputs` samples. Memory is used again.
+impl FilterTaps {
+    /// Clears the taps for a line of `inputs` samples with at most `most` weights for each output
+    /// sample. Memory is reused.
     pub fn begin(&mut self, most: usize, inputs: usize) {
         self.spans.clear();
         self.weights.clear();
-        // Vectors take two taps at a time.
+        // The vector code reads two taps at a time.
         self.step = most.next_multiple_of(2);
         self.bound = inputs;
     }
 
-    /// The next output sample: the input samples from `first` on, weighted.
+    /// Adds an output sample: the weights of the input samples from `first` on.
     ///
     /// # Panics
-    /// When there are no weights or more than announced, samples past the last, or samples before those of the
-    /// output sample before.
+    /// When there are no weights or more than announced, taps beyond the last input sample, or taps
+    /// before those of the previous output sample.
     pub fn push(&mut self, first: usize, weights: impl Iterator<Item = i32>) {
         let at = self.weights.len();
         self.weights.extend(weights);
@@ -51,7 +53,7 @@ impl Taps {
         self.spans.push((first, count));
     }
 
-    /// The input samples that are read at all: from, to.
+    /// The range of input samples that are read: from, to.
     pub fn reach(&self) -> (usize, usize) {
         let first = self.spans.first().map_or(0, |span| span.0);
         (first, self.spans.iter().map(|span| span.0 + span.1).max().unwrap_or(0))
@@ -67,15 +69,16 @@ impl Taps {
         self.spans.is_empty()
     }
 
-    fn of(&self, index: usize) -> (usize, &[i32]) {
+    /// The first input sample of an output sample, and its weights.
+    fn at(&self, index: usize) -> (usize, &[i32]) {
         let (start, count) = self.spans[index];
         (start, &self.weights[index * self.step..index * self.step + count])
     }
 }
 
-/// Resizes the width: from each row of `source` the pixels of `taps`.
+/// Resizes the width: every row of `source` to the pixels of `taps`.
 ///
-/// Rows of `source` begin `stride` bytes apart, with pixel `first`; rows of `out` lie one after the other.
+/// Rows of `source` begin `stride` bytes apart, with pixel `first`; rows of `out` are contiguous.
 ///
 /// # Shapes
 /// `out` `[rows, taps.len(), 3]`.
@@ -87,7 +90,7 @@ pub fn horizontal(
     source: &[u8],
     stride: usize,
     first: usize,
-    taps: &Taps,
+    taps: &FilterTaps,
     out: &mut [u8],
 ) {
     if taps.is_empty() || out.is_empty() {
@@ -121,10 +124,10 @@ pub fn horizontal(
     }
 }
 
-/// The pixels from number `begin` on.
-fn pixels(line: &[u8], first: usize, taps: &Taps, begin: usize, out: &mut [u8]) {
+/// The output pixels of one row from number `begin` on.
+fn pixels(line: &[u8], first: usize, taps: &FilterTaps, begin: usize, out: &mut [u8]) {
     for (index, pixel) in out.as_chunks_mut::<3>().0.iter_mut().enumerate() {
-        let (start, weights) = taps.of(begin + index);
+        let (start, weights) = taps.at(begin + index);
         let mut sums = [HALF; 3];
         let start = start - first;
         let (pixels, _) = line[start * 3..(start + weights.len()) * 3].as_chunks::<3>();
@@ -137,8 +140,8 @@ fn pixels(line: &[u8], first: usize, taps: &Taps, begin: usize, out: &mut [u8]) 
     }
 }
 
-/// Resizes the height: for each output row the weighted sum of rows of `source`, which lie `stride` bytes apart
-/// and begin with row `first`.
+/// Resizes the height: each output row is the weighted sum of rows of `source`, which lie `stride`
+/// bytes apart and begin with row `first`.
 ///
 /// # Shapes
 /// `out` `[taps.len(), width]`, `width` bytes of each row of `source`.
@@ -150,13 +153,13 @@ pub fn vertical(
     source: &[u8],
     stride: usize,
     first: usize,
-    taps: &Taps,
+    taps: &FilterTaps,
     width: usize,
     out: &mut [u8],
 ) {
     assert!(out.len() == taps.len() * width, "{} bytes for {} rows", out.len(), taps.len());
     for (index, out) in out.chunks_exact_mut(width.max(1)).enumerate() {
-        let (start, weights) = taps.of(index);
+        let (start, weights) = taps.at(index);
         assert!(start >= first, "row {start} is read of rows from {first}");
         let source = &source[(start - first) * stride..];
         assert!(
@@ -177,7 +180,7 @@ pub fn vertical(
     }
 }
 
-/// Samples whose sums stay in registers while the rows are added up.
+/// Samples whose sums stay in registers while the rows are added.
 const BLOCK: usize = 64;
 
 #[inline(always)]
@@ -217,7 +220,7 @@ mod x86 {
     #[allow(clippy::wildcard_imports, reason = "a dozen intrinsics")]
     use std::arch::x86_64::*;
 
-    use super::{HALF, Taps, WEIGHT_BITS};
+    use super::{FilterTaps, HALF, WEIGHT_BITS};
 
     #[target_feature(enable = "avx2")]
     pub(super) fn row_avx2(source: &[u8], stride: usize, weights: &[i32], out: &mut [u8]) {
@@ -229,9 +232,9 @@ mod x86 {
         super::row_of(source, stride, weights, out);
     }
 
-    /// Four rows at once, so that a weight is spread over its lanes once for all of them.
+    /// Four rows at once: a weight is broadcast to its lanes once for all of them.
     #[target_feature(enable = "avx2")]
-    pub(super) fn four_rows(lines: [&[u8]; 4], first: usize, taps: &Taps, out: &mut [u8]) {
+    pub(super) fn four_rows(lines: [&[u8]; 4], first: usize, taps: &FilterTaps, out: &mut [u8]) {
         match taps.step / 2 {
             1 => four_rows_of::<1>(lines, first, taps, out),
             2 => four_rows_of::<2>(lines, first, taps, out),
@@ -240,24 +243,25 @@ mod x86 {
         }
     }
 
-    /// `PAIRS` of taps are taken for every pixel, those past its span with weight 0; 0: as many as there are.
+    /// Reads `PAIRS` of taps for every pixel, those beyond its span with weight 0; `PAIRS` 0 means
+    /// as many as there are.
     #[inline]
     #[target_feature(enable = "avx2")]
     fn four_rows_of<const PAIRS: usize>(
         lines: [&[u8]; 4],
         first: usize,
-        taps: &Taps,
+        taps: &FilterTaps,
         out: &mut [u8],
     ) {
         let pairs = if PAIRS > 0 { PAIRS } else { taps.step / 2 };
         let width = taps.len() * 3;
         let length = lines[0].len();
         assert!(out.len() == 4 * width && lines.iter().all(|line| line.len() == length));
-        // A pair is 6 bytes, read as 8. The first pixels are those that can be read so; spans begin
-        // further and further right.
+        // A pair is 6 bytes, read as 8. The vector code computes the pixels whose reads fit in the
+        // row; spans never move left, so these are the first ones.
         let fits = |index: usize| (taps.spans[index].0 - first) * 3 + (pairs - 1) * 6 + 8 <= length;
         let mut count = taps.len();
-        // The last pixel of a row of `out` is written with its three bytes alone.
+        // The last pixel of a row of `out` is written as three bytes, by the portable code.
         while count > 0 && (count == taps.len() || !fits(count - 1)) {
             count -= 1;
         }
@@ -309,16 +313,16 @@ mod x86 {
 
 #[cfg(test)]
 mod tests {
-    use super::{Taps, WEIGHT_BITS, horizontal, vertical};
+    use super::{FilterTaps, WEIGHT_BITS, horizontal, vertical};
     use crate::isa::Isa;
 
     fn noise(count: usize) -> Vec<u8> {
         (0..count).map(|i| ((i as u32).wrapping_mul(2_654_435_761) >> 13) as u8).collect()
     }
 
-    /// Spans of `most` samples at most over `from`, with weights that over- and undershoot.
-    fn taps(from: usize, to: usize, most: usize) -> Taps {
-        let mut taps = Taps::default();
+    /// Spans of at most `most` samples of `from`, with weights that over- and undershoot.
+    fn taps(from: usize, to: usize, most: usize) -> FilterTaps {
+        let mut taps = FilterTaps::default();
         taps.begin(most, from);
         for index in 0..to {
             let start = index * from / to;
@@ -334,9 +338,9 @@ mod tests {
         taps
     }
 
-    /// The sum as it is written down, sample by sample, in 64 bits.
-    fn naive(sample: impl Fn(usize) -> u8, taps: &Taps, index: usize) -> u8 {
-        let (start, weights) = taps.of(index);
+    /// The definition: the sum sample by sample, in 64 bits.
+    fn definition(sample: impl Fn(usize) -> u8, taps: &FilterTaps, index: usize) -> u8 {
+        let (start, weights) = taps.at(index);
         let sum: i64 = weights
             .iter()
             .enumerate()
@@ -346,13 +350,13 @@ mod tests {
         ((sum + half) >> WEIGHT_BITS).clamp(0, 255) as u8
     }
 
-    const NASTY: [usize; 9] = [1, 2, 3, 5, 7, 8, 21, 22, 64];
+    const SIZES: [usize; 9] = [1, 2, 3, 5, 7, 8, 21, 22, 64];
 
-    /// Caught when planted: the last pixels of a row moved, a pixel read one too far left, two samples exchanged, no
-    /// rounding.
+    /// Mutations caught: the last pixels of a row moved, a pixel read one too far left, two samples
+    /// exchanged, no rounding.
     #[test]
-    fn widths_are_the_naive_sums_on_every_set() {
-        for (from, to) in NASTY.into_iter().flat_map(|a| NASTY.map(|b| (a, b))) {
+    fn widths_equal_the_definition_on_every_set() {
+        for (from, to) in SIZES.into_iter().flat_map(|a| SIZES.map(|b| (a, b))) {
             for (most, rows, first) in
                 [(1, 1, 0), (2, 4, 0), (3, 5, 0), (5, 9, 0), (7, 4, 0), (12, 8, 0)]
             {
@@ -364,7 +368,7 @@ mod tests {
                     horizontal(isa, &source[first..], stride, first, &taps, &mut out);
                     for (at, &byte) in out.iter().enumerate() {
                         let (row, x, c) = (at / (to * 3), at / 3 % to, at % 3);
-                        let right = naive(|x| source[row * stride + x * 3 + c], &taps, x);
+                        let right = definition(|x| source[row * stride + x * 3 + c], &taps, x);
                         assert_eq!(byte, right, "{isa:?} {from} to {to}, {most}: {row} {x} {c}");
                     }
                 }
@@ -372,10 +376,10 @@ mod tests {
         }
     }
 
-    /// Caught when planted: a row's weight applied to the row after, the rest of a block left out.
+    /// Mutations caught: a row's weight applied to the next row, the rest of a block omitted.
     #[test]
-    fn heights_are_the_naive_sums_on_every_set() {
-        for (from, to) in NASTY.into_iter().flat_map(|a| NASTY.map(|b| (a, b))) {
+    fn heights_equal_the_definition_on_every_set() {
+        for (from, to) in SIZES.into_iter().flat_map(|a| SIZES.map(|b| (a, b))) {
             for (most, width) in [(1, 1), (2, 63), (3, 64), (5, 65), (9, 200)] {
                 let taps = taps(from, to, most);
                 let stride = width + 3;
@@ -385,7 +389,7 @@ mod tests {
                     vertical(isa, &source, stride, 0, &taps, width, &mut out);
                     for (at, &byte) in out.iter().enumerate() {
                         let (row, x) = (at / width, at % width);
-                        let right = naive(|y| source[y * stride + x], &taps, row);
+                        let right = definition(|y| source[y * stride + x], &taps, row);
                         assert_eq!(byte, right, "{isa:?} {from} to {to}, {most}: {row} {x}");
                     }
                 }
@@ -393,10 +397,10 @@ mod tests {
         }
     }
 
-    /// Rows that begin with a later pixel, or row, than number 0.
+    /// A source may begin with a later pixel or row than number 0.
     #[test]
-    fn what_comes_before_the_first_sample_need_not_be_there() {
-        let mut taps = Taps::default();
+    fn a_source_may_begin_with_a_later_sample() {
+        let mut taps = FilterTaps::default();
         taps.begin(2, 40);
         (0..20).for_each(|i| taps.push(10 + i, [1 << 21, 1 << 21].into_iter()));
         let source = noise(40 * 3 * 8);

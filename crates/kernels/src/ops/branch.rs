@@ -1,8 +1,10 @@
-//! A map that several layers read: their gradients are added in channels-last order, in place, on all threads.
+//! Gradient accumulation at a branch, a map that several layers read. The gradients of its readers
+//! are added channels last, in place, on all threads.
 //!
-//! Burn adds the gradients of a tensor's readers as they come, and its addition gives strided maps back in torch's
-//! order, on one thread; every layer further back would have to turn them. So the readers of a fork hand their
-//! gradients to it, and it gives their sum to Burn once. A reader that is not of this crate goes to Burn as ever.
+//! Burn adds the gradients of a tensor's readers as they come. Its addition runs on one thread and
+//! returns a strided map in torch's order, which every layer further back would have to transpose.
+//! So the readers hand their gradients to the branch, and the branch gives their sum to Burn once.
+//! The gradient of a reader outside this crate goes through Burn and is added there.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -17,37 +19,37 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch};
 use burn::tensor::Tensor;
 
-use crate::ops::elementwise::Elementwise;
+use crate::ops::elementwise::ElementwiseOps;
 
-/// The sum so far of what a fork's readers handed in, a tensor of the backend.
+/// The sum of the gradients that a branch's readers have handed in so far, a tensor of the backend.
 #[derive(Default)]
-pub(crate) struct Sum(Mutex<Option<Box<dyn Any + Send>>>);
+struct GradientSum(Mutex<Option<Box<dyn Any + Send>>>);
 
-impl std::fmt::Debug for Sum {
+impl std::fmt::Debug for GradientSum {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Sum")
+        f.write_str("GradientSum")
     }
 }
 
-/// The forks of graphs that exist, by their node: a backward pass finds the one it reads by it. The graph holds the
-/// sum itself, so an entry ends with it.
-static FORKS: LazyLock<Mutex<HashMap<u64, Weak<Sum>>>> = LazyLock::new(Mutex::default);
+/// The branches of the graphs that exist, by node: a backward pass looks its input up here. The
+/// graph owns the sum, so an entry dies with its graph.
+static BRANCHES: LazyLock<Mutex<HashMap<u64, Weak<GradientSum>>>> = LazyLock::new(Mutex::default);
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Hands in the gradient of a tensor: to the fork, where it is one, else to Burn.
-pub(crate) fn register<B: Backend + Elementwise>(
+/// Registers the gradient of a tensor: with the branch where the tensor is one, else with Burn.
+pub(crate) fn register<B: Backend + ElementwiseOps>(
     grads: &mut Gradients,
     node: NodeId,
     gradient: FloatTensor<B>,
 ) {
-    let fork = lock(&FORKS).get(&node.value).and_then(Weak::upgrade);
-    let Some(fork) = fork else {
+    let branch = lock(&BRANCHES).get(&node.value).and_then(Weak::upgrade);
+    let Some(branch) = branch else {
         return grads.register::<B>(node, gradient);
     };
-    let mut sum = lock(&fork.0);
+    let mut sum = lock(&branch.0);
     let before = sum
         .take()
         .map(|before| before.downcast::<FloatTensor<B>>().expect("a graph has one backend"));
@@ -58,15 +60,15 @@ pub(crate) fn register<B: Backend + Elementwise>(
 }
 
 #[derive(Debug)]
-struct ForkStep;
+struct BranchStep;
 
-impl<B: Backend> Backward<B, 1> for ForkStep {
-    type State = Arc<Sum>;
+impl<B: Backend> Backward<B, 1> for BranchStep {
+    type State = Arc<GradientSum>;
 
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
         if let Some(sum) = lock(&ops.state.0).take() {
             let sum = sum.downcast::<FloatTensor<B>>().expect("a graph has one backend");
-            // Onto what readers that are not of this crate gave.
+            // Added to the gradients of readers outside this crate.
             grads.register::<B>(ops.node.id, *sum);
         }
         let sum = grads.consume::<B>(&ops.node);
@@ -76,28 +78,28 @@ impl<B: Backend> Backward<B, 1> for ForkStep {
     }
 }
 
-/// The operation on an autodiff backend.
-pub(crate) fn forked<B: Backend, C: CheckpointStrategy>(
+/// [`branch`] on an autodiff backend.
+pub(crate) fn tracked<B: Backend, C: CheckpointStrategy>(
     x: FloatTensor<Autodiff<B, C>>,
 ) -> FloatTensor<Autodiff<B, C>> {
     let node = x.node();
-    match ForkStep.prepare::<C>([node]).compute_bound().stateful() {
+    match BranchStep.prepare::<C>([node]).compute_bound().stateful() {
         OpsKind::Tracked(step) => {
-            let sum = Arc::new(Sum::default());
+            let sum = Arc::new(GradientSum::default());
             let y = step.finish(Arc::clone(&sum), x.into_primitive());
-            let mut forks = lock(&FORKS);
-            forks.retain(|_, fork| fork.strong_count() > 0);
-            forks.insert(y.id().value, Arc::downgrade(&sum));
+            let mut branches = lock(&BRANCHES);
+            branches.retain(|_, branch| branch.strong_count() > 0);
+            branches.insert(y.id().value, Arc::downgrade(&sum));
             y
         }
         OpsKind::UnTracked(step) => step.finish(x.into_primitive()),
     }
 }
 
-/// The same map, to be read by several layers.
+/// Marks a map that several layers read; the values are unchanged.
 ///
 /// # Shapes
-/// `[b, c, h, w]`, as the result.
-pub fn fork(x: Tensor<4>) -> Tensor<4> {
-    Tensor::from_dispatch(<Dispatch as Elementwise>::forked(x.into_dispatch()))
+/// `[b, c, h, w]` to the same.
+pub fn branch(x: Tensor<4>) -> Tensor<4> {
+    Tensor::from_dispatch(<Dispatch as ElementwiseOps>::branched(x.into_dispatch()))
 }

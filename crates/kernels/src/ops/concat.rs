@@ -1,36 +1,27 @@
-//! Maps side by side, channel after channel, without leaving the channels-last order.
-
-#![allow(deprecated, reason = "burn-ndarray is one of the backends asked for")]
+//! Concatenation of maps along their channels, without leaving the channels-last order.
 
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops, OpsKind};
+use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops};
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{
-    Autodiff, Backend, Dispatch, Flex, NdArray, TensorMetadata, backend_extension,
-};
+use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata, backend_extension};
 use burn::tensor::Tensor;
 use burn_cubecl::CubeBackend;
-use rayon::prelude::*;
 
 use crate::allocator;
-use crate::ops::cpu_tensor::{Host, stock};
+use crate::cpu::concat::{f32_concat_part_nhwc, f32_slice_channels_nhwc};
+use crate::ops::autodiff::record;
+use crate::ops::cpu_tensor::{CpuBackend, burn_ops_requested, impl_for_cpu_backends};
 use crate::ops::reference;
 
-/// The operations of the extension, on maps `[b, c, h, w]`.
-#[backend_extension(
-    NdArray,
-    Flex,
-    Cube,
-    Capture: cfg(feature = "capture"),
-    Fusion: cfg(feature = "fusion"),
-    Autodiff
-)]
-pub trait Concat: Backend {
-    /// The first `count` maps, 1 to 4, side by side; the others are not read.
+/// Concatenation and slicing along the channels of maps `[b, c, h, w]`.
+#[backend_extension(NdArray, Flex, Cube, Fusion: cfg(feature = "fusion"), Autodiff)]
+pub trait ConcatOps: Backend {
+    /// The channels of the first `count` maps, 1 to 4, one map after the other; the other maps are
+    /// not read.
     #[fusion(default)]
-    fn side_by_side(
+    fn concat_channels(
         first: FloatTensor<Self>,
         second: FloatTensor<Self>,
         third: FloatTensor<Self>,
@@ -39,100 +30,71 @@ pub trait Concat: Backend {
     ) -> FloatTensor<Self> {
         let mut parts = vec![first, second, third, fourth];
         parts.truncate(count);
-        reference::side_by_side::<Self>(parts)
+        reference::concat_channels::<Self>(parts)
     }
 
     /// Channels `from..from + count` of a map.
     #[fusion(default)]
-    fn channels(x: FloatTensor<Self>, from: usize, count: usize) -> FloatTensor<Self> {
-        reference::channels::<Self>(x, from, count)
+    fn slice_channels(x: FloatTensor<Self>, from: usize, count: usize) -> FloatTensor<Self> {
+        reference::slice_channels::<Self>(x, from, count)
     }
 }
 
-impl Concat for CubeBackend {}
-#[cfg(feature = "capture")]
-impl Concat for burn::backend::Capture {}
+impl ConcatOps for CubeBackend {}
 
-/// Rows that are copied at a time.
-const ROWS: usize = 64;
-
-fn joined<B: Host>(parts: &[FloatTensor<B>]) -> FloatTensor<B> {
+fn concat_parts<B: CpuBackend>(parts: &[FloatTensor<B>]) -> FloatTensor<B> {
     let shapes: Vec<[usize; 4]> = parts.iter().map(|part| part.shape().dims()).collect();
     let [b, _, h, w] = shapes[0];
     let c: usize = shapes.iter().map(|shape| shape[1]).sum();
     // SAFETY: the parts' channels are all channels.
     let values = unsafe {
         allocator::written(b * h * w * c, |out| {
-            let mut at = 0;
-            for (part, [_, own, _, _]) in parts.iter().zip(&shapes) {
-                B::with_map(part, |values| {
-                    let blocks = out.par_chunks_mut(ROWS * c).zip(values.par_chunks(ROWS * own));
-                    blocks.for_each(|(out, values)| {
-                        for (out, row) in out.chunks_exact_mut(c).zip(values.chunks_exact(*own)) {
-                            out[at..at + own].write_copy_of_slice(row);
-                        }
-                    });
-                });
-                at += own;
+            let mut first = 0;
+            for (part, [_, count, _, _]) in parts.iter().zip(shapes) {
+                B::with_nhwc(part, |part| f32_concat_part_nhwc(part, count, out, c, first));
+                first += count;
             }
         })
     };
-    B::make_map(values, [b, c, h, w])
+    B::from_nhwc(values, [b, c, h, w])
 }
 
-fn part<B: Host>(x: &FloatTensor<B>, from: usize, count: usize) -> FloatTensor<B> {
+fn slice<B: CpuBackend>(x: &FloatTensor<B>, from: usize, count: usize) -> FloatTensor<B> {
     let [b, c, h, w] = x.shape().dims();
-    let values = B::with_map(x, |values| {
-        // SAFETY: every row of every block is written.
-        unsafe {
-            allocator::written(b * h * w * count, |out| {
-                let blocks = out.par_chunks_mut(ROWS * count).zip(values.par_chunks(ROWS * c));
-                blocks.for_each(|(out, values)| {
-                    for (out, row) in out.chunks_exact_mut(count).zip(values.chunks_exact(c)) {
-                        out.write_copy_of_slice(&row[from..from + count]);
-                    }
-                });
-            })
-        }
-    });
-    B::make_map(values, [b, count, h, w])
+    let values = B::with_nhwc(x, |x| f32_slice_channels_nhwc(x, c, from, count));
+    B::from_nhwc(values, [b, count, h, w])
 }
 
-macro_rules! on_host {
-    ($backend:ty) => {
-        impl Concat for $backend {
-            fn side_by_side(
-                first: FloatTensor<Self>,
-                second: FloatTensor<Self>,
-                third: FloatTensor<Self>,
-                fourth: FloatTensor<Self>,
-                count: usize,
-            ) -> FloatTensor<Self> {
-                let mut parts = vec![first, second, third, fourth];
-                parts.truncate(count);
-                match parts.iter().all(Self::serves) {
-                    true => joined::<Self>(&parts),
-                    false => reference::side_by_side::<Self>(parts),
-                }
-            }
-
-            fn channels(x: FloatTensor<Self>, from: usize, count: usize) -> FloatTensor<Self> {
-                match Self::serves(&x) {
-                    true => part::<Self>(&x, from, count),
-                    false => reference::channels::<Self>(x, from, count),
-                }
+impl_for_cpu_backends! {
+    impl ConcatOps {
+        fn concat_channels(
+            first: FloatTensor<Self>,
+            second: FloatTensor<Self>,
+            third: FloatTensor<Self>,
+            fourth: FloatTensor<Self>,
+            count: usize,
+        ) -> FloatTensor<Self> {
+            let mut parts = vec![first, second, third, fourth];
+            parts.truncate(count);
+            match parts.iter().all(Self::supports) {
+                true => concat_parts::<Self>(&parts),
+                false => reference::concat_channels::<Self>(parts),
             }
         }
-    };
-}
 
-on_host!(NdArray);
-on_host!(Flex);
+        fn slice_channels(x: FloatTensor<Self>, from: usize, count: usize) -> FloatTensor<Self> {
+            match Self::supports(&x) {
+                true => slice::<Self>(&x, from, count),
+                false => reference::slice_channels::<Self>(x, from, count),
+            }
+        }
+    }
+}
 
 #[derive(Debug)]
-struct Step<const N: usize>;
+struct ConcatStep<const N: usize>;
 
-impl<B: Backend + Concat, const N: usize> Backward<B, N> for Step<N> {
+impl<B: Backend + ConcatOps, const N: usize> Backward<B, N> for ConcatStep<N> {
     /// Channels of each part.
     type State = [usize; N];
 
@@ -141,28 +103,25 @@ impl<B: Backend + Concat, const N: usize> Backward<B, N> for Step<N> {
         let mut from = 0;
         for (node, count) in ops.parents.into_iter().zip(ops.state) {
             if let Some(node) = node {
-                grads.register::<B>(node.id, B::channels(dy.clone(), from, count));
+                grads.register::<B>(node.id, B::slice_channels(dy.clone(), from, count));
             }
             from += count;
         }
     }
 }
 
-fn tracked<B: Backend + Concat, C: CheckpointStrategy, const N: usize>(
+fn tracked<B: Backend + ConcatOps, C: CheckpointStrategy, const N: usize>(
     nodes: [NodeGuard; N],
     parts: [FloatTensor<B>; 4],
 ) -> FloatTensor<Autodiff<B, C>> {
     let widths: [usize; N] = std::array::from_fn(|i| parts[i].shape()[1]);
     let [first, second, third, fourth] = parts;
-    let out = B::side_by_side(first, second, third, fourth, N);
-    match Step::<N>.prepare::<C>(nodes).compute_bound().stateful() {
-        OpsKind::Tracked(step) => step.finish(widths, out),
-        OpsKind::UnTracked(step) => step.finish(out),
-    }
+    let out = B::concat_channels(first, second, third, fourth, N);
+    record::<B, C, _, N>(ConcatStep::<N>, nodes, || widths, out)
 }
 
-impl<B: Backend + Concat, C: CheckpointStrategy> Concat for Autodiff<B, C> {
-    fn side_by_side(
+impl<B: Backend + ConcatOps, C: CheckpointStrategy> ConcatOps for Autodiff<B, C> {
+    fn concat_channels(
         first: FloatTensor<Self>,
         second: FloatTensor<Self>,
         third: FloatTensor<Self>,
@@ -170,8 +129,8 @@ impl<B: Backend + Concat, C: CheckpointStrategy> Concat for Autodiff<B, C> {
         count: usize,
     ) -> FloatTensor<Self> {
         let parts = [first, second, third, fourth];
-        if stock() {
-            return reference::side_by_side::<Self>(parts.into_iter().take(count).collect());
+        if burn_ops_requested() {
+            return reference::concat_channels::<Self>(parts.into_iter().take(count).collect());
         }
         let [a, b, c, d] = parts.each_ref().map(|part| part.node());
         let parts = parts.map(|part| part.into_primitive());
@@ -183,12 +142,12 @@ impl<B: Backend + Concat, C: CheckpointStrategy> Concat for Autodiff<B, C> {
         }
     }
 
-    fn channels(_: FloatTensor<Self>, _: usize, _: usize) -> FloatTensor<Self> {
-        panic!("the gradient of a concatenation has no gradient here");
+    fn slice_channels(_: FloatTensor<Self>, _: usize, _: usize) -> FloatTensor<Self> {
+        panic!("concatenation has no second derivative");
     }
 }
 
-/// Maps side by side, channel after channel, on any backend.
+/// Concatenates maps along their channels, on any backend.
 ///
 /// # Shapes
 /// `[b, c_i, h, w]` each, to `[b, c_1 + c_2 + .., h, w]`.
@@ -201,5 +160,6 @@ pub fn concat(parts: Vec<Tensor<4>>) -> Tensor<4> {
     let first = parts.next().expect("two parts or more");
     let mut next = || parts.next().unwrap_or_else(|| first.clone());
     let (second, third, fourth) = (next(), next(), next());
-    Tensor::from_dispatch(<Dispatch as Concat>::side_by_side(first, second, third, fourth, count))
+    let out = <Dispatch as ConcatOps>::concat_channels(first, second, third, fourth, count);
+    Tensor::from_dispatch(out)
 }

@@ -1,16 +1,9 @@
-//! Convolution, batch norm, activation and the addition of a skip path as one operation with one hand-written
-//! backward pass; and the bare convolution.
+//! Convolution, batch norm, activation and the addition of a skip path as one operation with one
+//! hand-written backward pass; and the bare convolution.
 //!
-//! Training keeps the input, the convolution's output and the batch's statistics; the normalised values are
-//! computed again where the gradient needs them. In inference the kernels have the norm folded into the weights, which
-//! are packed once and kept in a [`Cache`].
-
-#![allow(deprecated, reason = "burn-ndarray is one of the backends asked for")]
-#![allow(
-    clippy::too_many_arguments,
-    clippy::type_complexity,
-    reason = "a backend extension passes every tensor of a layer by itself"
-)]
+//! Training keeps the input, the convolution's output and the batch's statistics; the backward pass
+//! computes the normalised values again. In inference the kernels fold the norm into the weights,
+//! which are packed once and kept in a [`WeightCache`].
 
 mod autodiff;
 mod cpu;
@@ -24,53 +17,35 @@ use burn::tensor::Tensor;
 use burn::tensor::ops::ConvOptions;
 use burn_cubecl::CubeBackend;
 
-use crate::cpu::activation::Activation;
-use crate::cpu::dispatch::Prepared;
-use crate::ops::elementwise::Elementwise;
+use crate::cpu::dispatch::PackedConv;
+use crate::ops::conv_norm_config::{BatchNormState, ConvNormConfig};
+use crate::ops::elementwise::ElementwiseOps;
 use crate::ops::reference;
 
-/// What a layer is, besides its tensors.
-#[derive(Clone, Debug)]
-pub struct ConvNormConfig {
-    /// Stride, padding, dilation, groups.
-    pub conv: ConvOptions<2>,
-    /// Added to the variance.
-    pub epsilon: f64,
-    /// After the norm, before the skip path is added.
-    pub activation: Activation,
-}
-
-/// Folded and packed weights of a layer in inference, made at the first call and again when one of the
-/// layer's tensors is another one.
+/// The folded and packed weights of a layer in inference. They are made at the first call, and
+/// again when one of the layer's tensors has been replaced.
 #[derive(Clone, Default)]
-pub struct Cache(Arc<Mutex<Option<Folded>>>);
+pub struct WeightCache(Arc<Mutex<Option<Folded>>>);
 
-impl std::fmt::Debug for Cache {
+impl std::fmt::Debug for WeightCache {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Cache")
+        f.write_str("WeightCache")
     }
 }
 
 struct Folded {
-    /// Where the values of the layer's tensors lie. They cannot lie elsewhere or change in place
-    /// while `_held` holds them too.
-    places: Vec<usize>,
-    _held: Box<dyn Any + Send>,
-    weights: Arc<(Prepared, Vec<f32>)>,
+    /// The addresses of the values of the layer's tensors. The values cannot move or change in
+    /// place while `_tensors` owns them too.
+    addresses: Vec<usize>,
+    _tensors: Box<dyn Any + Send>,
+    weights: Arc<(PackedConv, Vec<f32>)>,
 }
 
-/// The operations of the extension; `x` `[b, in, h, w]`, `w` `[out, in / groups, kh, kw]`. The default bodies are
-/// composed operations.
-#[backend_extension(
-    NdArray,
-    Flex,
-    Cube,
-    Capture: cfg(feature = "capture"),
-    Fusion: cfg(feature = "fusion"),
-    Autodiff
-)]
-pub trait ConvNormActivation: Backend + Elementwise {
-    /// The convolution alone.
+/// Layers of convolution and batch norm of `x` `[b, in, h, w]` with `w` `[out, in / groups, kh,
+/// kw]`.
+#[backend_extension(NdArray, Flex, Cube, Fusion: cfg(feature = "fusion"), Autodiff)]
+pub trait ConvNormOps: Backend + ElementwiseOps {
+    /// The convolution without a norm.
     #[fusion(default)]
     fn convolution(
         x: FloatTensor<Self>,
@@ -80,7 +55,7 @@ pub trait ConvNormActivation: Backend + Elementwise {
         reference::convolution::<Self>(x, w, options)
     }
 
-    /// The gradients of input (where wanted) and weights.
+    /// The gradients of the input (only with `input_too`) and of the weights.
     #[fusion(default)]
     fn convolution_backward(
         x: FloatTensor<Self>,
@@ -92,8 +67,8 @@ pub trait ConvNormActivation: Backend + Elementwise {
         reference::convolution_backward::<Self>(x, w, dy, options, input_too)
     }
 
-    /// Training: the result, the convolution's output, the batch's mean and biased variance. Where nothing
-    /// skips, `skip` is any tensor.
+    /// Training: the result, the convolution's output, the batch's mean and biased variance. `skip`
+    /// is added only if `skips`; otherwise it is any tensor.
     #[fusion(default)]
     fn conv_norm(
         x: FloatTensor<Self>,
@@ -107,8 +82,8 @@ pub trait ConvNormActivation: Backend + Elementwise {
         reference::conv_norm::<Self>(x, w, gamma, beta, skips.then_some(skip), layer)
     }
 
-    /// The gradients of input (where wanted), weights, gamma and beta; `y, mean, variance` as
-    /// [`Self::conv_norm`] gave them.
+    /// The gradients of the input (only with `input_too`), weights, gamma and beta; `y, mean,
+    /// variance` as [`Self::conv_norm`] gave them.
     #[fusion(default)]
     fn conv_norm_backward(
         x: FloatTensor<Self>,
@@ -122,12 +97,11 @@ pub trait ConvNormActivation: Backend + Elementwise {
         layer: ConvNormConfig,
         input_too: bool,
     ) -> (Option<FloatTensor<Self>>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        reference::conv_norm_backward::<Self>(
-            x, w, gamma, beta, y, mean, variance, dout, layer, input_too,
-        )
+        let norm = BatchNormState { gamma, beta, y, mean, variance };
+        reference::conv_norm_backward::<Self>(x, w, norm, dout, layer, input_too)
     }
 
-    /// Inference, with running statistics.
+    /// Inference, with the running mean and variance.
     #[fusion(default)]
     fn conv_norm_inference(
         x: FloatTensor<Self>,
@@ -139,18 +113,16 @@ pub trait ConvNormActivation: Backend + Elementwise {
         skip: FloatTensor<Self>,
         skips: bool,
         layer: ConvNormConfig,
-        cache: Cache,
+        cache: WeightCache,
     ) -> FloatTensor<Self> {
-        drop(cache); // nothing is folded
+        drop(cache); // the reference folds nothing
         let y = reference::convolution::<Self>(x, w, layer.conv.clone());
         let (running, skip) = ([mean, variance], skips.then_some(skip));
         reference::norm_inference::<Self>(y, gamma, beta, running, skip, &layer)
     }
 }
 
-impl ConvNormActivation for CubeBackend {}
-#[cfg(feature = "capture")]
-impl ConvNormActivation for burn::backend::Capture {}
+impl ConvNormOps for CubeBackend {}
 
 /// A convolution of a tensor on any backend, with gradients on an autodiff device.
 ///
@@ -164,7 +136,7 @@ impl ConvNormActivation for burn::backend::Capture {}
 /// let device = Device::flex();
 /// let options = ConvOptions { stride: [1, 1], padding: [(1, 1); 2], dilation: [1, 1], groups: 2 };
 /// let (x, w) = (Tensor::ones([1, 2, 3, 3], &device), Tensor::ones([2, 1, 3, 3], &device));
-/// let y = crate::ops::conv_norm_activation::convolution(x, w, None, options);
+/// let y = kernels::ops::conv_norm_activation::convolution(x, w, None, options);
 /// let y = y.into_data().try_into_vec::<f32>().unwrap();
 /// assert_eq!(y[..9], [4.0, 6.0, 4.0, 6.0, 9.0, 6.0, 4.0, 6.0, 4.0]);
 /// ```
@@ -174,7 +146,7 @@ pub fn convolution(
     bias: Option<Tensor<1>>,
     options: ConvOptions<2>,
 ) -> Tensor<4> {
-    let y = Tensor::from_dispatch(<Dispatch as ConvNormActivation>::convolution(
+    let y = Tensor::from_dispatch(<Dispatch as ConvNormOps>::convolution(
         x.into_dispatch(),
         w.into_dispatch(),
         options,
@@ -188,7 +160,7 @@ pub fn convolution(
     }
 }
 
-/// The tensors of a norm: gamma, beta, and in inference the running mean and variance.
+/// The parameters of a batch norm.
 #[derive(Clone, Debug)]
 pub struct NormTensors {
     /// Scale, `[out]`.
@@ -197,8 +169,8 @@ pub struct NormTensors {
     pub beta: Tensor<1>,
 }
 
-/// `activation(norm(conv(x, w))) + skip` with the statistics of the batch: the result, and the batch's mean and
-/// biased variance without gradients.
+/// `activation(norm(conv(x, w))) + skip` with the statistics of the batch: the result, and the
+/// batch's mean and biased variance without gradients.
 ///
 /// # Shapes
 /// `x` `[b, in, h, w]`, `w` `[out, in / groups, kh, kw]`, `skip` and result `[b, out, h', w']`,
@@ -211,7 +183,7 @@ pub fn conv_norm_activation(
     layer: ConvNormConfig,
 ) -> (Tensor<4>, Tensor<1>, Tensor<1>) {
     let (skips, gamma) = (skip.is_some(), norm.gamma.into_dispatch());
-    let (out, _, mean, variance) = <Dispatch as ConvNormActivation>::conv_norm(
+    let (out, _, mean, variance) = <Dispatch as ConvNormOps>::conv_norm(
         x.into_dispatch(),
         w.into_dispatch(),
         gamma.clone(),
@@ -223,10 +195,10 @@ pub fn conv_norm_activation(
     (Tensor::from_dispatch(out), Tensor::from_dispatch(mean), Tensor::from_dispatch(variance))
 }
 
-/// The same with running statistics, `[out]` each.
+/// [`conv_norm_activation`] of inference, with the running mean and variance, `[out]` each.
 ///
 /// # Shapes
-/// As [`conv_norm_activation`].
+/// Those of [`conv_norm_activation`]; `mean` and `variance` `[out]`.
 pub fn conv_norm_activation_inference(
     x: Tensor<4>,
     w: Tensor<4>,
@@ -234,10 +206,10 @@ pub fn conv_norm_activation_inference(
     [mean, variance]: [Tensor<1>; 2],
     skip: Option<Tensor<4>>,
     layer: ConvNormConfig,
-    cache: &Cache,
+    cache: &WeightCache,
 ) -> Tensor<4> {
     let (skips, gamma) = (skip.is_some(), norm.gamma.into_dispatch());
-    Tensor::from_dispatch(<Dispatch as ConvNormActivation>::conv_norm_inference(
+    Tensor::from_dispatch(<Dispatch as ConvNormOps>::conv_norm_inference(
         x.into_dispatch(),
         w.into_dispatch(),
         gamma.clone(),

@@ -1,7 +1,5 @@
-//! How the kernels reach the values of a tensor on the two CPU backends, and make one from values: always
-//! channels last inside, as a strided view outside.
-
-#![allow(deprecated, reason = "burn-ndarray is one of the backends asked for")]
+//! Access to the values of tensors on the two CPU backends: kernels read them as slices and return
+//! slices, channels last inside and as a strided view outside.
 
 use std::sync::LazyLock;
 
@@ -9,69 +7,85 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Flex, NdArray, TensorMetadata};
 use burn::tensor::{DType, Device, Shape, Tensor, TensorData};
 
-/// Whether `KINDLING_KERNELS=stock` asks for Burn's own operations and Burn's own autodiff, to compare with.
-pub(crate) fn stock() -> bool {
-    static STOCK: LazyLock<bool> =
+use crate::cpu::layout::f32_nchw_to_nhwc;
+
+/// Implements a backend extension for the two CPU backends with one body.
+macro_rules! impl_for_cpu_backends {
+    (impl $extension:ident { $($body:tt)* }) => {
+        impl $extension for burn::backend::NdArray { $($body)* }
+        impl $extension for burn::backend::Flex { $($body)* }
+    };
+}
+
+pub(crate) use impl_for_cpu_backends;
+
+/// Whether `KINDLING_KERNELS=stock` asks for Burn's own operations and Burn's own autodiff, as a
+/// reference to compare with.
+pub(crate) fn burn_ops_requested() -> bool {
+    static REQUESTED: LazyLock<bool> =
         LazyLock::new(|| std::env::var("KINDLING_KERNELS").is_ok_and(|value| value == "stock"));
-    *STOCK
+    *REQUESTED
 }
 
-/// Whether a tensor is one that the kernels serve: f32 on ndarray or flex, unless stock operations are asked for. Its
-/// values then lie in this process's memory, and in channels-last order behind a kernel. The operations of this
-/// crate need not be asked: they take what serves.
-pub fn serves<const D: usize>(x: &Tensor<D>) -> bool {
+/// Whether the kernels support a tensor: f32 on ndarray or flex, unless Burn's own operations are
+/// requested. The values of such a tensor lie in this process's memory, channels last behind a
+/// kernel. Callers of this crate's operations need not ask: an operation takes any tensor.
+pub fn supports<const D: usize>(x: &Tensor<D>) -> bool {
     let device = x.device();
-    !stock() && x.dtype() == DType::F32 && (device == Device::flex() || device == Device::ndarray())
+    !burn_ops_requested()
+        && x.dtype() == DType::F32
+        && (device == Device::flex() || device == Device::ndarray())
 }
 
-/// Where to find channels-last order in `[b, c, h, w]`, and the way back.
-const LAST: [usize; 4] = [0, 2, 3, 1];
-const FIRST: [usize; 4] = [0, 3, 1, 2];
+/// The permutation of `[b, c, h, w]` to `[b, h, w, c]`.
+const TO_NHWC: [usize; 4] = [0, 2, 3, 1];
+/// The permutation of `[b, h, w, c]` to `[b, c, h, w]`.
+const TO_NCHW: [usize; 4] = [0, 3, 1, 2];
 
 /// A backend whose tensors lie in this process's memory.
-pub trait Host: Backend {
-    /// Whether the kernels serve this tensor; the composed operations do otherwise.
-    fn serves(tensor: &FloatTensor<Self>) -> bool {
-        tensor.dtype() == DType::F32 && !stock()
+pub trait CpuBackend: Backend {
+    /// Whether the kernels support this tensor; otherwise an operation takes its reference.
+    fn supports(tensor: &FloatTensor<Self>) -> bool {
+        tensor.dtype() == DType::F32 && !burn_ops_requested()
     }
 
-    /// The values in row-major order, copied only where they are strided.
-    fn with<R>(tensor: &FloatTensor<Self>, read: impl FnOnce(&[f32]) -> R) -> R;
+    /// Reads the values in row-major order; they are copied only where they are strided.
+    fn with_values<R>(tensor: &FloatTensor<Self>, read: impl FnOnce(&[f32]) -> R) -> R;
 
-    /// The values themselves, where nobody else holds them and they lie in row-major order.
-    fn take(tensor: FloatTensor<Self>) -> Result<Vec<f32>, FloatTensor<Self>>;
+    /// The values themselves, where the tensor is their only owner and they lie in row-major order.
+    fn try_into_values(tensor: FloatTensor<Self>) -> Result<Vec<f32>, FloatTensor<Self>>;
 
-    /// A tensor of these values, not copied.
-    fn make(values: Vec<f32>, shape: Shape) -> FloatTensor<Self>;
+    /// A tensor of these values, which are not copied.
+    fn from_values(values: Vec<f32>, shape: Shape) -> FloatTensor<Self>;
 
     /// Whether the values lie in row-major order.
-    fn in_order(tensor: &FloatTensor<Self>) -> bool;
+    fn is_contiguous(tensor: &FloatTensor<Self>) -> bool;
 
-    /// A map `[b, c, h, w]` as values `[b, h, w, c]`.
-    fn with_map<R>(tensor: &FloatTensor<Self>, read: impl FnOnce(&[f32]) -> R) -> R {
+    /// Reads a map `[b, c, h, w]` as values `[b, h, w, c]`.
+    fn with_nhwc<R>(tensor: &FloatTensor<Self>, read: impl FnOnce(&[f32]) -> R) -> R {
         let [b, c, h, w] = tensor.shape().dims();
-        let last = Self::float_permute(tensor.clone(), &LAST);
-        // A part of a map's channels is copied run by run; only a map in torch's order is turned.
-        if !Self::in_order(tensor) || c == 1 || h * w == 1 {
-            return Self::with(&last, read);
+        // Burn copies a strided part of a map run by run; a map in torch's order is transposed
+        // here.
+        if !Self::is_contiguous(tensor) || c == 1 || h * w == 1 {
+            return Self::with_values(&Self::float_permute(tensor.clone(), &TO_NHWC), read);
         }
-        Self::with(tensor, |values| read(&crate::cpu::layout::channels_last(values, b, c, h * w)))
+        Self::with_values(tensor, |values| read(&f32_nchw_to_nhwc(values, b, c, h * w)))
     }
 
-    /// [`Host::take`] of a map, its values `[b, h, w, c]`.
-    fn take_map(tensor: FloatTensor<Self>) -> Result<Vec<f32>, FloatTensor<Self>> {
-        Self::take(Self::float_permute(tensor, &LAST))
-            .map_err(|tensor| Self::float_permute(tensor, &FIRST))
+    /// [`CpuBackend::try_into_values`] of a map `[b, c, h, w]`, as values `[b, h, w, c]`.
+    fn try_into_nhwc(tensor: FloatTensor<Self>) -> Result<Vec<f32>, FloatTensor<Self>> {
+        Self::try_into_values(Self::float_permute(tensor, &TO_NHWC))
+            .map_err(|tensor| Self::float_permute(tensor, &TO_NCHW))
     }
 
-    /// A map `[b, c, h, w]` of values `[b, h, w, c]`.
-    fn make_map(values: Vec<f32>, [b, c, h, w]: [usize; 4]) -> FloatTensor<Self> {
-        Self::float_permute(Self::make(values, Shape::from([b, h, w, c])), &FIRST)
+    /// A map `[b, c, h, w]` of values `[b, h, w, c]`, which are not copied.
+    fn from_nhwc(values: Vec<f32>, [b, c, h, w]: [usize; 4]) -> FloatTensor<Self> {
+        Self::float_permute(Self::from_values(values, Shape::from([b, h, w, c])), &TO_NCHW)
     }
 }
 
-impl Host for NdArray {
-    fn with<R>(tensor: &FloatTensor<Self>, read: impl FnOnce(&[f32]) -> R) -> R {
+impl CpuBackend for NdArray {
+    fn with_values<R>(tensor: &FloatTensor<Self>, read: impl FnOnce(&[f32]) -> R) -> R {
         match tensor {
             FloatTensor::<Self>::F32(storage) => {
                 let view = storage.view();
@@ -84,7 +98,7 @@ impl Host for NdArray {
         }
     }
 
-    fn take(tensor: FloatTensor<Self>) -> Result<Vec<f32>, FloatTensor<Self>> {
+    fn try_into_values(tensor: FloatTensor<Self>) -> Result<Vec<f32>, FloatTensor<Self>> {
         match tensor {
             FloatTensor::<Self>::F32(storage)
                 if storage.is_unique() && storage.view().as_slice().is_some() =>
@@ -100,11 +114,11 @@ impl Host for NdArray {
         }
     }
 
-    fn make(values: Vec<f32>, shape: Shape) -> FloatTensor<Self> {
+    fn from_values(values: Vec<f32>, shape: Shape) -> FloatTensor<Self> {
         FloatTensor::<Self>::from_data(TensorData::new(values, shape))
     }
 
-    fn in_order(tensor: &FloatTensor<Self>) -> bool {
+    fn is_contiguous(tensor: &FloatTensor<Self>) -> bool {
         match tensor {
             FloatTensor::<Self>::F32(storage) => storage.view().as_slice().is_some(),
             _ => false,
@@ -112,27 +126,27 @@ impl Host for NdArray {
     }
 }
 
-impl Host for Flex {
-    fn with<R>(tensor: &FloatTensor<Self>, read: impl FnOnce(&[f32]) -> R) -> R {
+impl CpuBackend for Flex {
+    fn with_values<R>(tensor: &FloatTensor<Self>, read: impl FnOnce(&[f32]) -> R) -> R {
         match tensor.as_slice::<f32>() {
             Some(values) => read(values),
             None => read(tensor.to_contiguous().as_slice::<f32>().expect("contiguous")),
         }
     }
 
-    fn take(tensor: FloatTensor<Self>) -> Result<Vec<f32>, FloatTensor<Self>> {
+    fn try_into_values(tensor: FloatTensor<Self>) -> Result<Vec<f32>, FloatTensor<Self>> {
         let whole = tensor.bytes().len() == tensor.layout().num_elements() * size_of::<f32>();
-        if !(tensor.is_unique() && whole && Self::in_order(&tensor)) {
+        if !(tensor.is_unique() && whole && Self::is_contiguous(&tensor)) {
             return Err(tensor);
         }
         Ok(tensor.into_data().try_into_vec::<f32>().expect("values of f32"))
     }
 
-    fn make(values: Vec<f32>, shape: Shape) -> FloatTensor<Self> {
+    fn from_values(values: Vec<f32>, shape: Shape) -> FloatTensor<Self> {
         FloatTensor::<Self>::from_data(TensorData::new(values, shape))
     }
 
-    fn in_order(tensor: &FloatTensor<Self>) -> bool {
+    fn is_contiguous(tensor: &FloatTensor<Self>) -> bool {
         tensor.as_slice::<f32>().is_some()
     }
 }

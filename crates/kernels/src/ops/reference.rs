@@ -1,23 +1,18 @@
-//! The operations of the extensions in Burn's own ones, on any backend: the default bodies (wgpu, tracing), what
-//! serves ndarray and flex where the kernels do not (f64, groups), and on an autodiff device what Burn
-//! differentiates itself where no hand-written backward pass is asked for.
-
-#![allow(
-    clippy::too_many_arguments,
-    clippy::type_complexity,
-    reason = "a backend extension passes every tensor of a layer by itself"
-)]
+//! The operations of the extensions composed of Burn's own ones, on any backend. They are the
+//! default bodies (wgpu); they serve ndarray and flex where no kernel exists (f64, groups); and on
+//! an autodiff device they are what Burn differentiates itself where Burn's operations are
+//! requested.
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Scalar, TensorMetadata, get_or_init_device_settings};
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Shape, Slice};
 
-use crate::cpu::activation::Activation;
-use crate::ops::conv_norm_activation::ConvNormConfig;
-use crate::ops::pooling::Window;
+use crate::cpu::activation::FusedActivation;
+use crate::cpu::max_pool::PoolWindow;
+use crate::ops::conv_norm_config::{BatchNormState, ConvNormConfig};
 
-/// As [`crate::ops::conv_norm_activation::ConvNormActivation::convolution`].
+/// Reference of [`crate::ops::conv_norm_activation::ConvNormOps::convolution`].
 pub fn convolution<B: Backend>(
     x: FloatTensor<B>,
     w: FloatTensor<B>,
@@ -26,7 +21,7 @@ pub fn convolution<B: Backend>(
     B::conv2d(x, w, None, options)
 }
 
-/// As [`crate::ops::conv_norm_activation::ConvNormActivation::convolution_backward`].
+/// Reference of [`crate::ops::conv_norm_activation::ConvNormOps::convolution_backward`].
 pub fn convolution_backward<B: Backend>(
     x: FloatTensor<B>,
     w: FloatTensor<B>,
@@ -39,24 +34,24 @@ pub fn convolution_backward<B: Backend>(
     (dx, B::conv2d_weight_backward(x, w, dy, options))
 }
 
-fn activated<B: Backend>(activation: Activation, x: FloatTensor<B>) -> FloatTensor<B> {
+fn activate<B: Backend>(activation: FusedActivation, x: FloatTensor<B>) -> FloatTensor<B> {
     match activation {
-        Activation::Linear => x,
-        Activation::Relu => B::relu(x),
-        Activation::Relu6 => B::float_clamp(x, Scalar::Float(0.0), Scalar::Float(6.0)),
-        Activation::HardSwish => B::float_mul(x.clone(), hard_sigmoid::<B>(x)),
+        FusedActivation::Linear => x,
+        FusedActivation::Relu => B::relu(x),
+        FusedActivation::Relu6 => B::float_clamp(x, Scalar::Float(0.0), Scalar::Float(6.0)),
+        FusedActivation::HardSwish => B::float_mul(x.clone(), hard_sigmoid::<B>(x)),
     }
 }
 
-/// Burn's own goes through f32 on some backends.
+/// Hard sigmoid; Burn's own goes through f32 on some backends.
 fn hard_sigmoid<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
     let sixth = B::float_mul_scalar(x, Scalar::Float(1.0 / 6.0));
     let gate = B::float_add_scalar(sixth, Scalar::Float(0.5));
     B::float_clamp(gate, Scalar::Float(0.0), Scalar::Float(1.0))
 }
 
-/// `x`, with the two values where `z` is at or below the first limit, at or above the second.
-fn between<B: Backend>(
+/// `x`, replaced by `below` where `z <= low` and by `above` where `z >= high`.
+fn replace_outside<B: Backend>(
     x: FloatTensor<B>,
     z: &FloatTensor<B>,
     [low, high]: [f64; 2],
@@ -69,33 +64,33 @@ fn between<B: Backend>(
     B::float_mask_fill(x, mask, Scalar::Float(above))
 }
 
-/// `dz` times the activation's slope at `z`.
-fn sloped<B: Backend>(
-    activation: Activation,
+/// `dz` times the derivative of the activation at `z`.
+fn activation_gradient<B: Backend>(
+    activation: FusedActivation,
     z: FloatTensor<B>,
     dz: FloatTensor<B>,
 ) -> FloatTensor<B> {
     match activation {
-        Activation::Linear => dz,
-        Activation::Relu => B::relu_backward(z, dz),
-        Activation::Relu6 => between::<B>(dz, &z, [0.0, 6.0], [0.0, 0.0]),
-        Activation::HardSwish => {
+        FusedActivation::Linear => dz,
+        FusedActivation::Relu => B::relu_backward(z, dz),
+        FusedActivation::Relu6 => replace_outside::<B>(dz, &z, [0.0, 6.0], [0.0, 0.0]),
+        FusedActivation::HardSwish => {
             let third = B::float_mul_scalar(z.clone(), Scalar::Float(1.0 / 3.0));
             let middle = B::float_add_scalar(third, Scalar::Float(0.5));
-            let slope = between::<B>(middle, &z, [-3.0, 3.0], [0.0, 1.0]);
+            let slope = replace_outside::<B>(middle, &z, [-3.0, 3.0], [0.0, 1.0]);
             B::float_mul(slope, dz)
         }
     }
 }
 
-fn added<B: Backend>(x: FloatTensor<B>, skip: Option<FloatTensor<B>>) -> FloatTensor<B> {
+fn add_skip<B: Backend>(x: FloatTensor<B>, skip: Option<FloatTensor<B>>) -> FloatTensor<B> {
     match skip {
         Some(skip) => B::float_add(x, skip),
         None => x,
     }
 }
 
-/// As [`crate::ops::conv_norm_activation::ConvNormActivation::conv_norm`].
+/// Reference of [`crate::ops::conv_norm_activation::ConvNormOps::conv_norm`].
 pub fn conv_norm<B: Backend>(
     x: FloatTensor<B>,
     w: FloatTensor<B>,
@@ -106,24 +101,22 @@ pub fn conv_norm<B: Backend>(
 ) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
     let y = convolution::<B>(x, w, layer.conv);
     let norm = B::batch_norm_train(y.clone(), gamma, beta, layer.epsilon);
-    let out = added::<B>(activated::<B>(layer.activation, norm.output), skip);
+    let out = add_skip::<B>(activate::<B>(layer.activation, norm.output), skip);
     (out, y, norm.mean, norm.variance)
 }
 
-/// As [`crate::ops::conv_norm_activation::ConvNormActivation::conv_norm_backward`]. Burn's own gradient of the norm would
-/// normalise once more what the activation's slope needs too.
+/// Reference of [`crate::ops::conv_norm_activation::ConvNormOps::conv_norm_backward`]. Burn's own
+/// gradient of the norm would normalise a second time what the derivative of the activation needs
+/// too.
 pub fn conv_norm_backward<B: Backend>(
     x: FloatTensor<B>,
     w: FloatTensor<B>,
-    gamma: FloatTensor<B>,
-    beta: FloatTensor<B>,
-    y: FloatTensor<B>,
-    mean: FloatTensor<B>,
-    variance: FloatTensor<B>,
+    norm: BatchNormState<B>,
     dout: FloatTensor<B>,
     layer: ConvNormConfig,
     input_too: bool,
 ) -> (Option<FloatTensor<B>>, FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
+    let BatchNormState { gamma, beta, y, mean, variance } = norm;
     let [batch, channels, height, width] = y.shape().dims();
     let count = Scalar::Float((batch * height * width) as f64);
     let channel = |vector| B::float_reshape(vector, Shape::from([1, channels, 1, 1]));
@@ -134,15 +127,15 @@ pub fn conv_norm_backward<B: Backend>(
     let normalised = B::float_mul(B::float_sub(y, channel(mean)), inverse.clone());
     let gamma = channel(gamma);
     let dz = match layer.activation {
-        Activation::Linear => dout,
+        FusedActivation::Linear => dout,
         activation => {
             let scaled = B::float_mul(normalised.clone(), gamma.clone());
-            sloped::<B>(activation, B::float_add(scaled, channel(beta)), dout)
+            activation_gradient::<B>(activation, B::float_add(scaled, channel(beta)), dout)
         }
     };
     let dbeta = sum(dz.clone());
     let dgamma = sum(B::float_mul(dz.clone(), normalised.clone()));
-    // What the mean and the variance answer for.
+    // The shares of the gradient that go through the mean and the variance of the batch.
     let of_mean = B::float_div_scalar(dbeta.clone(), count);
     let of_variance = B::float_mul(normalised, B::float_div_scalar(dgamma.clone(), count));
     let dy = B::float_sub(B::float_sub(dz, of_mean), of_variance);
@@ -151,8 +144,8 @@ pub fn conv_norm_backward<B: Backend>(
     (dx, dw, vector(dgamma), vector(dbeta))
 }
 
-/// What follows the convolution's output `y` in
-/// [`crate::ops::conv_norm_activation::ConvNormActivation::conv_norm_inference`].
+/// Norm, activation and skip path behind the convolution's output `y` in
+/// [`crate::ops::conv_norm_activation::ConvNormOps::conv_norm_inference`].
 pub fn norm_inference<B: Backend>(
     y: FloatTensor<B>,
     gamma: FloatTensor<B>,
@@ -162,10 +155,10 @@ pub fn norm_inference<B: Backend>(
     layer: &ConvNormConfig,
 ) -> FloatTensor<B> {
     let z = B::batch_norm(y, gamma, beta, mean, variance, layer.epsilon);
-    added::<B>(activated::<B>(layer.activation, z), skip)
+    add_skip::<B>(activate::<B>(layer.activation, z), skip)
 }
 
-/// As [`crate::ops::squeeze_excite::SqueezeExcite::squeeze_excite`].
+/// Reference of [`crate::ops::squeeze_excite::SqueezeExciteOps::squeeze_excite`].
 pub fn squeeze_excite<B: Backend>(
     x: FloatTensor<B>,
     w1: FloatTensor<B>,
@@ -185,7 +178,7 @@ pub fn squeeze_excite<B: Backend>(
     (out, flat(mean, channels), flat(hidden, squeezed), flat(gate, channels))
 }
 
-/// As [`crate::ops::squeeze_excite::SqueezeExcite::squeeze_excite_backward`].
+/// Reference of [`crate::ops::squeeze_excite::SqueezeExciteOps::squeeze_excite_backward`].
 pub fn squeeze_excite_backward<B: Backend>(
     x: FloatTensor<B>,
     w1: FloatTensor<B>,
@@ -200,7 +193,7 @@ pub fn squeeze_excite_backward<B: Backend>(
     let shaped = |tensor, shape: &[usize]| B::float_reshape(tensor, Shape::from(shape.to_vec()));
     let dgate = B::float_sum_dims(B::float_mul(dout.clone(), x), &[2, 3]);
     let dz = B::float_mul_scalar(shaped(dgate, &[batch, channels]), Scalar::Float(1.0 / 6.0));
-    let dz = between::<B>(dz, &gate, [-3.0, 3.0], [0.0, 0.0]);
+    let dz = replace_outside::<B>(dz, &gate, [-3.0, 3.0], [0.0, 0.0]);
     let dhidden = B::float_matmul(dz.clone(), shaped(w2, &[channels, squeezed]));
     let dhidden = B::relu_backward(hidden.clone(), dhidden);
     let dmean = B::float_matmul(dhidden.clone(), shaped(w1, &[squeezed, channels]));
@@ -219,13 +212,13 @@ pub fn squeeze_excite_backward<B: Backend>(
     )
 }
 
-/// As [`crate::ops::pooling::Pooling::global_mean`].
+/// Reference of [`crate::ops::pooling::PoolingOps::global_mean`].
 pub fn global_mean<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
     let [batch, channels, _, _] = x.shape().dims();
     B::float_reshape(B::adaptive_avg_pool2d(x, [1, 1]), Shape::from([batch, channels]))
 }
 
-/// As [`crate::ops::pooling::Pooling::global_mean_backward`].
+/// Reference of [`crate::ops::pooling::PoolingOps::global_mean_backward`].
 pub fn global_mean_backward<B: Backend>(dy: FloatTensor<B>, h: usize, w: usize) -> FloatTensor<B> {
     let [batch, channels] = dy.shape().dims();
     let share = B::float_div_scalar(dy, Scalar::Float((h * w) as f64));
@@ -233,48 +226,50 @@ pub fn global_mean_backward<B: Backend>(dy: FloatTensor<B>, h: usize, w: usize) 
     B::float_expand(share, Shape::from([batch, channels, h, w]))
 }
 
-/// Burn's words for a window: extents, stride, padding, dilation, and whether the last window of an axis of this
-/// input reaches past its end.
-fn words(x: &Shape, window: Window) -> ([[usize; 2]; 4], bool) {
+/// A window in Burn's terms: extents, stride, padding, dilation; and whether the last window of an
+/// axis of this input reaches past its end.
+fn burn_window(x: &Shape, window: PoolWindow) -> ([[usize; 2]; 4], bool) {
     let floor = |side: usize| (side + 2 * window.before - window.kernel) / window.stride + 1;
     let past = [x[2], x[3]].map(floor) != window.output;
     ([[window.kernel; 2], [window.stride; 2], [window.before; 2], [1; 2]], past)
 }
 
-/// As [`crate::ops::pooling::Pooling::window_max`].
-pub fn window_max<B: Backend>(x: FloatTensor<B>, window: Window) -> FloatTensor<B> {
-    let ([kernel, stride, padding, dilation], past) = words(&x.shape(), window);
+/// Reference of [`crate::ops::pooling::PoolingOps::max_pool`].
+pub fn max_pool<B: Backend>(x: FloatTensor<B>, window: PoolWindow) -> FloatTensor<B> {
+    let ([kernel, stride, padding, dilation], past) = burn_window(&x.shape(), window);
     B::max_pool2d(x, kernel, stride, padding, dilation, past)
 }
 
-/// As [`crate::ops::pooling::Pooling::window_max_backward`]; the places of the largest values are found again.
-pub fn window_max_backward<B: Backend>(
+/// Reference of [`crate::ops::pooling::PoolingOps::max_pool_backward`]: the
+/// maxima are located a second time.
+pub fn max_pool_backward<B: Backend>(
     x: FloatTensor<B>,
     dy: FloatTensor<B>,
-    window: Window,
+    window: PoolWindow,
 ) -> FloatTensor<B> {
-    let ([kernel, stride, padding, dilation], past) = words(&x.shape(), window);
+    let ([kernel, stride, padding, dilation], past) = burn_window(&x.shape(), window);
     let ints = get_or_init_device_settings::<B>(&x.device()).int_dtype;
     let found =
         B::max_pool2d_with_indices(x.clone(), kernel, stride, padding, dilation, past, ints);
-    let places = found.indices;
-    let back =
-        B::max_pool2d_with_indices_backward(x, kernel, stride, padding, dilation, past, dy, places);
+    let indices = found.indices;
+    let back = B::max_pool2d_with_indices_backward(
+        x, kernel, stride, padding, dilation, past, dy, indices,
+    );
     back.x_grad
 }
 
-/// As [`crate::ops::concat::Concat::side_by_side`], of all parts.
-pub fn side_by_side<B: Backend>(parts: Vec<FloatTensor<B>>) -> FloatTensor<B> {
+/// Reference of [`crate::ops::concat::ConcatOps::concat_channels`], of all parts.
+pub fn concat_channels<B: Backend>(parts: Vec<FloatTensor<B>>) -> FloatTensor<B> {
     B::float_cat(parts, 1)
 }
 
-/// As [`crate::ops::concat::Concat::channels`].
-pub fn channels<B: Backend>(x: FloatTensor<B>, from: usize, count: usize) -> FloatTensor<B> {
+/// Reference of [`crate::ops::concat::ConcatOps::slice_channels`].
+pub fn slice_channels<B: Backend>(x: FloatTensor<B>, from: usize, count: usize) -> FloatTensor<B> {
     let batch = x.shape()[0];
     B::float_slice(x, &[Slice::from(0..batch), Slice::from(from..from + count)])
 }
 
-/// As [`crate::ops::linear::LinearInference::linear_inference`].
+/// Reference of [`crate::ops::linear::LinearOps::linear_inference`].
 pub fn linear<B: Backend>(
     x: FloatTensor<B>,
     w: FloatTensor<B>,
@@ -283,17 +278,17 @@ pub fn linear<B: Backend>(
     B::linear(x, w, Some(bias))
 }
 
-/// As [`crate::ops::elementwise::Elementwise::sum`].
+/// Reference of [`crate::ops::elementwise::ElementwiseOps::sum`].
 pub fn sum<B: Backend>(x: FloatTensor<B>, other: FloatTensor<B>) -> FloatTensor<B> {
     B::float_add(x, other)
 }
 
-/// As [`crate::ops::elementwise::Elementwise::rectified`].
+/// Reference of [`crate::ops::elementwise::ElementwiseOps::rectified`].
 pub fn rectified<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
     B::relu(x)
 }
 
-/// As [`crate::ops::elementwise::Elementwise::rectified_backward`].
+/// Reference of [`crate::ops::elementwise::ElementwiseOps::rectified_backward`].
 pub fn rectified_backward<B: Backend>(y: FloatTensor<B>, dy: FloatTensor<B>) -> FloatTensor<B> {
     B::relu_backward(y, dy)
 }

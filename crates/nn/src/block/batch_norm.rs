@@ -9,7 +9,7 @@ use kernels::ops::conv_norm_activation::NormTensors;
 /// Training normalises with the biased variance of the batch and stores the unbiased one, as torch
 /// does; Burn's own layer stores the biased one, which differs by `N / (N - 1)`, `N = b * h * w`.
 #[derive(Module, Debug)]
-pub struct BatchNorm {
+pub(crate) struct BatchNorm {
     gamma: Param<Tensor<1>>,
     beta: Param<Tensor<1>>,
     running_mean: RunningState<Tensor<1>>,
@@ -20,8 +20,9 @@ pub struct BatchNorm {
 }
 
 impl BatchNorm {
-    /// For `channels` channels; `momentum` in torch's convention (the weight of the new value).
-    pub fn new(channels: usize, epsilon: f64, momentum: f64, device: &Device) -> Self {
+    /// Scale 1, shift 0, running mean 0 and running variance 1 for `channels` channels. `momentum`
+    /// is the weight of the new statistic (torch's convention).
+    pub(crate) fn new(channels: usize, epsilon: f64, momentum: f64, device: &Device) -> Self {
         Self {
             gamma: Param::from_tensor(Tensor::ones([channels], device)),
             beta: Param::from_tensor(Tensor::zeros([channels], device)),
@@ -33,30 +34,37 @@ impl BatchNorm {
         }
     }
 
-    /// Whether a forward pass on this tensor takes the statistics of the batch: on an autodiff device, unless
-    /// frozen.
+    /// Whether a forward pass on `x` normalises with the statistics of the batch: on an autodiff
+    /// device, unless the layer is frozen.
     pub(crate) fn is_training(&self, x: &Tensor<4>) -> bool {
         x.device().is_autodiff() && self.training.is_enabled()
     }
 
-    /// Scale and shift.
+    /// Scale and shift, `[channels]` each.
     pub(crate) fn tensors(&self) -> NormTensors {
         NormTensors { gamma: self.gamma.val(), beta: self.beta.val() }
     }
 
-    /// The running mean and variance.
-    pub(crate) fn running(&self) -> [Tensor<1>; 2] {
+    /// The running mean and variance, `[channels]` each.
+    pub(crate) fn running_statistics(&self) -> [Tensor<1>; 2] {
         [self.running_mean.value(), self.running_var.value()]
     }
 
-    /// Added to the variance.
+    /// Constant added to the variance.
     pub(crate) fn epsilon(&self) -> f64 {
         self.epsilon
     }
 
-    /// Blends a batch's mean and biased variance, of so many values a channel, into the running ones.
-    pub(crate) fn keep(&self, mean: Tensor<1>, variance: Tensor<1>, count: usize) {
-        // One value has no unbiased variance; torch refuses, here the statistic then stays biased.
+    /// Blends a batch's mean and biased variance into the running statistics; `count` is the number
+    /// of values per channel.
+    pub(crate) fn update_running_statistics(
+        &self,
+        mean: Tensor<1>,
+        variance: Tensor<1>,
+        count: usize,
+    ) {
+        // A single value has no unbiased variance: torch raises an error, this layer uses the
+        // biased one.
         let count = count as f64;
         let unbiased = if count > 1.0 { count / (count - 1.0) } else { 1.0 };
         let blend = |old: Tensor<1>, new: Tensor<1>, scale: f64| {

@@ -1,14 +1,17 @@
-//! Dropout without a generator: the mask is a function of a seed and the element.
+//! Dropout without a random generator: the mask is a function of a seed and the element's index.
 
 use burn::tensor::{Tensor, TensorData};
 
 use crate::init::uniform;
 
-/// Inverted dropout: zero with `probability`, otherwise scaled by `1 / (1 - probability)`. The mask is
-/// drawn on the CPU, so that it is the same on every backend and a resumed run repeats it.
+/// Inverted dropout: an element is zeroed with `probability` and otherwise scaled by
+/// `1 / (1 - probability)`.
+///
+/// The mask is computed on the CPU. It is therefore the same on every backend, and a resumed run
+/// repeats it.
 ///
 /// # Shapes
-/// `[b, c]` to the same.
+/// `[b, c]`, in and out.
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};

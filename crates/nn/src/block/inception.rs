@@ -1,19 +1,21 @@
-//! The Inception module (GoogLeNet, arXiv:1409.4842, figure 2b) and the step from it to the separable
-//! convolution (Xception, arXiv:1610.02357, figures 2 to 4).
+//! The Inception module (GoogLeNet, arXiv:1409.4842, figure 2b) and the step from it to the
+//! separable convolution (Xception, arXiv:1610.02357, figures 2 to 4).
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use kernels::ops::branch::fork;
+use kernels::ops::branch::branch;
 use kernels::ops::concat::concat;
 
 use crate::activation::Activation;
-use crate::block::conv_norm_activation::{ConvNormActivation, Norm};
-use crate::block::convolution::{Conv, Convolution};
-use crate::block::pooling::Pool;
-use crate::layer_spec::{LayerListBuilder, pair};
+use crate::block::conv_norm_activation::ConvNormActivation;
+use crate::block::convolution::Convolution;
+use crate::block::pooling::max_pool;
+use crate::config::Norm;
+use crate::geometry::{Conv, Pool};
+use crate::layer_spec::{LayerListBuilder, names_below};
 
-/// A row of GoogLeNet's table 1: channels in, then `#1x1 | #3x3 reduce, #3x3 | #5x5 reduce, #5x5 | pool
-/// proj`.
+/// The widths of an Inception module, a row of GoogLeNet's table 1: channels in, then
+/// `#1x1 | #3x3 reduce, #3x3 | #5x5 reduce, #5x5 | pool proj`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Inception {
     /// Channels in.
@@ -32,11 +34,11 @@ pub struct Inception {
 const POOL: Pool = Pool::new(3, 1).padded(1).ceil();
 
 impl Inception {
-    /// Channels out: the four branches side by side, in the order 1x1, 3x3, 5x5, pool.
+    /// Channels out: the sum of the four branches, concatenated in the order 1x1, 3x3, 5x5, pool.
     ///
     /// ```
     /// use nn::block::inception::Inception;
-    /// // Module 3a. The project text's 28x28x96 for the third branch's reduction is a misprint of 16.
+    /// // Module 3a: 64 + 128 + 32 + 32. The paper's table has 16 for the third branch's reduction.
     /// let module = Inception { input: 192, one: 64, three: [96, 128], five: [16, 32], pool: 32 };
     /// assert_eq!(module.output(), 256);
     /// ```
@@ -57,28 +59,29 @@ impl Inception {
         ]
     }
 
-    /// Draws the module's layers under torchvision's names.
-    pub fn draw(&self, draft: &mut LayerListBuilder, name: &str, five: usize) {
-        let layers = self.convolutions(five);
-        let layer = |draft: &mut LayerListBuilder, i: usize| {
-            let (branch, conv) = layers[i];
-            let names = pair(&format!("{name}.{branch}"), "conv", "bn");
-            draft.conv_norm(&names, conv, Activation::Relu);
+    /// Adds the module's layers under torchvision's names; `five` is the kernel of the third
+    /// branch.
+    pub(crate) fn add_to(&self, layers: &mut LayerListBuilder, name: &str, five: usize) {
+        let convolutions = self.convolutions(five);
+        let add = |layers: &mut LayerListBuilder, i: usize| {
+            let (branch, conv) = convolutions[i];
+            let names = names_below(&format!("{name}.{branch}"), "conv", "bn");
+            layers.add_conv_norm(&names, conv, Activation::Relu);
         };
-        draft.concat(&mut [
-            &mut |d| layer(d, 0),
-            &mut |d| (1..3).for_each(|i| layer(d, i)),
-            &mut |d| (3..5).for_each(|i| layer(d, i)),
-            &mut |d| {
-                d.max_pool(&format!("{name}.branch4.0"), POOL);
-                layer(d, 5);
+        layers.add_concat(&mut [
+            &mut |layers| add(layers, 0),
+            &mut |layers| (1..3).for_each(|i| add(layers, i)),
+            &mut |layers| (3..5).for_each(|i| add(layers, i)),
+            &mut |layers| {
+                layers.add_max_pool(&format!("{name}.branch4.0"), POOL);
+                add(layers, 5);
             },
         ]);
     }
 }
 
-/// Four branches on the same input: 1x1; 1x1 then 3x3; 1x1 then 5x5; pooling then 1x1. Batch norm and
-/// ReLU follow every convolution.
+/// The Inception module. Four branches read one input: 1x1; 1x1 then 3x3; 1x1 then 5x5; pooling
+/// then 1x1. Batch norm and ReLU follow every convolution.
 #[derive(Module, Debug)]
 pub struct InceptionModule {
     one: ConvNormActivation,
@@ -90,7 +93,8 @@ pub struct InceptionModule {
 }
 
 impl InceptionModule {
-    /// `five` is the kernel of the third branch: 5 in the paper, 3 in torchvision's weights.
+    /// Builds the module; the weights are zero until [`crate::init::fill`]. `five` is the kernel of
+    /// the third branch: 5 in the paper, 3 in torchvision's weights.
     pub fn new(inception: &Inception, five: usize, norm: Norm, device: &Device) -> Self {
         let [one, three_reduce, three, five_reduce, five, pool_projection] = inception
             .convolutions(five)
@@ -98,33 +102,35 @@ impl InceptionModule {
         Self { one, three_reduce, three, five_reduce, five, pool_projection }
     }
 
+    /// The four branches, concatenated.
+    ///
     /// # Shapes
     /// `[b, input, h, w]` to `[b, output, h, w]`.
     ///
     /// ```
     /// use burn::tensor::{Device, Tensor};
-    /// use nn::block::conv_norm_activation::Norm;
     /// use nn::block::inception::{Inception, InceptionModule};
+    /// use nn::config::Norm;
     ///
     /// let (device, norm) = (Device::flex(), Norm { epsilon: 1e-3, momentum: 0.1 });
-    /// let what = Inception { input: 192, one: 64, three: [96, 128], five: [16, 32], pool: 32 };
-    /// let module = InceptionModule::new(&what, 5, norm, &device);
+    /// let widths = Inception { input: 192, one: 64, three: [96, 128], five: [16, 32], pool: 32 };
+    /// let module = InceptionModule::new(&widths, 5, norm, &device);
     /// let y = module.forward(Tensor::zeros([1, 192, 28, 28], &device));
     /// assert_eq!(y.dims(), [1, 256, 28, 28]);
     /// ```
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let x = fork(x);
+        let x = branch(x);
         let one = self.one.forward(x.clone());
         let three = self.three.forward(self.three_reduce.forward(x.clone()));
         let five = self.five.forward(self.five_reduce.forward(x.clone()));
-        let pool = self.pool_projection.forward(POOL.max(x));
+        let pool = self.pool_projection.forward(max_pool(x, POOL));
         concat(vec![one, three, five, pool])
     }
 }
 
-/// The simplified Inception module (Xception paper, figure 2) in its equivalent form (figure 3): one
-/// 1x1 convolution, then 3x3 convolutions on `towers` groups of its channels. With one tower per
-/// channel it is the extreme form (figure 4): a separable convolution with the 1x1 first.
+/// The simplified Inception module (Xception paper, figure 2) in its equivalent form (figure 3):
+/// one 1x1 convolution, then 3x3 convolutions on `towers` groups of its channels. One tower per
+/// channel is the extreme form (figure 4): a separable convolution with the 1x1 convolution first.
 #[derive(Module, Debug)]
 pub struct SimplifiedInception {
     pointwise: Convolution,
@@ -143,7 +149,7 @@ impl SimplifiedInception {
         }
     }
 
-    /// The 3x3 part: `9 * channels^2 / towers` weights.
+    /// The 3x3 convolution; it has `9 * channels^2 / towers` weights.
     ///
     /// ```
     /// use nn::block::inception::SimplifiedInception;
@@ -154,7 +160,8 @@ impl SimplifiedInception {
         Conv::standard(channels, channels, 3, 1).with_groups(towers)
     }
 
-    /// Linear, without norm and activation: the identity it shows is about the convolutions.
+    /// The two convolutions without norm or activation: the equivalence of figures 2 and 3 is one
+    /// of convolutions.
     ///
     /// # Shapes
     /// `[b, input, h, w]` to `[b, output, h, w]`.
@@ -181,9 +188,10 @@ mod tests {
     use super::*;
     use crate::init::uniform;
 
-    /// g towers, each a 1x1 and a 3x3 convolution, concatenated, equal one 1x1 convolution with the
+    /// Concatenated towers, each a 1x1 and a 3x3 convolution, equal one 1x1 convolution with the
     /// towers' weights stacked and one grouped 3x3 convolution. In f64, for 1, 2, 3 and 6 towers.
-    /// Seen to fail with the groups' inputs taken in another order.
+    ///
+    /// Mutations caught: the groups' inputs in another order.
     #[test]
     fn towers_equal_one_pointwise_and_one_grouped_convolution() {
         let device = Device::flex();

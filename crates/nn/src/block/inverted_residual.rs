@@ -1,53 +1,78 @@
-//! The inverted residual with linear bottleneck (arXiv:1801.04381), with squeeze-excite the bneck of
-//! MobileNetV3.
+//! The inverted residual with linear bottleneck (arXiv:1801.04381). With squeeze-excite it is
+//! MobileNetV3's bneck block.
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use kernels::ops::branch::fork;
+use kernels::ops::branch::branch;
 
 use crate::activation::Activation;
-use crate::block::conv_norm_activation::{ConvNormActivation, Norm};
-use crate::block::convolution::{Conv, Padding};
+use crate::block::conv_norm_activation::ConvNormActivation;
 use crate::block::squeeze_excite::SqueezeExcite;
-use crate::layer_spec::LayerListBuilder;
+use crate::block::stages::StridedBlock;
+use crate::config::Norm;
+use crate::geometry::{Conv, Padding};
+use crate::layer_spec::{LayerListBuilder, names_below};
 
-/// One block, widths already scaled.
+/// An inverted residual without its weights; the width multiplier is already applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bottleneck {
     /// Channels in.
     pub input: usize,
     /// Depthwise kernel.
     pub kernel: usize,
-    /// Width between the 1x1 convolutions.
+    /// Channels between the two 1x1 convolutions.
     pub expanded: usize,
     /// Channels out.
     pub output: usize,
-    /// Squeezed width, if there is squeeze-excite.
+    /// Hidden channels of squeeze-excite; none without it.
     pub squeezed: Option<usize>,
-    /// After expansion and depthwise convolution.
+    /// Activation after the expansion and after the depthwise convolution.
     pub activation: Activation,
     /// Stride of the depthwise convolution.
     pub stride: usize,
     /// Dilation of the depthwise convolution.
     pub dilation: usize,
-    /// Border of the depthwise convolution.
+    /// Padding of the depthwise convolution.
     pub padding: Padding,
 }
 
-/// Keys of a block's layers: convolution and norm, or the two convolutions of squeeze-excite.
-pub struct BottleneckKeys {
+/// Names of a block's layers in weight files: a convolution and its norm, or the two convolutions
+/// of squeeze-excite.
+pub(crate) struct BottleneckKeys {
     /// 1x1 expansion.
-    pub expand: [String; 2],
+    pub(crate) expand: [String; 2],
     /// Depthwise convolution.
-    pub depthwise: [String; 2],
+    pub(crate) depthwise: [String; 2],
     /// Squeeze-excite.
-    pub gate: [String; 2],
-    /// Linear 1x1.
-    pub project: [String; 2],
+    pub(crate) gate: [String; 2],
+    /// Linear 1x1 projection.
+    pub(crate) project: [String; 2],
+}
+
+impl BottleneckKeys {
+    /// timm's names: its `InvertedResidual`, or its `DepthwiseSeparableConv` where there is no
+    /// expansion.
+    pub(crate) fn timm(prefix: &str, block: &Bottleneck) -> Self {
+        let gate = names_below(prefix, "se.conv_reduce", "se.conv_expand");
+        match block.expand() {
+            Some(_) => Self {
+                expand: names_below(prefix, "conv_pw", "bn1"),
+                depthwise: names_below(prefix, "conv_dw", "bn2"),
+                gate,
+                project: names_below(prefix, "conv_pwl", "bn3"),
+            },
+            None => Self {
+                expand: [String::new(), String::new()],
+                depthwise: names_below(prefix, "conv_dw", "bn1"),
+                gate,
+                project: names_below(prefix, "conv_pw", "bn2"),
+            },
+        }
+    }
 }
 
 impl Bottleneck {
-    /// The expansion, absent when it would not widen.
+    /// The 1x1 expansion; none when it would not widen.
     pub fn expand(&self) -> Option<Conv> {
         (self.expanded != self.input).then(|| Conv::pointwise(self.input, self.expanded))
     }
@@ -59,31 +84,32 @@ impl Bottleneck {
             .with_padding(self.padding)
     }
 
-    /// The linear projection.
+    /// The linear 1x1 projection.
     pub fn project(&self) -> Conv {
         Conv::pointwise(self.expanded, self.output)
     }
 
-    /// Whether the input is added: stride 1 and equal widths.
+    /// Whether the input is added to the output: stride 1 and equal channel counts.
     pub fn is_residual(&self) -> bool {
         self.stride == 1 && self.input == self.output
     }
 
-    /// Draws the block's layers in forward order.
-    pub fn draw(&self, draft: &mut LayerListBuilder, keys: &BottleneckKeys) {
+    /// Adds the block's layers in forward order.
+    pub(crate) fn add_to(&self, layers: &mut LayerListBuilder, keys: &BottleneckKeys) {
         if let Some(expand) = self.expand() {
-            draft.conv_norm(&keys.expand, expand, self.activation);
+            layers.add_conv_norm(&keys.expand, expand, self.activation);
         }
-        draft.conv_norm(&keys.depthwise, self.depthwise(), self.activation);
+        layers.add_conv_norm(&keys.depthwise, self.depthwise(), self.activation);
         if let Some(squeezed) = self.squeezed {
-            draft.squeeze_excite(&keys.gate, squeezed);
+            layers.add_squeeze_excite(&keys.gate, squeezed);
         }
-        draft.conv_norm(&keys.project, self.project(), Activation::Linear);
+        layers.add_conv_norm(&keys.project, self.project(), Activation::Linear);
     }
 }
 
-/// 1x1 expansion (absent when it would not widen), depthwise, squeeze-excite, linear 1x1; the input is
-/// added when stride is 1 and the widths agree.
+/// The inverted residual: 1x1 expansion (absent when it would not widen), depthwise convolution,
+/// squeeze-excite, linear 1x1 projection. The input is added when the stride is 1 and the channel
+/// counts agree.
 #[derive(Module, Debug)]
 pub struct InvertedResidual {
     expand: Option<ConvNormActivation>,
@@ -95,7 +121,7 @@ pub struct InvertedResidual {
 }
 
 impl InvertedResidual {
-    /// Builds the block.
+    /// Builds the block; the weights are zero until [`crate::init::fill`].
     pub fn new(b: &Bottleneck, norm: Norm, device: &Device) -> Self {
         let layer = |conv, activation| ConvNormActivation::new(conv, norm, activation, device);
         Self {
@@ -107,20 +133,17 @@ impl InvertedResidual {
         }
     }
 
-    /// Stride of the depthwise convolution.
-    pub fn stride(&self) -> usize {
-        self.bottleneck.stride
-    }
-
+    /// The layers in turn, plus the input where the block is residual.
+    ///
     /// # Shapes
     /// `[b, input, h, w]` to `[b, output, ceil(h / stride), ceil(w / stride)]`.
     ///
     /// ```
     /// use burn::tensor::{Device, Tensor};
     /// use nn::activation::Activation;
-    /// use nn::block::conv_norm_activation::Norm;
-    /// use nn::block::convolution::Padding;
     /// use nn::block::inverted_residual::{Bottleneck, InvertedResidual};
+    /// use nn::config::Norm;
+    /// use nn::geometry::Padding;
     ///
     /// let (device, norm) = (Device::flex(), Norm { epsilon: 1e-5, momentum: 0.1 });
     /// // MobileNetV2's second row: t = 6, c = 24, s = 2.
@@ -134,7 +157,7 @@ impl InvertedResidual {
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let (x, skip) = match self.bottleneck.is_residual() {
             true => {
-                let x = fork(x);
+                let x = branch(x);
                 (x.clone(), Some(x))
             }
             false => (x, None),
@@ -148,21 +171,16 @@ impl InvertedResidual {
             Some(gate) => gate.forward(x),
             None => x,
         };
-        self.project.forward_with(x, skip)
+        self.project.forward_with_skip(x, skip)
     }
 }
 
-/// Block after block; `tap` is shown the last map of every stride.
-pub(crate) fn along(
-    blocks: &[InvertedResidual],
-    mut x: Tensor<4>,
-    tap: &mut dyn FnMut(&Tensor<4>),
-) -> Tensor<4> {
-    for block in blocks {
-        if block.stride() > 1 {
-            tap(&x);
-        }
-        x = block.forward(x);
+impl StridedBlock for InvertedResidual {
+    fn stride(&self) -> usize {
+        self.bottleneck.stride
     }
-    x
+
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        InvertedResidual::forward(self, x)
+    }
 }

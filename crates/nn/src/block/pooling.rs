@@ -1,95 +1,63 @@
-//! Pooling with torch's conventions: max pads with minus infinity, average counts the padding.
+//! Pooling with torch's conventions: the maximum pads with minus infinity, the mean counts the
+//! padding.
 
 use burn::tensor::Tensor;
 use burn::tensor::module::avg_pool2d;
 use burn::tensor::ops::AvgPoolOptions;
+use kernels::cpu::max_pool::PoolWindow;
+use kernels::ops::pooling;
 pub use kernels::ops::pooling::global_mean;
-use kernels::ops::pooling::{Window, max_pool, mean_pool};
 
-/// A square window.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pool {
-    /// Height and width.
-    pub kernel: usize,
-    /// Stride of both axes.
-    pub stride: usize,
-    /// Padding of every side.
-    pub padding: usize,
-    /// Whether a last window that begins inside the input may reach past its end.
-    pub ceil: bool,
+use crate::geometry::Pool;
+
+/// The maximum of each window.
+///
+/// # Shapes
+/// `[b, c, h, w]` to `[b, c, h', w']`, `[h', w'] =` [`Pool::output_size`]`([h, w])`.
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use nn::block::pooling::max_pool;
+/// use nn::geometry::Pool;
+///
+/// let x = Tensor::zeros([1, 8, 112, 112], &Device::flex());
+/// assert_eq!(max_pool(x, Pool::new(3, 2).ceil()).dims(), [1, 8, 56, 56]);
+/// ```
+pub fn max_pool(x: Tensor<4>, pool: Pool) -> Tensor<4> {
+    let [_, _, h, w] = x.dims();
+    let window = PoolWindow {
+        kernel: pool.kernel,
+        stride: pool.stride,
+        before: pool.padding,
+        output: pool.output_size([h, w]),
+    };
+    pooling::max_pool(x, window)
 }
 
-impl Pool {
-    /// A window without padding.
-    pub const fn new(kernel: usize, stride: usize) -> Self {
-        Self { kernel, stride, padding: 0, ceil: false }
+/// The mean of each window, the zeros of the padding counted.
+///
+/// # Shapes
+/// `[b, c, h, w]` to `[b, c, h', w']`, `[h', w'] =` [`Pool::output_size`]`([h, w])`.
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use nn::block::pooling::mean_pool;
+/// use nn::geometry::Pool;
+///
+/// let y = mean_pool(Tensor::ones([1, 1, 3, 3], &Device::flex()), Pool::new(3, 1).padded(1));
+/// // The window at a corner holds 4 ones and 5 zeros.
+/// assert_eq!(y.slice([0..1, 0..1, 0..1, 0..1]).into_scalar::<f32>(), 4.0 / 9.0);
+/// ```
+pub fn mean_pool(x: Tensor<4>, pool: Pool) -> Tensor<4> {
+    if !pool.ceil {
+        return pooling::mean_pool(x, pool.kernel, pool.stride, pool.padding);
     }
-
-    /// The same with so much padding on every side.
-    #[must_use]
-    pub const fn padded(self, padding: usize) -> Self {
-        Self { padding, ..self }
-    }
-
-    /// The same with torch's `ceil_mode`.
-    #[must_use]
-    pub const fn ceil(self) -> Self {
-        Self { ceil: true, ..self }
-    }
-
-    /// Extents of the output for an input of `size`.
-    ///
-    /// ```
-    /// use nn::block::pooling::Pool;
-    /// assert_eq!(Pool::new(3, 2).output_size([112, 111]), [55, 55]);
-    /// assert_eq!(Pool::new(3, 2).ceil().output_size([112, 111]), [56, 55]);
-    /// ```
-    pub fn output_size(&self, size: [usize; 2]) -> [usize; 2] {
-        size.map(|side| {
-            let room = side + 2 * self.padding;
-            assert!(room >= self.kernel, "{room} padded pixels for a window of {}", self.kernel);
-            let room = room - self.kernel;
-            match self.ceil {
-                false => room / self.stride + 1,
-                true => {
-                    let count = room.div_ceil(self.stride) + 1;
-                    // A window that would begin in the padding behind the input does not exist.
-                    count - usize::from((count - 1) * self.stride >= side + self.padding)
-                }
-            }
-        })
-    }
-
-    /// The largest value of each window.
-    ///
-    /// # Shapes
-    /// `[b, c, h, w]` to `[b, c, h', w']`, `[h', w'] =` [`Pool::output_size`]`([h, w])`.
-    pub fn max(&self, x: Tensor<4>) -> Tensor<4> {
-        let [_, _, h, w] = x.dims();
-        let window = Window {
-            kernel: self.kernel,
-            stride: self.stride,
-            before: self.padding,
-            output: self.output_size([h, w]),
-        };
-        max_pool(x, window)
-    }
-
-    /// The mean of each window, zeros of the padding counted.
-    ///
-    /// # Shapes
-    /// As [`Pool::max`].
-    pub fn mean(&self, x: Tensor<4>) -> Tensor<4> {
-        if !self.ceil {
-            return mean_pool(x, self.kernel, self.stride, self.padding);
-        }
-        let options = AvgPoolOptions {
-            kernel_size: [self.kernel; 2],
-            stride: [self.stride; 2],
-            padding: [(self.padding, self.padding); 2],
-            count_include_pad: true,
-            ceil_mode: self.ceil,
-        };
-        avg_pool2d(x, options)
-    }
+    let options = AvgPoolOptions {
+        kernel_size: [pool.kernel; 2],
+        stride: [pool.stride; 2],
+        padding: [(pool.padding, pool.padding); 2],
+        count_include_pad: true,
+        ceil_mode: true,
+    };
+    avg_pool2d(x, options)
 }

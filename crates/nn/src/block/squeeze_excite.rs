@@ -4,9 +4,11 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use kernels::ops::squeeze_excite::squeeze_excite;
 
-use crate::block::convolution::{Conv, Convolution};
+use crate::block::convolution::Convolution;
+use crate::geometry::Conv;
 
-/// Mean over the map, 1x1 convolution, ReLU, 1x1 convolution, hard-sigmoid, multiply.
+/// Multiplies every channel by a gate: mean over the map, 1x1 convolution, ReLU, 1x1 convolution,
+/// hard-sigmoid.
 #[derive(Module, Debug)]
 pub struct SqueezeExcite {
     fc1: Convolution,
@@ -14,7 +16,8 @@ pub struct SqueezeExcite {
 }
 
 impl SqueezeExcite {
-    /// For `channels` channels, squeezed to `squeezed`.
+    /// A gate for `channels` channels with `squeezed` hidden ones; the weights are zero until
+    /// [`crate::init::fill`].
     pub fn new(channels: usize, squeezed: usize, device: &Device) -> Self {
         Self {
             fc1: Convolution::with_bias(Conv::pointwise(channels, squeezed), device),
@@ -22,8 +25,10 @@ impl SqueezeExcite {
         }
     }
 
+    /// The map times its gates.
+    ///
     /// # Shapes
-    /// `[b, c, h, w]` to the same.
+    /// `[b, c, h, w]`, in and out.
     ///
     /// ```
     /// use burn::tensor::{Device, Tensor};
@@ -35,7 +40,7 @@ impl SqueezeExcite {
     /// assert_eq!(y.mean().into_scalar::<f32>(), 0.5);
     /// ```
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let both = |fc: &Convolution| (fc.weight(), fc.bias().expect("made with a bias"));
-        squeeze_excite(x, both(&self.fc1), both(&self.fc2))
+        let tensors = |fc: &Convolution| (fc.weight(), fc.bias().expect("a layer with a bias"));
+        squeeze_excite(x, tensors(&self.fc1), tensors(&self.fc2))
     }
 }

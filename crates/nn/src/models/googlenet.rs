@@ -1,25 +1,27 @@
-//! GoogLeNet (Szegedy et al., arXiv:1409.4842): nine Inception modules, 22 layers, two auxiliary heads.
+//! GoogLeNet (Szegedy et al., arXiv:1409.4842): nine Inception modules, 22 layers, two auxiliary
+//! heads.
 //!
 //! Departures from the paper, as in torchvision: batch norm after every convolution and no local
-//! response normalisation; the fourth pooling is 2x2; an auxiliary head pools to 4x4 by regions and
-//! drops 0.7; the third branch's kernel is 3x3 where torchvision's weights are used and 5x5 (the
-//! paper's) by default when training begins anew (`NetworkConfig::three_for_five`).
+//! response normalisation; the fourth pooling is 2x2; an auxiliary head pools to a grid of 4x4
+//! regions and drops 70 %. The kernel of the third branch is 3x3 with torchvision's weights and the
+//! paper's 5x5 by default in training from scratch (`NetworkConfig::three_for_five`).
 
 use burn::module::Module;
-use burn::nn::{Initializer, Linear, LinearConfig};
-use burn::tensor::activation::relu;
 use burn::tensor::module::adaptive_avg_pool2d;
 use burn::tensor::{Device, Tensor};
 
 use crate::activation::Activation::{Linear as Plain, Relu};
+use crate::block::auxiliary_head::AuxiliaryHead;
+use crate::block::backbone::{Backbone, OnStride};
+use crate::block::classifier::Classifier;
 use crate::block::conv_norm_activation::ConvNormActivation;
-use crate::block::convolution::Conv;
-use crate::block::dropout::drop_out;
 use crate::block::inception::{Inception, InceptionModule};
-use crate::block::linear::through;
-use crate::block::pooling::{Pool, global_mean};
-use crate::layer_spec::{Init, LayerListBuilder, LayerSpec, LinearSpec, pair};
-use crate::network::{Auxiliary, NetworkConfig};
+use crate::block::linear::{add_linear, zero_linear};
+use crate::block::pooling::{global_mean, max_pool};
+use crate::config::NetworkConfig;
+use crate::geometry::{Conv, Pool};
+use crate::layer_spec::{Init, LayerListBuilder, LayerSpec, names_below};
+use crate::outputs::{AuxiliaryLogits, TrainingOutputs};
 
 const fn inception(
     name: &'static str,
@@ -47,6 +49,7 @@ const ROWS: [(&str, Inception); 9] = [
     inception("5b", 832, 384, [192, 384], [48, 128], 128),
 ];
 
+/// Whether every row's input is the previous row's output.
 const fn chains(rows: &[(&str, Inception)]) -> bool {
     let mut i = 1;
     while i < rows.len() {
@@ -64,196 +67,163 @@ const _: () = assert!(chains(&ROWS), "table 1: a row's input is not the previous
 const STEM: [Conv; 3] =
     [Conv::standard(3, 64, 7, 2), Conv::pointwise(64, 64), Conv::standard(64, 192, 3, 1)];
 
-/// Pooling before the second convolution, module 3a, module 4a and module 5a.
+/// Pooling before the second convolution, module 3a and module 4a.
 const POOL: Pool = Pool::new(3, 2).ceil();
+/// Pooling before module 5a.
 const LAST_POOL: Pool = Pool::new(2, 2).ceil();
 
-/// Dropout of the auxiliary heads; the paper has the same 70 %.
-const AUXILIARY_DROPOUT: f64 = 0.7;
+/// Dropout of the auxiliary heads, the paper's 70 %.
+const HEAD_DROPOUT: f64 = 0.7;
 /// Weight of each auxiliary loss (the paper's section 5).
-const AUXILIARY_WEIGHT: f64 = 0.3;
+const HEAD_WEIGHT: f64 = 0.3;
+/// Height and width of the pooled map that an auxiliary head reads.
+const HEAD_SIDE: usize = 4;
 /// Channels of an auxiliary head's convolution and of its hidden layer.
-const AUXILIARY: [usize; 2] = [128, 1024];
-const DEVIATION: Init = Init::Normal { deviation: 0.01 };
-
-/// Row after which an auxiliary head is attached: 4a and 4d.
+const HEAD_WIDTHS: [usize; 2] = [128, 1024];
+/// Rows after which an auxiliary head is attached: 4a and 4d.
 const HEADS: [usize; 2] = [2, 5];
 
-/// The layers for images of `size`, under torchvision's names.
+/// Standard deviation of every initial weight.
+const DEVIATION: f64 = 0.01;
+
+/// The layers for images of `size` (height, width), under torchvision's names.
 pub(crate) fn layers(config: &NetworkConfig, size: [usize; 2]) -> Vec<LayerSpec> {
-    let mut draft = LayerListBuilder::new(size[0], size[1], DEVIATION);
-    draft.conv_norm(&pair("conv1", "conv", "bn"), STEM[0], Relu);
-    draft.max_pool("maxpool1", POOL);
-    draft.conv_norm(&pair("conv2", "conv", "bn"), STEM[1], Relu);
-    draft.conv_norm(&pair("conv3", "conv", "bn"), STEM[2], Relu);
-    draft.max_pool("maxpool2", POOL);
+    let mut layers = LayerListBuilder::new(size[0], size[1], Init::Normal { deviation: DEVIATION });
+    layers.add_conv_norm(&names_below("conv1", "conv", "bn"), STEM[0], Relu);
+    layers.add_max_pool("maxpool1", POOL);
+    layers.add_conv_norm(&names_below("conv2", "conv", "bn"), STEM[1], Relu);
+    layers.add_conv_norm(&names_below("conv3", "conv", "bn"), STEM[2], Relu);
+    layers.add_max_pool("maxpool2", POOL);
     let mut heads = Vec::new();
     for (i, (name, row)) in ROWS.iter().enumerate() {
         match *name {
-            "4a" => draft.max_pool("maxpool3", POOL),
-            "5a" => draft.max_pool("maxpool4", LAST_POOL),
+            "4a" => layers.add_max_pool("maxpool3", POOL),
+            "5a" => layers.add_max_pool("maxpool4", LAST_POOL),
             _ => {}
         }
-        row.draw(&mut draft, &format!("inception{name}"), config.five());
+        row.add_to(&mut layers, &format!("inception{name}"), config.third_branch_kernel());
         if HEADS.contains(&i) {
-            heads.push(draft.at());
+            heads.push(layers.shape());
         }
     }
-    // torchvision holds the heads after the trunk and before the classifier.
+    // In torchvision's parameter order the heads follow the modules and precede the classifier.
     if config.auxiliary {
-        for (number, at) in heads.into_iter().enumerate() {
-            draft.auxiliary(&mut |d| {
+        for (number, shape) in heads.into_iter().enumerate() {
+            layers.auxiliary_branch(&mut |layers| {
                 let name = format!("aux{}", number + 1);
-                d.stand_at(at);
-                d.adaptive_mean(&format!("{name}.pool"), 4);
-                let conv = Conv::pointwise(at[0], AUXILIARY[0]);
-                d.conv_norm(&pair(&format!("{name}.conv"), "conv", "bn"), conv, Relu);
-                line(d, &format!("{name}.fc1"), AUXILIARY[1], Relu);
-                line(d, &format!("{name}.fc2"), config.num_classes, Plain);
+                layers.set_shape(shape);
+                layers.add_adaptive_mean(&format!("{name}.pool"), HEAD_SIDE);
+                let conv = Conv::pointwise(shape[0], HEAD_WIDTHS[0]);
+                let names = names_below(&format!("{name}.conv"), "conv", "bn");
+                layers.add_conv_norm(&names, conv, Relu);
+                add_linear(layers, &format!("{name}.fc1"), HEAD_WIDTHS[1], Relu, DEVIATION);
+                add_linear(layers, &format!("{name}.fc2"), config.num_classes, Plain, DEVIATION);
             });
         }
     }
-    draft.adaptive_mean("avgpool", 1);
-    line(&mut draft, "fc", config.num_classes, Plain);
-    draft.finish()
+    layers.add_adaptive_mean("avgpool", 1);
+    add_linear(&mut layers, "fc", config.num_classes, Plain, DEVIATION);
+    layers.finish()
 }
 
-fn line(
-    draft: &mut LayerListBuilder,
-    name: &str,
-    output: usize,
-    activation: crate::activation::Activation,
-) {
-    let input: usize = draft.at().iter().product();
-    let bias = Init::Uniform { bound: 1.0 / (input as f64).sqrt() };
-    draft.linear(LinearSpec {
-        name,
-        output,
-        activation,
-        weights: DEVIATION,
-        bias,
-        pointwise: false,
-    });
-}
-
-/// A classifier beside the trunk, for training.
-#[derive(Module, Debug)]
-struct AuxiliaryHead {
-    conv: ConvNormActivation,
-    hidden: Linear,
-    classifier: Linear,
-    dropout: f64,
-}
-
-impl AuxiliaryHead {
-    fn new(input: usize, config: &NetworkConfig, device: &Device) -> Self {
-        let (classes, norm) = (config.num_classes, config.norm());
-        Self {
-            // Whoever wants no dropout wants none in the heads.
-            dropout: if config.dropout > 0.0 { AUXILIARY_DROPOUT } else { 0.0 },
-            conv: ConvNormActivation::new(Conv::pointwise(input, AUXILIARY[0]), norm, Relu, device),
-            hidden: linear(16 * AUXILIARY[0], AUXILIARY[1], device),
-            classifier: linear(AUXILIARY[1], classes, device),
-        }
+/// The auxiliary head that reads a map of `input` channels.
+fn auxiliary_head(input: usize, config: &NetworkConfig, device: &Device) -> AuxiliaryHead {
+    let conv = Conv::pointwise(input, HEAD_WIDTHS[0]);
+    let flattened = HEAD_SIDE * HEAD_SIDE * HEAD_WIDTHS[0];
+    AuxiliaryHead {
+        convs: vec![ConvNormActivation::new(conv, config.norm(), Relu, device)],
+        hidden: Some(zero_linear(flattened, HEAD_WIDTHS[1], device)),
+        classifier: zero_linear(HEAD_WIDTHS[1], config.num_classes, device),
+        // A configuration without dropout has none in the heads either.
+        dropout: if config.dropout > 0.0 { HEAD_DROPOUT } else { 0.0 },
     }
-
-    fn forward(&self, x: Tensor<4>, seed: u64) -> Tensor<2> {
-        let x = self.conv.forward(adaptive_avg_pool2d(x, [4, 4])); // [b, 128, 4, 4]
-        let x = relu(self.hidden.forward(x.flatten::<2>(1, 3))); // [b, 1024]
-        self.classifier.forward(drop_out(x, self.dropout, seed))
-    }
-}
-
-fn linear(input: usize, output: usize, device: &Device) -> Linear {
-    LinearConfig::new(input, output).with_initializer(Initializer::Zeros).init(device)
 }
 
 /// GoogLeNet; fields in torchvision's order.
 #[derive(Module, Debug)]
-pub struct GoogLeNet {
+pub(crate) struct GoogLeNet {
     stem: Vec<ConvNormActivation>,
     modules: Vec<InceptionModule>,
     auxiliary: Vec<AuxiliaryHead>,
-    classifier: Linear,
-    dropout: f64,
+    classifier: Classifier,
 }
 
 impl GoogLeNet {
-    /// Builds the network; weights are zero until [`crate::init::fill`].
-    pub fn new(config: &NetworkConfig, device: &Device) -> Self {
-        let norm = config.norm();
+    /// Builds the network; the weights are zero until [`crate::init::fill`].
+    pub(crate) fn new(config: &NetworkConfig, device: &Device) -> Self {
+        let (norm, five) = (config.norm(), config.third_branch_kernel());
         let heads = if config.auxiliary { &HEADS[..] } else { &[] };
-        let head = |&row: &usize| AuxiliaryHead::new(ROWS[row].1.output(), config, device);
-        let module =
-            |(_, row): &(&str, Inception)| InceptionModule::new(row, config.five(), norm, device);
-        let features = ROWS[ROWS.len() - 1].1.output();
+        let head = |&row: &usize| auxiliary_head(ROWS[row].1.output(), config, device);
+        let module = |(_, row): &(&str, Inception)| InceptionModule::new(row, five, norm, device);
+        let (features, classes) = (ROWS[ROWS.len() - 1].1.output(), config.num_classes);
         Self {
             stem: STEM.map(|conv| ConvNormActivation::new(conv, norm, Relu, device)).into(),
             modules: ROWS.iter().map(module).collect(),
             auxiliary: heads.iter().map(head).collect(),
-            classifier: linear(features, config.num_classes, device),
-            dropout: config.dropout,
+            classifier: Classifier::new(features, classes, config.dropout, device),
         }
     }
 
-    /// `[b, 3, h, w]` to `[b, 1024, h/32, w/32]`; `tap` is shown the last map of every stride, `inside`
-    /// the output of every module.
-    pub(crate) fn trunk(
+    /// [`Backbone::forward_features`]; `on_module` is called with the row and the output of every
+    /// module.
+    fn run_modules(
         &self,
         images: Tensor<4>,
-        tap: &mut dyn FnMut(&Tensor<4>),
-        inside: &mut dyn FnMut(usize, &Tensor<4>),
+        on_stride: OnStride<'_>,
+        on_module: &mut dyn FnMut(usize, &Tensor<4>),
     ) -> Tensor<4> {
         let x = self.stem[0].forward(images); // [b, 64, h/2, w/2]
-        tap(&x);
-        let x = self.stem[1].forward(POOL.max(x));
+        on_stride(&x);
+        let x = self.stem[1].forward(max_pool(x, POOL));
         let x = self.stem[2].forward(x); // [b, 192, h/4, w/4]
-        tap(&x);
-        let mut x = POOL.max(x);
+        on_stride(&x);
+        let mut x = max_pool(x, POOL);
         for (i, (module, (name, _))) in self.modules.iter().zip(&ROWS).enumerate() {
             x = match *name {
                 "4a" => {
-                    tap(&x); // [b, 480, h/8, w/8]
-                    POOL.max(x)
+                    on_stride(&x); // [b, 480, h/8, w/8]
+                    max_pool(x, POOL)
                 }
                 "5a" => {
-                    tap(&x); // [b, 832, h/16, w/16]
-                    LAST_POOL.max(x)
+                    on_stride(&x); // [b, 832, h/16, w/16]
+                    max_pool(x, LAST_POOL)
                 }
                 _ => x,
             };
             x = module.forward(x);
-            inside(i, &x);
+            on_module(i, &x);
         }
-        tap(&x);
+        on_stride(&x);
         x
     }
+}
 
-    /// The mean map `[b, 1024]` to logits; no dropout without a seed.
-    pub(crate) fn head(&self, x: Tensor<2>, seed: Option<u64>) -> Tensor<2> {
-        through(
-            &self.classifier,
-            match seed {
-                Some(seed) => drop_out(x, self.dropout, seed),
-                None => x,
-            },
-        )
+impl Backbone for GoogLeNet {
+    /// `[b, 3, h, w]` to `[b, 1024, h/32, w/32]`.
+    fn forward_features(&self, images: Tensor<4>, on_stride: OnStride<'_>) -> Tensor<4> {
+        self.run_modules(images, on_stride, &mut |_, _| ())
     }
 
-    /// Logits and those of the auxiliary heads, 4a's first.
-    pub(crate) fn forward_train(&self, x: Tensor<4>, seed: u64) -> (Tensor<2>, Vec<Auxiliary>) {
+    fn forward_head(&self, pooled: Tensor<2>, dropout_seed: Option<u64>) -> Tensor<2> {
+        self.classifier.forward(pooled, dropout_seed)
+    }
+
+    /// Module 4a's head is the first auxiliary one.
+    fn forward_train(&self, images: Tensor<4>, dropout_seed: u64) -> TrainingOutputs {
         let mut maps = Vec::new();
         let mut keep = |row: usize, x: &Tensor<4>| {
             if HEADS.contains(&row) && !self.auxiliary.is_empty() {
                 maps.push(x.clone());
             }
         };
-        let x = self.trunk(x, &mut |_| (), &mut keep);
-        let heads = self.auxiliary.iter().zip(maps).enumerate().map(|(i, (head, map))| Auxiliary {
-            weight: AUXILIARY_WEIGHT,
-            logits: head.forward(map, seed.wrapping_add(1 + i as u64)),
+        let x = self.run_modules(images, &mut |_| (), &mut keep);
+        let heads = self.auxiliary.iter().zip(maps).enumerate();
+        let heads = heads.map(|(i, (head, map))| {
+            let pooled = adaptive_avg_pool2d(map, [HEAD_SIDE; 2]); // [b, 512 or 528, 4, 4]
+            let logits = head.forward(pooled, dropout_seed.wrapping_add(1 + i as u64));
+            AuxiliaryLogits { weight: HEAD_WEIGHT, logits }
         });
-        let heads = heads.collect();
-        (self.head(global_mean(x), Some(seed)), heads)
+        let auxiliary = heads.collect();
+        TrainingOutputs { logits: self.forward_head(global_mean(x), Some(dropout_seed)), auxiliary }
     }
 }

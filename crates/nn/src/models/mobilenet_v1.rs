@@ -1,25 +1,24 @@
-//! MobileNetV1 (Howard et al., arXiv:1704.04861): depthwise-separable convolutions throughout, and two
-//! knobs, the width multiplier alpha and the resolution.
+//! MobileNetV1 (Howard et al., arXiv:1704.04861): depthwise-separable convolutions throughout, and
+//! two knobs, the width multiplier alpha and the resolution.
 //!
-//! Departures from the paper: ReLU6, as in the published weights and timm (ReLU on request); the
-//! second stride 2 that table 1 prints at 7x7x1024 is 1, as in every implementation; weight decay on
-//! depthwise filters is the trainer's matter.
-
-use std::ops::Range;
+//! Departures from the paper: the activation is ReLU6, as in the published weights and timm (ReLU
+//! on request); the second stride 2 that table 1 prints at 7x7x1024 is 1, as in every
+//! implementation. Weight decay on depthwise filters is an option of the optimizer, not of the
+//! network.
 
 use burn::module::Module;
-use burn::nn::{Initializer, Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
 
 use crate::activation::Activation;
+use crate::block::backbone::{Backbone, OnStride};
+use crate::block::classifier::Classifier;
 use crate::block::conv_norm_activation::ConvNormActivation;
-use crate::block::convolution::Conv;
-use crate::block::dropout::drop_out;
-use crate::block::linear::through;
 use crate::block::separable::{DepthwiseSeparable, Separable};
+use crate::block::stages::Stages;
 use crate::channels::make_divisible;
-use crate::layer_spec::{Init, LayerListBuilder, LayerSpec, LinearSpec, pair};
-use crate::network::{NetworkConfig, Scaling, at_sixteenth};
+use crate::config::{NetworkConfig, Scaling};
+use crate::geometry::Conv;
+use crate::layer_spec::{Init, LayerListBuilder, LayerSpec, LinearSpec, names_below};
 
 /// Table 1, the depthwise-separable rows: channels out and the stride of the depthwise convolution.
 #[rustfmt::skip]
@@ -35,14 +34,14 @@ const ROWS: [(usize, usize); 13] = [
 /// Channels of the first convolution.
 const STEM: usize = 32;
 
-/// The table under a multiplier.
-struct Table {
+/// Table 1 under a configuration.
+struct MobileNetV1Table {
     stem: Conv,
     blocks: Vec<Separable>,
     activation: Activation,
 }
 
-impl Table {
+impl MobileNetV1Table {
     fn new(config: &NetworkConfig) -> Self {
         let scale = |channels: usize| match config.scaling {
             Scaling::Paper => ((channels as f64 * config.width) as usize).max(8),
@@ -65,25 +64,33 @@ impl Table {
     }
 }
 
-/// The layers for images of `size`, under timm's names.
+/// The layers for images of `size` (height, width), under timm's names.
 pub(crate) fn layers(config: &NetworkConfig, size: [usize; 2]) -> Vec<LayerSpec> {
-    let table = Table::new(config);
-    let mut draft = LayerListBuilder::new(size[0], size[1], Init::FanOutOfGroup);
-    draft.conv_norm(&["conv_stem".into(), "bn1".into()], table.stem, table.activation);
-    let (mut stage, mut place) = (0, 0);
+    let table = MobileNetV1Table::new(config);
+    let mut layers = LayerListBuilder::new(size[0], size[1], Init::FanOutOfGroup);
+    layers.add_conv_norm(&["conv_stem".into(), "bn1".into()], table.stem, table.activation);
+    let (mut stage, mut index) = (0, 0);
     for (i, (block, row)) in table.blocks.iter().zip(&ROWS).enumerate() {
-        // timm's stages hold the rows of equal width.
-        (stage, place) = match i > 0 && ROWS[i - 1].0 == row.0 {
-            true => (stage, place + 1),
+        // A stage of timm holds the rows of one width.
+        (stage, index) = match i > 0 && ROWS[i - 1].0 == row.0 {
+            true => (stage, index + 1),
             false => (stage + usize::from(i > 0), 0),
         };
-        let prefix = format!("blocks.{stage}.{place}");
-        draft.conv_norm(&pair(&prefix, "conv_dw", "bn1"), block.depthwise, table.activation);
-        draft.conv_norm(&pair(&prefix, "conv_pw", "bn2"), block.pointwise, table.activation);
+        let prefix = format!("blocks.{stage}.{index}");
+        layers.add_conv_norm(
+            &names_below(&prefix, "conv_dw", "bn1"),
+            block.depthwise,
+            table.activation,
+        );
+        layers.add_conv_norm(
+            &names_below(&prefix, "conv_pw", "bn2"),
+            block.pointwise,
+            table.activation,
+        );
     }
-    draft.adaptive_mean("global_pool", 1);
+    layers.add_adaptive_mean("global_pool", 1);
     let bound = 1.0 / (config.num_classes as f64).sqrt();
-    draft.linear(LinearSpec {
+    layers.add_linear(LinearSpec {
         name: "classifier",
         output: config.num_classes,
         activation: Activation::Linear,
@@ -91,77 +98,43 @@ pub(crate) fn layers(config: &NetworkConfig, size: [usize; 2]) -> Vec<LayerSpec>
         bias: Init::Constant(0.0),
         pointwise: false,
     });
-    draft.finish()
+    layers.finish()
 }
 
 /// MobileNetV1; fields in forward order.
 #[derive(Module, Debug)]
-pub struct MobileNetV1 {
-    stem: ConvNormActivation,
-    blocks: Vec<DepthwiseSeparable>,
-    classifier: Linear,
-    dropout: f64,
-    #[module(skip)]
-    strides: Vec<usize>,
+pub(crate) struct MobileNetV1 {
+    stages: Stages<DepthwiseSeparable>,
+    classifier: Classifier,
 }
 
 impl MobileNetV1 {
-    /// Builds the network; weights are zero until [`crate::init::fill`].
-    pub fn new(config: &NetworkConfig, device: &Device) -> Self {
-        let table = Table::new(config);
+    /// Builds the network; the weights are zero until [`crate::init::fill`].
+    pub(crate) fn new(config: &NetworkConfig, device: &Device) -> Self {
+        let table = MobileNetV1Table::new(config);
         let (norm, activation) = (config.norm(), table.activation);
         let block = |b: &Separable| DepthwiseSeparable::new(*b, norm, activation, device);
-        let linear = LinearConfig::new(table.features(), config.num_classes);
-        Self {
-            stem: ConvNormActivation::new(table.stem, norm, activation, device),
-            blocks: table.blocks.iter().map(block).collect(),
-            classifier: linear.with_initializer(Initializer::Zeros).init(device),
-            dropout: config.dropout,
-            strides: ROWS.iter().map(|row| row.1).collect(),
-        }
+        let stages = Stages {
+            stem: ConvNormActivation::new(table.stem, norm, activation, device), // 32 channels
+            blocks: table.blocks.iter().map(block).collect(), // 512 at stride 16, 1024 at stride 32
+            last: None,
+        };
+        let (features, classes) = (table.features(), config.num_classes);
+        Self { stages, classifier: Classifier::new(features, classes, config.dropout, device) }
+    }
+}
+
+impl Backbone for MobileNetV1 {
+    /// `[b, 3, h, w]` to `[b, 1024, h/32, w/32]`.
+    fn forward_features(&self, images: Tensor<4>, on_stride: OnStride<'_>) -> Tensor<4> {
+        self.stages.forward(images, on_stride)
     }
 
-    /// `[b, 3, h, w]` to `[b, 512, h/16, w/16]`; `tap` is shown the last map of every stride.
-    pub(crate) fn large_maps(
-        &self,
-        images: Tensor<4>,
-        tap: &mut dyn FnMut(&Tensor<4>),
-    ) -> Tensor<4> {
-        let x = self.stem.forward(images); // [b, 32, h/2, w/2]
-        self.along(0..at_sixteenth(self.strides.iter().copied()), x, tap)
+    fn forward_head(&self, pooled: Tensor<2>, dropout_seed: Option<u64>) -> Tensor<2> {
+        self.classifier.forward(pooled, dropout_seed)
     }
 
-    /// To `[b, 1024, h/32, w/32]`.
-    pub(crate) fn small_maps(&self, x: Tensor<4>, tap: &mut dyn FnMut(&Tensor<4>)) -> Tensor<4> {
-        let cut = at_sixteenth(self.strides.iter().copied());
-        let x = self.along(cut..self.blocks.len(), x, tap);
-        tap(&x);
-        x
-    }
-
-    fn along(
-        &self,
-        rows: Range<usize>,
-        mut x: Tensor<4>,
-        tap: &mut dyn FnMut(&Tensor<4>),
-    ) -> Tensor<4> {
-        for (block, stride) in self.blocks[rows.clone()].iter().zip(&self.strides[rows]) {
-            if *stride > 1 {
-                tap(&x);
-            }
-            x = block.forward(x);
-        }
-        x
-    }
-
-    /// The mean map `[b, 1024]` to logits; no dropout without a seed.
-    pub(crate) fn head(&self, x: Tensor<2>, seed: Option<u64>) -> Tensor<2> {
-        through(
-            &self.classifier,
-            match seed {
-                Some(seed) => drop_out(x, self.dropout, seed),
-                None => x,
-            },
-        )
+    fn forward_pooled(&self, images: Tensor<4>) -> Tensor<2> {
+        self.stages.forward_pooled(images)
     }
 }

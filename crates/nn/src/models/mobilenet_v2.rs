@@ -1,23 +1,23 @@
 //! MobileNetV2 (Sandler et al., arXiv:1801.04381): inverted residuals with linear bottlenecks.
 //!
-//! Departures from the paper: none known; the last convolution stays 1280 wide below width 1, as in
+//! Departures from the paper: none known. The last convolution stays 1280 wide below width 1, as in
 //! the paper's section 6.1, and grows above it.
 
 use burn::module::Module;
-use burn::nn::{Initializer, Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
 
 use crate::activation::Activation::{self, Relu6};
+use crate::block::backbone::{Backbone, OnStride};
+use crate::block::classifier::Classifier;
 use crate::block::conv_norm_activation::ConvNormActivation;
-use crate::block::convolution::Conv;
-use crate::block::dropout::drop_out;
-use crate::block::inverted_residual::{Bottleneck, BottleneckKeys, InvertedResidual, along};
-use crate::block::linear::through;
+use crate::block::inverted_residual::{Bottleneck, BottleneckKeys, InvertedResidual};
+use crate::block::stages::Stages;
 use crate::channels::make_divisible;
-use crate::layer_spec::{Init, LayerListBuilder, LayerSpec, LinearSpec, Naming, pair};
-use crate::network::{NetworkConfig, at_sixteenth};
+use crate::config::NetworkConfig;
+use crate::geometry::Conv;
+use crate::layer_spec::{Init, LayerListBuilder, LayerSpec, LinearSpec, Naming, names_below};
 
-/// Table 2: expansion, channels out, repeats, stride of the first.
+/// Table 2: expansion factor, channels out, number of blocks, stride of the first block.
 #[rustfmt::skip]
 const ROWS: [[usize; 4]; 7] = [
     // t,   c, n, s
@@ -34,14 +34,15 @@ const ROWS: [[usize; 4]; 7] = [
 const STEM: usize = 32;
 const LAST: usize = 1280;
 
-struct Table {
+/// Table 2 under a configuration.
+struct MobileNetV2Table {
     stem: Conv,
-    /// Row of the table, repeat, block.
+    /// Row of the table, index of the block in its row, block.
     blocks: Vec<(usize, usize, Bottleneck)>,
     last: Conv,
 }
 
-impl Table {
+impl MobileNetV2Table {
     fn new(config: &NetworkConfig) -> Self {
         let scale = |channels: usize, width: f64| make_divisible(channels as f64 * width);
         let mut input = scale(STEM, config.width);
@@ -70,27 +71,28 @@ impl Table {
     }
 }
 
-/// The layers for images of `size`.
+/// The layers for images of `size` (height, width).
 pub(crate) fn layers(config: &NetworkConfig, size: [usize; 2], naming: Naming) -> Vec<LayerSpec> {
-    let table = Table::new(config);
+    let table = MobileNetV2Table::new(config);
     let timm = naming == Naming::Timm;
-    let names = |torchvision: [String; 2], own: [&str; 2]| match timm {
-        true => own.map(str::to_owned),
+    let names = |torchvision: [String; 2], timms: [&str; 2]| match timm {
+        true => timms.map(str::to_owned),
         false => torchvision,
     };
-    let mut draft = LayerListBuilder::new(size[0], size[1], Init::FanOut);
-    draft.conv_norm(&names(pair("features.0", "0", "1"), ["conv_stem", "bn1"]), table.stem, Relu6);
+    let mut layers = LayerListBuilder::new(size[0], size[1], Init::FanOut);
+    let stem = names(names_below("features.0", "0", "1"), ["conv_stem", "bn1"]);
+    layers.add_conv_norm(&stem, table.stem, Relu6);
     for (i, (row, repeat, block)) in table.blocks.iter().enumerate() {
         let keys = match timm {
-            true => timm_keys(&format!("blocks.{row}.{repeat}"), block),
+            true => BottleneckKeys::timm(&format!("blocks.{row}.{repeat}"), block),
             false => torchvision_keys(&format!("features.{}.conv", i + 1), block),
         };
-        block.draw(&mut draft, &keys);
+        block.add_to(&mut layers, &keys);
     }
-    let end = pair(&format!("features.{}", table.blocks.len() + 1), "0", "1");
-    draft.conv_norm(&names(end, ["conv_head", "bn2"]), table.last, Relu6);
-    draft.adaptive_mean("pool", 1);
-    draft.linear(LinearSpec {
+    let end = names_below(&format!("features.{}", table.blocks.len() + 1), "0", "1");
+    layers.add_conv_norm(&names(end, ["conv_head", "bn2"]), table.last, Relu6);
+    layers.add_adaptive_mean("pool", 1);
+    layers.add_linear(LinearSpec {
         name: if timm { "classifier" } else { "classifier.1" },
         output: config.num_classes,
         activation: Activation::Linear,
@@ -98,92 +100,54 @@ pub(crate) fn layers(config: &NetworkConfig, size: [usize; 2], naming: Naming) -
         bias: Init::Constant(0.0),
         pointwise: false,
     });
-    draft.finish()
+    layers.finish()
 }
 
-/// torchvision's `InvertedResidual`: expansion `0.0, 0.1`, depthwise `1.0, 1.1`, projection `2, 3`; one
-/// less without an expansion.
+/// The names of torchvision's `InvertedResidual`: expansion `0.0, 0.1`, depthwise `1.0, 1.1`,
+/// projection `2, 3`. Without an expansion the numbers are one less.
 fn torchvision_keys(prefix: &str, block: &Bottleneck) -> BottleneckKeys {
     let first = usize::from(block.expand().is_some());
     BottleneckKeys {
-        expand: pair(prefix, "0.0", "0.1"),
-        depthwise: pair(prefix, &format!("{first}.0"), &format!("{first}.1")),
+        expand: names_below(prefix, "0.0", "0.1"),
+        depthwise: names_below(prefix, &format!("{first}.0"), &format!("{first}.1")),
         gate: [String::new(), String::new()],
-        project: pair(prefix, &format!("{}", first + 1), &format!("{}", first + 2)),
-    }
-}
-
-/// timm's `InvertedResidual`, or its `DepthwiseSeparableConv` where there is no expansion.
-pub(crate) fn timm_keys(prefix: &str, block: &Bottleneck) -> BottleneckKeys {
-    let gate = pair(prefix, "se.conv_reduce", "se.conv_expand");
-    match block.expand() {
-        Some(_) => BottleneckKeys {
-            expand: pair(prefix, "conv_pw", "bn1"),
-            depthwise: pair(prefix, "conv_dw", "bn2"),
-            gate,
-            project: pair(prefix, "conv_pwl", "bn3"),
-        },
-        None => BottleneckKeys {
-            expand: [String::new(), String::new()],
-            depthwise: pair(prefix, "conv_dw", "bn1"),
-            gate,
-            project: pair(prefix, "conv_pw", "bn2"),
-        },
+        project: names_below(prefix, &format!("{}", first + 1), &format!("{}", first + 2)),
     }
 }
 
 /// MobileNetV2; fields in forward order, which is torchvision's.
 #[derive(Module, Debug)]
-pub struct MobileNetV2 {
-    stem: ConvNormActivation,
-    blocks: Vec<InvertedResidual>,
-    last: ConvNormActivation,
-    classifier: Linear,
-    dropout: f64,
+pub(crate) struct MobileNetV2 {
+    stages: Stages<InvertedResidual>,
+    classifier: Classifier,
 }
 
 impl MobileNetV2 {
-    /// Builds the network; weights are zero until [`crate::init::fill`].
-    pub fn new(config: &NetworkConfig, device: &Device) -> Self {
-        let (table, norm) = (Table::new(config), config.norm());
-        let linear = LinearConfig::new(table.last.output, config.num_classes);
+    /// Builds the network; the weights are zero until [`crate::init::fill`].
+    pub(crate) fn new(config: &NetworkConfig, device: &Device) -> Self {
+        let (table, norm) = (MobileNetV2Table::new(config), config.norm());
         let blocks = table.blocks.iter().map(|(_, _, b)| InvertedResidual::new(b, norm, device));
-        Self {
-            stem: ConvNormActivation::new(table.stem, norm, Relu6, device),
-            blocks: blocks.collect(),
-            last: ConvNormActivation::new(table.last, norm, Relu6, device),
-            classifier: linear.with_initializer(Initializer::Zeros).init(device),
-            dropout: config.dropout,
-        }
+        let stages = Stages {
+            stem: ConvNormActivation::new(table.stem, norm, Relu6, device), // 32 channels
+            blocks: blocks.collect(), // 64 channels at stride 16, 320 at stride 32
+            last: Some(ConvNormActivation::new(table.last, norm, Relu6, device)),
+        };
+        let (features, classes) = (table.last.output, config.num_classes);
+        Self { stages, classifier: Classifier::new(features, classes, config.dropout, device) }
+    }
+}
+
+impl Backbone for MobileNetV2 {
+    /// `[b, 3, h, w]` to `[b, 1280, h/32, w/32]`.
+    fn forward_features(&self, images: Tensor<4>, on_stride: OnStride<'_>) -> Tensor<4> {
+        self.stages.forward(images, on_stride)
     }
 
-    /// `[b, 3, h, w]` to the first map at 1/16, `[b, 64, h/16, w/16]`; `tap` is shown the last map of every stride.
-    pub(crate) fn large_maps(
-        &self,
-        images: Tensor<4>,
-        tap: &mut dyn FnMut(&Tensor<4>),
-    ) -> Tensor<4> {
-        let x = self.stem.forward(images); // [b, 32, h/2, w/2]
-        let cut = at_sixteenth(self.blocks.iter().map(InvertedResidual::stride));
-        along(&self.blocks[..cut], x, tap)
+    fn forward_head(&self, pooled: Tensor<2>, dropout_seed: Option<u64>) -> Tensor<2> {
+        self.classifier.forward(pooled, dropout_seed)
     }
 
-    /// To `[b, 1280, h/32, w/32]`.
-    pub(crate) fn small_maps(&self, x: Tensor<4>, tap: &mut dyn FnMut(&Tensor<4>)) -> Tensor<4> {
-        let cut = at_sixteenth(self.blocks.iter().map(InvertedResidual::stride));
-        let x = self.last.forward(along(&self.blocks[cut..], x, tap));
-        tap(&x);
-        x
-    }
-
-    /// The mean map `[b, 1280]` to logits; no dropout without a seed.
-    pub(crate) fn head(&self, x: Tensor<2>, seed: Option<u64>) -> Tensor<2> {
-        through(
-            &self.classifier,
-            match seed {
-                Some(seed) => drop_out(x, self.dropout, seed),
-                None => x,
-            },
-        )
+    fn forward_pooled(&self, images: Tensor<4>) -> Tensor<2> {
+        self.stages.forward_pooled(images)
     }
 }

@@ -1,30 +1,31 @@
-//! MobileNetV3 (Howard et al., arXiv:1905.02244): bneck blocks with squeeze-excite and h-swish, found
-//! by search, with a redesigned head.
+//! MobileNetV3 (Howard et al., arXiv:1905.02244): bneck blocks with squeeze-excite and h-swish,
+//! found by architecture search, with a redesigned head.
 //!
 //! Departures from the paper, all as in torchvision: squeeze-excite's first activation and `RE` are
-//! plain ReLU; Small has no squeeze-excite on its last 1x1 convolution, which table 2 ticks.
+//! plain ReLU; Small has no squeeze-excite on its last 1x1 convolution, where table 2 has a tick.
 //!
-//! Two rules for the width multiplier. torchvision scales every width, the head's too; the paper's
-//! .75 rows (4.0 M and 2.0 M parameters) follow timm's: the expansion is a ratio of the rounded input,
-//! the head stays at 1280 or 1024, and below .75 the first convolution stays at 16.
+//! The width multiplier has two rules. torchvision scales every width, the head's too. timm follows
+//! the paper, whose .75 rows have 4.0 M and 2.0 M parameters: the expansion is a ratio of the
+//! rounded input, the head stays at 1280 or 1024, and below .75 the first convolution stays at 16.
 
 use burn::module::Module;
-use burn::nn::{Initializer, Linear, LinearConfig};
+use burn::nn::Linear;
 use burn::tensor::{Device, Tensor};
 
 use crate::activation::Activation;
 use crate::activation::Activation::{HardSwish as Hs, Relu as Re};
+use crate::block::backbone::{Backbone, OnStride};
+use crate::block::classifier::Classifier;
 use crate::block::conv_norm_activation::ConvNormActivation;
-use crate::block::convolution::Conv;
-use crate::block::dropout::drop_out;
-use crate::block::inverted_residual::{Bottleneck, BottleneckKeys, InvertedResidual, along};
-use crate::block::linear::through;
+use crate::block::inverted_residual::{Bottleneck, BottleneckKeys, InvertedResidual};
+use crate::block::linear::{linear, zero_linear};
+use crate::block::stages::Stages;
 use crate::channels::make_divisible;
-use crate::layer_spec::{Init, LayerListBuilder, LayerSpec, LinearSpec, Naming, pair};
-use crate::models::mobilenet_v2::timm_keys;
-use crate::network::{NetworkConfig, Scaling, at_sixteenth};
+use crate::config::{NetworkConfig, Scaling};
+use crate::geometry::Conv;
+use crate::layer_spec::{Init, LayerListBuilder, LayerSpec, LinearSpec, Naming, names_below};
 
-/// A `bneck` row: input (side, channels), kernel, expanded width, #out, SE, NL, s.
+/// A `bneck` row: input (side, channels), kernel, expanded channels, #out, SE, NL, s.
 #[derive(Clone, Copy)]
 struct Bneck {
     input: (usize, usize),
@@ -105,35 +106,36 @@ const fn chains(rows: &[Bneck]) -> bool {
 const _: () = assert!(chains(&LARGE), "table 1: a row's input is not the previous row's output");
 const _: () = assert!(chains(&SMALL), "table 2: a row's input is not the previous row's output");
 
-/// Which of the two.
+/// The two networks of the paper.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Size {
+pub(crate) enum MobileNetV3Size {
     /// Table 1.
     Large,
     /// Table 2.
     Small,
 }
 
-/// The last stage: the rows from the last stride 2 on, which the variants change.
+/// Number of rows in the last stage, from the last stride 2 on; the variants change this stage.
 const LAST_STAGE: usize = 3;
 
-/// A table under the configuration: all that the layers need.
-struct Table {
+/// Table 1 or 2 under a configuration.
+struct MobileNetV3Table {
     stem: Conv,
     blocks: Vec<Bottleneck>,
     last: Conv,
+    /// Outputs of the hidden linear layer.
     hidden: usize,
-    /// After the first and the last convolution and the hidden layer.
+    /// Activation after the first and the last convolution and the hidden layer.
     activation: Activation,
-    /// timm's stage of each block.
+    /// Stage of each block in timm.
     stages: Vec<usize>,
 }
 
-impl Table {
-    fn new(size: Size, config: &NetworkConfig) -> Self {
+impl MobileNetV3Table {
+    fn new(size: MobileNetV3Size, config: &NetworkConfig) -> Self {
         let (rows, hidden): (&[Bneck], usize) = match size {
-            Size::Large => (&LARGE, 1280),
-            Size::Small => (&SMALL, 1024),
+            MobileNetV3Size::Large => (&LARGE, 1280),
+            MobileNetV3Size::Small => (&SMALL, 1024),
         };
         let scale = |channels: usize| make_divisible(channels as f64 * config.width);
         let paper = config.scaling == Scaling::Paper;
@@ -142,10 +144,10 @@ impl Table {
         let (mut blocks, mut stages) = (Vec::new(), Vec::new());
         for (i, row) in rows.iter().enumerate() {
             let late = i + LAST_STAGE >= rows.len();
-            // torchvision's `reduced_tail` and `dilated` touch the last stage only.
+            // torchvision's `reduced_tail` and `dilated` change the last stage only.
             let halve = |channels: usize| channels / (1 + usize::from(config.reduced_tail && late));
             let narrow = |channels: usize| match i + LAST_STAGE == rows.len() {
-                true => channels, // the first row of the stage expands what comes before it
+                true => channels, // the first row of the stage expands the stage before it
                 false => halve(channels),
             };
             let expanded = match paper {
@@ -187,40 +189,40 @@ impl Table {
     }
 }
 
-/// The layers for images of `size`.
+/// The layers for images of `size` (height, width).
 pub(crate) fn layers(
-    which: Size,
+    which: MobileNetV3Size,
     config: &NetworkConfig,
     size: [usize; 2],
     naming: Naming,
 ) -> Vec<LayerSpec> {
-    let table = Table::new(which, config);
+    let table = MobileNetV3Table::new(which, config);
     let timm = naming == Naming::Timm;
-    let mut draft = LayerListBuilder::new(size[0], size[1], Init::FanOut);
+    let mut layers = LayerListBuilder::new(size[0], size[1], Init::FanOut);
     let first = match timm {
         true => ["conv_stem".to_owned(), "bn1".to_owned()],
-        false => pair("features.0", "0", "1"),
+        false => names_below("features.0", "0", "1"),
     };
-    draft.conv_norm(&first, table.stem, table.activation);
+    layers.add_conv_norm(&first, table.stem, table.activation);
     for (i, block) in table.blocks.iter().enumerate() {
         let repeat = table.stages[..i].iter().filter(|s| **s == table.stages[i]).count();
         let keys = match timm {
-            true => timm_keys(&format!("blocks.{}.{repeat}", table.stages[i]), block),
+            true => BottleneckKeys::timm(&format!("blocks.{}.{repeat}", table.stages[i]), block),
             false => torchvision_keys(&format!("features.{}.block", i + 1), block),
         };
-        block.draw(&mut draft, &keys);
+        block.add_to(&mut layers, &keys);
     }
     let last = match timm {
         true => {
             let stage = table.stages.last().copied().unwrap_or(0) + 1;
-            pair(&format!("blocks.{stage}.0"), "conv", "bn1")
+            names_below(&format!("blocks.{stage}.0"), "conv", "bn1")
         }
-        false => pair(&format!("features.{}", table.blocks.len() + 1), "0", "1"),
+        false => names_below(&format!("features.{}", table.blocks.len() + 1), "0", "1"),
     };
-    draft.conv_norm(&last, table.last, table.activation);
-    draft.adaptive_mean("pool", 1);
+    layers.add_conv_norm(&last, table.last, table.activation);
+    layers.add_adaptive_mean("pool", 1);
     let (deviation, zero) = (0.01, Init::Constant(0.0));
-    draft.linear(LinearSpec {
+    layers.add_linear(LinearSpec {
         name: if timm { "conv_head" } else { "classifier.0" },
         output: table.hidden,
         activation: table.activation,
@@ -228,7 +230,7 @@ pub(crate) fn layers(
         bias: zero,
         pointwise: timm,
     });
-    draft.linear(LinearSpec {
+    layers.add_linear(LinearSpec {
         name: if timm { "classifier" } else { "classifier.3" },
         output: config.num_classes,
         activation: Activation::Linear,
@@ -236,82 +238,65 @@ pub(crate) fn layers(
         bias: zero,
         pointwise: false,
     });
-    draft.finish()
+    layers.finish()
 }
 
-/// torchvision numbers what there is: expansion, depthwise, squeeze-excite, projection.
+/// torchvision's names: it numbers the layers that exist among expansion, depthwise, squeeze-excite
+/// and projection.
 fn torchvision_keys(prefix: &str, block: &Bottleneck) -> BottleneckKeys {
-    let place = |number: usize| pair(&format!("{prefix}.{number}"), "0", "1");
+    let layer = |number: usize| names_below(&format!("{prefix}.{number}"), "0", "1");
     let depthwise = usize::from(block.expand().is_some());
     let gate = depthwise + 1;
     BottleneckKeys {
-        expand: place(0),
-        depthwise: place(depthwise),
-        gate: pair(&format!("{prefix}.{gate}"), "fc1", "fc2"),
-        project: place(gate + usize::from(block.squeezed.is_some())),
+        expand: layer(0),
+        depthwise: layer(depthwise),
+        gate: names_below(&format!("{prefix}.{gate}"), "fc1", "fc2"),
+        project: layer(gate + usize::from(block.squeezed.is_some())),
     }
 }
 
 /// MobileNetV3-Large or -Small; fields in forward order, which is torchvision's.
 #[derive(Module, Debug)]
-pub struct MobileNetV3 {
-    stem: ConvNormActivation,
-    blocks: Vec<InvertedResidual>,
-    last: ConvNormActivation,
+pub(crate) struct MobileNetV3 {
+    stages: Stages<InvertedResidual>,
     hidden: Linear,
-    classifier: Linear,
-    dropout: f64,
+    classifier: Classifier,
     #[module(skip)]
     activation: Activation,
 }
 
 impl MobileNetV3 {
-    /// Builds the network; weights are zero until [`crate::init::fill`].
-    pub fn new(size: Size, config: &NetworkConfig, device: &Device) -> Self {
-        let (table, norm) = (Table::new(size, config), config.norm());
-        let linear = |input, output| {
-            LinearConfig::new(input, output).with_initializer(Initializer::Zeros).init(device)
-        };
+    /// Builds the network; the weights are zero until [`crate::init::fill`].
+    pub(crate) fn new(size: MobileNetV3Size, config: &NetworkConfig, device: &Device) -> Self {
+        let (table, norm) = (MobileNetV3Table::new(size, config), config.norm());
         let layer = |conv| ConvNormActivation::new(conv, norm, table.activation, device);
+        let blocks = table.blocks.iter().map(|b| InvertedResidual::new(b, norm, device));
+        let (hidden, classes) = (table.hidden, config.num_classes);
         Self {
-            stem: layer(table.stem),
-            blocks: table.blocks.iter().map(|b| InvertedResidual::new(b, norm, device)).collect(),
-            last: layer(table.last),
-            hidden: linear(table.last.output, table.hidden),
-            classifier: linear(table.hidden, config.num_classes),
-            dropout: config.dropout,
+            stages: Stages {
+                stem: layer(table.stem), // 16 channels
+                blocks: blocks.collect(),
+                last: Some(layer(table.last)),
+            },
+            hidden: zero_linear(table.last.output, hidden, device),
+            classifier: Classifier::new(hidden, classes, config.dropout, device),
             activation: table.activation,
         }
     }
+}
 
-    /// `[b, 3, h, w]` to the first map at 1/16; `tap` is shown the last map of every stride.
-    pub(crate) fn large_maps(
-        &self,
-        images: Tensor<4>,
-        tap: &mut dyn FnMut(&Tensor<4>),
-    ) -> Tensor<4> {
-        let x = self.stem.forward(images); // [b, 16, h/2, w/2]
-        let cut = at_sixteenth(self.blocks.iter().map(InvertedResidual::stride));
-        along(&self.blocks[..cut], x, tap)
+impl Backbone for MobileNetV3 {
+    /// `[b, 3, h, w]` to `[b, 960, h/32, w/32]` (Small: 576).
+    fn forward_features(&self, images: Tensor<4>, on_stride: OnStride<'_>) -> Tensor<4> {
+        self.stages.forward(images, on_stride)
     }
 
-    /// To `[b, 960, h/32, w/32]` (Small: 576).
-    pub(crate) fn small_maps(&self, x: Tensor<4>, tap: &mut dyn FnMut(&Tensor<4>)) -> Tensor<4> {
-        let cut = at_sixteenth(self.blocks.iter().map(InvertedResidual::stride));
-        let x = self.last.forward(along(&self.blocks[cut..], x, tap));
-        tap(&x);
-        x
+    fn forward_head(&self, pooled: Tensor<2>, dropout_seed: Option<u64>) -> Tensor<2> {
+        let x = self.activation.apply(linear(&self.hidden, pooled)); // [b, 1280]
+        self.classifier.forward(x, dropout_seed)
     }
 
-    /// The mean map `[b, 960]` to logits; no dropout without a seed.
-    pub(crate) fn head(&self, x: Tensor<2>, seed: Option<u64>) -> Tensor<2> {
-        let x = self.activation.apply(through(&self.hidden, x)); // [b, 1280]
-        through(
-            &self.classifier,
-            match seed {
-                Some(seed) => drop_out(x, self.dropout, seed),
-                None => x,
-            },
-        )
+    fn forward_pooled(&self, images: Tensor<4>) -> Tensor<2> {
+        self.stages.forward_pooled(images)
     }
 }

@@ -1,58 +1,59 @@
-//! Every name a network is known by: torchvision's, timm's and Keras', with what distinguishes it and
-//! the accuracy its authors publish.
+//! Every name of a network in torchvision, timm and Keras: its configuration and its published
+//! accuracy.
 
-use crate::block::convolution::Padding;
-use crate::network::Architecture::{
+use crate::config::Architecture::{
     self, Googlenet, InceptionV3, MobilenetV1, MobilenetV2, MobilenetV3Large, MobilenetV3Small,
     Xception,
 };
-use crate::network::{NetworkConfig, Scaling};
-use crate::preprocessing::{IMAGENET_MEAN, IMAGENET_STD, Input};
+use crate::config::{NetworkConfig, Scaling};
+use crate::geometry::Padding;
+use crate::preprocessing::{IMAGENET_MEAN, IMAGENET_STD, InputSpec};
 
-/// A family of published weights, which decides rounding, padding and batch norm.
+/// A family of published weights. It decides the rounding of widths, the padding and batch norm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WeightSource {
-    /// torchvision.
+    /// torchvision's own training.
     Torchvision,
     /// timm's own training: the authors' widths, epsilon 1e-5.
     Timm,
-    /// TensorFlow's weights in timm (`tf_*`) and Keras: the authors' widths, SAME padding, epsilon 1e-3.
+    /// TensorFlow's weights in timm (`tf_*`) and Keras: the authors' widths, SAME padding, epsilon
+    /// 1e-3.
     Tensorflow,
 }
 
-/// What else distinguishes a variant.
+/// A change to the network of the paper or of torchvision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Modification {
-    /// Nothing.
+    /// No change.
     None,
     /// MobileNetV3 without 5x5, h-swish and squeeze-excite.
     Minimal,
-    /// MobileNetV3 with a dilated last stage.
+    /// MobileNetV3 with a dilated last stage instead of a strided one.
     Dilated,
-    /// MobileNetV3 with a halved last stage.
+    /// MobileNetV3 with half the channels in the last stage.
     ReducedTail,
     /// GoogLeNet with 5x5 branches, as in the paper.
     FiveByFive,
 }
 
-/// A row of the table.
+/// A named network, a row of [`VARIANTS`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Variant {
-    /// Its name.
+    /// Name in the library that publishes it.
     pub name: &'static str,
-    /// Which table.
+    /// The paper and its table.
     pub architecture: Architecture,
     /// Width multiplier.
     pub width: f64,
-    /// Whose weights.
-    pub lineage: WeightSource,
-    /// What else.
-    pub twist: Modification,
+    /// Family of its published weights.
+    pub weight_source: WeightSource,
+    /// Change to the network.
+    pub modification: Modification,
     /// Published top-1 accuracy on ImageNet-1k in percent, single crop at the native size.
     pub top1: Option<f64>,
-    /// Published top-5 accuracy.
+    /// Published top-5 accuracy in percent.
     pub top5: Option<f64>,
-    /// Who publishes it.
+    /// Publisher of the accuracy.
     pub source: &'static str,
 }
 
@@ -61,22 +62,22 @@ const fn variant(
     name: &'static str,
     architecture: Architecture,
     width: f64,
-    lineage: WeightSource,
-    twist: Modification,
+    weight_source: WeightSource,
+    modification: Modification,
     top1: Option<f64>,
     top5: Option<f64>,
     source: &'static str,
 ) -> Variant {
-    Variant { name, architecture, width, lineage, twist, top1, top5, source }
+    Variant { name, architecture, width, weight_source, modification, top1, top5, source }
 }
 
 use Modification::{Dilated, FiveByFive, Minimal, None as Plain, ReducedTail};
 use WeightSource::{Tensorflow as Tf, Timm as Ti, Torchvision as Tv};
 
-/// The variants, the first of an architecture its standard one.
+/// All variants. The first one of an architecture is its standard variant.
 #[rustfmt::skip]
 pub const VARIANTS: &[Variant] = &[
-    //      name                                  table             width  from   twist   top-1   top-5    source
+    //      name                                  table             width  from   change  top-1   top-5    source
     variant("mobilenet_v1",                       MobilenetV1,      1.00, Ti, Plain, Some(70.9), Some(89.9), "TF-slim"),
     variant("mobilenet_v1_075",                   MobilenetV1,      0.75, Ti, Plain, Some(68.4), Some(88.2), "TF-slim"),
     variant("mobilenet_v1_050",                   MobilenetV1,      0.50, Ti, Plain, Some(63.3), Some(84.9), "TF-slim"),
@@ -130,10 +131,10 @@ const ALIASES: &[(&str, &str)] = &[
 ];
 
 impl Variant {
-    /// A variant by any of its names.
+    /// The variant of this name or alias.
     ///
     /// ```
-    /// use crate::models::variants::Variant;
+    /// use nn::models::variants::Variant;
     /// assert_eq!(Variant::parse("mobilenetv3_large_075").unwrap().width, 0.75);
     /// assert_eq!(Variant::parse("legacy_xception").unwrap().name, "xception");
     /// assert!(Variant::parse("resnet50").is_none());
@@ -148,38 +149,43 @@ impl Variant {
         VARIANTS.iter().map(|v| v.name).chain(ALIASES.iter().map(|(alias, _)| *alias))
     }
 
-    /// How images are prepared for the published weights of this variant.
+    /// The image size, crop and normalisation of this variant's published weights.
     ///
     /// ```
-    /// use crate::models::variants::Variant;
+    /// use nn::models::variants::Variant;
     /// let input = Variant::parse("xception").unwrap().input();
     /// // 333 pixels to 299, mean and deviation one half.
     /// assert_eq!((input.size, input.crop_pct, input.mean), (299, 0.8975, [0.5; 3]));
     /// ```
-    pub fn input(&self) -> Input {
+    pub fn input(&self) -> InputSpec {
         let size = self.architecture.native_size();
-        let imagenet =
-            Input { size, crop_pct: 0.875, bicubic: false, mean: IMAGENET_MEAN, std: IMAGENET_STD };
-        let half = Input { mean: [0.5; 3], std: [0.5; 3], ..imagenet };
-        match (self.architecture, self.lineage) {
-            (Xception, _) => Input { crop_pct: 0.8975, bicubic: true, ..half },
+        let imagenet = InputSpec {
+            size,
+            crop_pct: 0.875,
+            bicubic: false,
+            mean: IMAGENET_MEAN,
+            std: IMAGENET_STD,
+        };
+        let half = InputSpec { mean: [0.5; 3], std: [0.5; 3], ..imagenet };
+        match (self.architecture, self.weight_source) {
+            (Xception, _) => InputSpec { crop_pct: 0.8975, bicubic: true, ..half },
             // 342 pixels to 299.
-            (InceptionV3, _) => Input { crop_pct: 299.0 / 342.0, ..imagenet },
+            (InceptionV3, _) => InputSpec { crop_pct: 299.0 / 342.0, ..imagenet },
             (_, WeightSource::Torchvision) => imagenet,
-            // timm's own MobileNetV1 (ra4) is normalised like TensorFlow's.
-            (MobilenetV1, WeightSource::Timm) => Input { bicubic: true, ..half },
-            (_, WeightSource::Timm) => Input { bicubic: true, ..imagenet },
+            // timm's own MobileNetV1 (ra4) has TensorFlow's normalisation.
+            (MobilenetV1, WeightSource::Timm) => InputSpec { bicubic: true, ..half },
+            (_, WeightSource::Timm) => InputSpec { bicubic: true, ..imagenet },
             (MobilenetV1 | MobilenetV2, WeightSource::Tensorflow) => half,
-            (_, WeightSource::Tensorflow) => Input { bicubic: false, ..half },
+            (_, WeightSource::Tensorflow) => InputSpec { bicubic: false, ..half },
         }
     }
 
-    /// The network of this variant.
+    /// The configuration of this variant for `num_classes` classes.
     pub fn config(&self, num_classes: usize) -> NetworkConfig {
         let mut config = NetworkConfig::new(self.architecture, num_classes);
         config.width = self.width;
         let v3 = matches!(self.architecture, MobilenetV3Large | MobilenetV3Small);
-        match self.lineage {
+        match self.weight_source {
             WeightSource::Torchvision => {}
             WeightSource::Timm => {
                 if v3 {
@@ -189,7 +195,8 @@ impl Variant {
             }
             WeightSource::Tensorflow => {
                 config.bn_eps = 1e-3;
-                // timm trains on with 0.1; the original decays are .997 (TF-slim) and .999 (Keras).
+                // timm fine-tunes V3 with momentum 0.1; the original decays are .997 (TF-slim) and
+                // .999 (Keras).
                 config.bn_momentum = if v3 { 0.1 } else { 0.003 };
                 config.padding = Padding::Same;
                 if v3 {
@@ -197,14 +204,14 @@ impl Variant {
                 }
             }
         }
-        match self.twist {
+        match self.modification {
             Modification::Minimal => config.minimal = true,
             Modification::Dilated => config.dilated = true,
             Modification::ReducedTail => config.reduced_tail = true,
             Modification::None | Modification::FiveByFive => {}
         }
         config.three_for_five =
-            self.architecture == Googlenet && self.twist != Modification::FiveByFive;
+            self.architecture == Googlenet && self.modification != Modification::FiveByFive;
         config
     }
 }

@@ -15,8 +15,10 @@ use crate::commands::model_args::{ModelArgs, build};
 use crate::device::Backend;
 use crate::error::Error;
 use crate::learner::loss::{soft_targets, with_auxiliary};
-use crate::optimizers::optimizer::{Optimizer, OptimizerConfig, OptimizerKind};
+use crate::optimizers::optimizer::Optimizer;
+use crate::optimizers::optimizer_kind::{OptimizerConfig, OptimizerKind};
 use crate::out;
+use crate::system_memory::peak_rss_mb;
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
@@ -28,9 +30,9 @@ pub enum Work {
     Infer,
 }
 
-/// The words of `kindling bench`.
+/// Arguments of `kindling bench`.
 #[derive(Args)]
-pub struct Bench {
+pub struct BenchArgs {
     #[command(flatten)]
     selection: ModelArgs,
     /// Images per batch
@@ -67,16 +69,16 @@ struct Measured {
     batch_size: usize,
     img_size: usize,
     batches: usize,
-    /// Of the median batch.
+    /// Speed of the median batch.
     img_per_s: f64,
     ms: Milliseconds,
     /// The process's largest resident memory; absent where the system does not tell.
     peak_rss_mb: Option<f64>,
-    /// Of convolutions and linear layers, two for each multiply-add, three times as many in training.
+    /// Operations of convolutions and linear layers per second, in 10^9: two for each multiply-add, three times as many in training.
     gflops: f64,
 }
 
-/// Of a batch.
+/// Time of a batch.
 #[derive(Debug, Serialize)]
 struct Milliseconds {
     median: f64,
@@ -88,14 +90,14 @@ struct Milliseconds {
 ///
 /// # Errors
 /// Faults of flags and of the backend.
-pub fn bench(args: &Bench) -> Result<(), Error> {
+pub fn bench(args: &BenchArgs) -> Result<(), Error> {
     let chosen = args.backend.open()?;
     let autodiff_device = chosen.device.clone().autodiff();
     let (network, _) = build(&args.selection, None, 0, &autodiff_device)?;
     let config = network.config().clone();
     let architecture = config.architecture;
     let size = args.img_size.unwrap_or(architecture.native_size());
-    let least = architecture.least_size();
+    let least = architecture.min_size();
     if !(least..=4096).contains(&size) {
         return Err(Error::usage(format!(
             "--img-size: `{size}`: {} takes {least} to 4096",
@@ -151,7 +153,7 @@ fn images(batch: usize, size: usize) -> TensorData {
     TensorData::new((0..batch * 3 * size * size).map(noise).collect(), [batch, 3, size, size])
 }
 
-fn timed(args: &Bench, mut batch: impl FnMut()) -> Vec<Duration> {
+fn timed(args: &BenchArgs, mut batch: impl FnMut()) -> Vec<Duration> {
     (0..args.warmup).for_each(|_| batch());
     let mut time = || {
         let start = Instant::now();
@@ -166,7 +168,7 @@ fn infer(
     batch: usize,
     size: usize,
     device: &Device,
-    args: &Bench,
+    args: &BenchArgs,
 ) -> Vec<Duration> {
     let images = images(batch, size);
     timed(args, || {
@@ -180,7 +182,7 @@ fn train(
     batch: usize,
     size: usize,
     autodiff_device: &Device,
-    args: &Bench,
+    args: &BenchArgs,
 ) -> Vec<Duration> {
     let config = OptimizerConfig { weight_decay: 4e-5, ..OptimizerKind::Sgd.config() };
     let mut optimizer = Optimizer::new(config);
@@ -198,12 +200,4 @@ fn train(
         let _ = loss.into_data(); // waits for the device
         step += 1;
     })
-}
-
-/// The largest resident memory of this process so far, where the system tells.
-pub fn peak_rss_mb() -> Option<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kilobytes: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kilobytes / 1024.0)
 }

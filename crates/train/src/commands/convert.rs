@@ -5,21 +5,25 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, bf16, f16};
 use clap::{Args, ValueEnum};
+use nn::config::NetworkConfig;
 use nn::layer_spec::Naming;
-use nn::network::NetworkConfig;
-use nn::weights::{HeadPolicy, NamedTensor, load_state_dict, recognise, state_dict_as};
+use nn::weights::NamedTensor;
+use nn::weights::load::{HeadPolicy, load_state_dict, recognise};
+use nn::weights::state_dict::state_dict_as;
 use safetensors::tensor::{Dtype, TensorView};
 
-use crate::commands::model_args;
 use crate::commands::model_args::ModelArgs;
+use crate::config::model::variant;
 use crate::config::options::Options;
 use crate::error::Error;
+use crate::files::write_atomically;
 use crate::learner::nan_guard::NanGuard;
 use crate::optimizers::lr_schedule::Plateau;
-use crate::run::checkpoint::{
-    Checkpoint, DatasetFingerprint, EpochStats, Manifest, Position, write_atomically,
-};
-use transforms::preprocess::{Interpolation, Preprocess};
+use crate::run::checkpoint::{Checkpoint, DatasetFingerprint, Manifest};
+use crate::run::pretrained;
+use crate::run::progress::{EpochStats, Position};
+use transforms::preprocess::Preprocess;
+use transforms::resize::Interpolation;
 
 /// Whose names to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -36,9 +40,9 @@ enum Float {
     Bf16,
 }
 
-/// The words of `kindling convert`.
+/// Arguments of `kindling convert`.
 #[derive(Args)]
-pub struct Convert {
+pub struct ConvertArgs {
     /// .pth, .safetensors, a TensorFlow frozen graph (.pb) or a Kindling checkpoint (.ckpt)
     #[arg(value_name = "IN")]
     from: PathBuf,
@@ -77,7 +81,7 @@ pub struct Convert {
 ///
 /// # Errors
 /// Faults of flags, of the input file, of writing.
-pub fn convert(args: &Convert) -> Result<String, Error> {
+pub fn convert(args: &ConvertArgs) -> Result<String, Error> {
     let kind = args.to.extension().and_then(|x| x.to_str()).unwrap_or_default();
     if !["safetensors", "ckpt"].contains(&kind) {
         return Err(Error::usage(format!(
@@ -114,7 +118,7 @@ pub fn convert(args: &Convert) -> Result<String, Error> {
 
 fn read(path: &Path) -> Result<(Vec<NamedTensor>, Option<Checkpoint>), Error> {
     if path.extension().is_none_or(|x| x != "pb") {
-        return model_args::read(path);
+        return pretrained::read(path);
     }
     let fail = |e: &dyn std::fmt::Display| Error::checkpoint(format!("{}: {e}", path.display()));
     let bytes = std::fs::read(path).map_err(|e| fail(&e))?;
@@ -144,7 +148,7 @@ fn write(path: &Path, tensors: &[NamedTensor], float: Float) -> Result<(), Error
 }
 
 fn checkpoint(
-    args: &Convert,
+    args: &ConvertArgs,
     config: &NetworkConfig,
     own: Option<Checkpoint>,
     weights: Vec<NamedTensor>,
@@ -177,7 +181,7 @@ fn checkpoint(
         Some(own) => own.manifest.preprocess.clone(),
         None => {
             let name = args.selection.model.as_deref().unwrap_or_default();
-            let input = model_args::variant(name)?.input();
+            let input = variant(name)?.input();
             Preprocess {
                 interpolation: match input.bicubic {
                     true => Interpolation::Bicubic,
@@ -206,7 +210,11 @@ fn checkpoint(
     let model = args.selection.model.clone();
     let plan = match own {
         Some(own) => own.manifest.plan,
-        None => Options { model, ..Options::default() }.plan()?,
+        None => {
+            let mut options = Options::default();
+            options.network.model = model;
+            options.plan()?
+        }
     };
     let manifest = Manifest {
         format: Manifest::format(),
@@ -216,14 +224,14 @@ fn checkpoint(
         preprocess,
         plan,
         position: Position::default(),
-        tally: EpochStats::default(),
+        epoch_stats: EpochStats::default(),
         best: None,
         optimizer_steps: None,
         ema_updates: None,
         swa_epochs: None,
         prefer_ema: false,
         plateau: Plateau::default(),
-        strain: NanGuard::default(),
+        nan_guard: NanGuard::default(),
         micro_batch: None,
         data: DatasetFingerprint { images: 0, crc32: 0 },
     };

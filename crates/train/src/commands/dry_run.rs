@@ -1,10 +1,12 @@
-//! `train --dry-run`: what a run will cost, before it begins. The real loop makes real steps on real batches in a
-//! scratch folder of the system, is stopped, and everything it wrote is thrown away; nothing is made below
-//! `--output`. What is measured and what is computed is said.
+//! `train --dry-run`: what a run will cost, before it begins.
+//!
+//! The real loop makes real steps on real batches in a scratch folder of the system and is then
+//! stopped. Everything that it wrote is deleted, and nothing is made below `--output`. The output says
+//! which numbers are measured and which are computed.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use burn::module::Module as _;
@@ -12,29 +14,25 @@ use nn::cost::cost;
 use nn::layer_spec::Naming;
 use serde::Serialize;
 
-use crate::commands::bench::peak_rss_mb;
+use crate::commands::svg::Svg;
 use crate::config::plan::Plan;
 use crate::datasets::cache::CacheKind;
+use crate::datasets::image_folder::ImageFolder;
 use crate::datasets::loader::Mode;
-use crate::datasets::shards;
+use crate::datasets::shards::order::window_mb;
 use crate::device::OpenedDevice;
 use crate::error::Error;
+use crate::files::write_atomically;
 use crate::learner::evaluate::evaluate;
 use crate::out;
-use crate::run::checkpoint::write_atomically;
-use crate::run::fit;
-use crate::run::fit::Run;
-use crate::run::logger::{BatchRecord, Logger, clock};
+use crate::run::fit::fit;
+use crate::run::observer::clock;
+use crate::run::open_data;
+use crate::run::probe::{BATCHES, Measurements, Probe, WARMUP_BATCHES};
+use crate::run::retention::LAST;
+use crate::run::trainer::Run;
 use crate::signal::Stop;
-
-/// Batches that are trained on.
-const BATCHES: usize = 20;
-
-/// Seconds after which fewer batches are enough.
-const PATIENCE: f64 = 60.0;
-
-/// The first batches, which fill caches and queues and are not counted.
-const WARM: usize = 2;
+use crate::system_memory::peak_rss_mb;
 
 /// Batches of the evaluation that are measured.
 const EVALUATED: usize = 8;
@@ -42,57 +40,8 @@ const EVALUATED: usize = 8;
 /// Points of the learning-rate curve.
 const POINTS: u64 = 120;
 
-/// What the loop told while it was measured.
-#[derive(Default)]
-pub struct Probe {
-    told: Mutex<Measurements>,
-}
-
-#[derive(Clone, Default)]
-struct Measurements {
-    began: Option<Instant>,
-    /// Seconds, seconds waited for data, and images of each batch.
-    batches: Vec<(f64, f64, u64)>,
-    /// (epoch, seconds, waited, seen) when the last batch ended.
-    last: (u64, f64, f64, u64),
-    batches_per_epoch: usize,
-    epochs: u64,
-    notes: Vec<String>,
-}
-
-impl Probe {
-    fn with<T>(&self, act: impl FnOnce(&mut Measurements) -> T) -> T {
-        act(&mut self.told.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// After a training batch.
-    pub fn batch(&self, line: &BatchRecord) {
-        self.with(|told| {
-            let now = (line.epoch, line.tally.seconds, line.tally.waited, line.tally.seen);
-            let before = if told.last.0 == line.epoch { told.last } else { (0, 0.0, 0.0, 0) };
-            told.batches.push((now.1 - before.1, now.2 - before.2, now.3 - before.3));
-            told.last = now;
-            told.began.get_or_insert_with(Instant::now);
-            (told.batches_per_epoch, told.epochs) = (line.batches, line.epochs);
-        });
-    }
-
-    /// A sentence of the loop.
-    pub fn say(&self, text: &str) {
-        self.with(|told| told.notes.push(text.to_owned()));
-    }
-
-    /// Whether enough was measured.
-    pub fn is_enough(&self) -> bool {
-        self.with(|told| {
-            let late = told.began.is_some_and(|began| began.elapsed().as_secs_f64() > PATIENCE);
-            told.batches.len() >= BATCHES || (late && told.batches.len() > WARM)
-        })
-    }
-}
-
 /// Everything that a dry run finds out.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct Estimate {
     model: String,
     backend: String,
@@ -130,124 +79,49 @@ struct Estimate {
     notes: Vec<String>,
 }
 
-/// A folder that is removed again.
-struct Scratch(PathBuf);
+/// A folder that is removed on drop.
+struct ScratchFolder(PathBuf);
 
-impl Drop for Scratch {
+impl Drop for ScratchFolder {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
-/// Measures and prints; nothing is left on the disk but the plot that was asked for.
+/// Measures and prints. Nothing stays on the disk but the plot, if one is asked for.
 ///
 /// # Errors
 /// What would refuse the run itself: data, backend; a plot that cannot be written.
 pub fn dry_run(
     plan: &Plan,
-    chosen: OpenedDevice,
+    opened: OpenedDevice,
     json: bool,
     plot: Option<&Path>,
 ) -> Result<u8, Error> {
-    let (train, val) = fit::open(plan)?;
-    let scratch =
-        Scratch(std::env::temp_dir().join(format!("kindling-dry-run-{}", std::process::id())));
-    std::fs::create_dir_all(&scratch.0).map_err(|e| {
-        Error::file(format!("{}: cannot make the folder: {e}", scratch.0.display()))
-    })?;
-    let rehearsal = Arc::new(Probe::default());
-    let logger = Logger::rehearsing(Arc::clone(&rehearsal));
+    let (train, val) = open_data::open(plan)?;
     let stop = Stop::listen().map_err(|e| Error::file(format!("signals: {e}")))?;
-    let short = Plan {
-        // Not more batches than are measured belong to a step; no file but the last checkpoint.
-        grad_accum_steps: plan.grad_accum_steps.min(BATCHES),
-        checkpoint_hist: 0,
-        checkpoint_interval_steps: 0,
-        checkpoint_interval_minutes: 0.0,
-        max_hours: 0.0,
-        // Neither memory nor a folder is filled for images that are not seen again.
-        cache: Some(CacheKind::None),
-        ..plan.clone()
-    };
-    let run = Run {
-        plan: short,
-        folder: scratch.0.clone(),
-        from: None,
-        fresh_optimizer: false,
-        device: chosen.device.clone(),
-        backend: chosen.name.clone(),
-        stop: stop.clone(),
-    };
-    fit::fit(run, &logger)?;
+    let (measurements, checkpoint_bytes) = run_probe(plan, &opened, &stop)?;
     if let Some(signal) = stop.requested() {
         return Ok(signal);
     }
-    let bytes = std::fs::metadata(scratch.0.join("last.ckpt")).map_or(0, |file| file.len());
-    let told = rehearsal.with(|told| told.clone());
-
-    // The evaluation, on its first batches.
-    let network = plan.network(train.classes.len());
-    let (all, val_size) = (val.items.len(), plan.val_batch_size);
-    let mut part = val;
-    part.items.truncate(val_size * EVALUATED);
-    let count = part.items.len();
-    let loader = fit::loader(plan, &Arc::new(part), Mode::Eval, val_size);
-    let weights = network.init_seeded(&chosen.device.clone().autodiff(), plan.seed).valid();
-    let began = Instant::now();
-    evaluate(&weights, &loader, &train.classes, &chosen.device, &stop, |_| {})?;
-    let evaluation_s = began.elapsed().as_secs_f64() * all as f64 / count as f64;
-
-    let cost = cost(&network, plan.img_size, plan.img_size);
-    let steady = &told.batches[WARM.min(told.batches.len() - 1)..];
-    let (mut seconds, mut waited, mut seen) = (0.0, 0.0, 0);
-    for (s, w, n) in steady {
-        (seconds, waited, seen) = (seconds + s, waited + w, seen + n);
-    }
-    let per_batch = seconds / steady.len() as f64;
-    let steps_per_epoch = told.batches_per_epoch.div_ceil(plan.grad_accum_steps) as u64;
-    let total_steps = steps_per_epoch * told.epochs;
-    let schedule = plan.schedule(steps_per_epoch);
-    let points = POINTS.min(total_steps.max(2) - 1);
-    let at = |i: u64| (total_steps - 1) * i / points.max(1);
-    let evaluations = told.epochs.div_ceil(plan.val_interval);
-    let measured = peak_rss_mb();
+    let images = [train.items.len(), val.items.len()];
+    let evaluation_s = time_evaluation(plan, &opened, &stop, val, &train.classes)?;
+    let memory = peak_rss_mb();
+    let computed = || {
+        let windows = window_mb(&train, plan.data.shard_window);
+        windows + computed_mb(plan, train.classes.len(), plan.training.batch_size)
+    };
+    let classes = train.classes.len();
     let estimate = Estimate {
-        model: plan.model.clone(),
-        backend: chosen.name,
-        data_dir: plan.data_dir.clone(),
-        classes: train.classes.len(),
-        train_images: train.items.len(),
-        val_images: all,
-        parameters: cost.parameters,
-        multiply_adds: cost.multiply_adds,
-        img_size: plan.img_size,
-        batch_size: plan.batch_size,
-        grad_accum_steps: plan.grad_accum_steps,
-        batches_per_epoch: told.batches_per_epoch,
-        steps_per_epoch,
-        epochs: told.epochs,
-        total_steps,
-        learning_rate: (0..=points).map(|i| (at(i), schedule.at(at(i)))).collect(),
-        measured_batches: steady.len(),
-        seconds_per_batch: per_batch,
-        images_per_s: seen as f64 / seconds.max(1e-9),
-        data_wait_pct: 100.0 * waited / seconds.max(1e-9),
-        evaluation_s,
-        evaluations,
-        eta_s: per_batch * (told.batches_per_epoch as u64 * told.epochs) as f64
-            + evaluation_s * evaluations as f64,
-        peak_memory_mb: measured.unwrap_or_else(|| {
-            let windows = shards::window_mb(&train, plan.shard_window);
-            windows + computed_mb(plan, train.classes.len(), plan.batch_size)
-        }),
-        memory_measured: measured.is_some(),
-        checkpoint_bytes: bytes,
+        peak_memory_mb: memory.unwrap_or_else(computed),
+        memory_measured: memory.is_some(),
+        checkpoint_bytes,
         // Last and best, the epochs kept, and the one that is being written.
-        disk_bytes: bytes * (3 + plan.checkpoint_hist as u64),
-        notes: told.notes.into_iter().filter(|n| n.starts_with("note: ")).collect(),
+        disk_bytes: checkpoint_bytes * (3 + plan.checkpoints.checkpoint_hist as u64),
+        ..Estimate::new(plan, opened.name, classes, images, measurements, evaluation_s)
     };
     if let Some(path) = plot {
-        write_atomically(path, svg(&estimate).as_bytes())?;
+        write_atomically(path, drawing(&estimate).as_bytes())?;
     }
     match json {
         true => out!("{}", serde_json::to_string_pretty(&estimate).expect("plain data")),
@@ -256,9 +130,126 @@ pub fn dry_run(
     Ok(0)
 }
 
+/// Runs the loop in a scratch folder until the probe has enough. Returns the measurements and the
+/// bytes of a checkpoint.
+fn run_probe(
+    plan: &Plan,
+    opened: &OpenedDevice,
+    stop: &Stop,
+) -> Result<(Measurements, u64), Error> {
+    let scratch = ScratchFolder(
+        std::env::temp_dir().join(format!("kindling-dry-run-{}", std::process::id())),
+    );
+    std::fs::create_dir_all(&scratch.0).map_err(|e| {
+        Error::file(format!("{}: cannot make the folder: {e}", scratch.0.display()))
+    })?;
+    let mut plan = plan.clone();
+    // A step takes no more batches than are measured.
+    plan.training.grad_accum_steps = plan.training.grad_accum_steps.min(BATCHES);
+    // No file is written but the last checkpoint.
+    plan.checkpoints.checkpoint_hist = 0;
+    plan.checkpoints.checkpoint_interval_steps = 0;
+    plan.checkpoints.checkpoint_interval_minutes = 0.0;
+    plan.training.max_hours = 0.0;
+    // Neither memory nor a folder is filled with images that are not seen again.
+    plan.data.cache = Some(CacheKind::None);
+    let run = Run {
+        plan,
+        folder: scratch.0.clone(),
+        from: None,
+        fresh_optimizer: false,
+        device: opened.device.clone(),
+        backend: opened.name.clone(),
+        log_interval: usize::MAX,
+        stop: stop.clone(),
+    };
+    let probe = Probe::default();
+    fit(run, &probe)?;
+    let bytes = std::fs::metadata(scratch.0.join(LAST)).map_or(0, |file| file.len());
+    Ok((probe.measurements(), bytes))
+}
+
+/// Seconds of an evaluation of `val`, from its first batches.
+fn time_evaluation(
+    plan: &Plan,
+    opened: &OpenedDevice,
+    stop: &Stop,
+    mut val: ImageFolder,
+    classes: &[String],
+) -> Result<f64, Error> {
+    let (all, batch_size) = (val.items.len(), plan.training.val_batch_size);
+    val.items.truncate(batch_size * EVALUATED);
+    let count = val.items.len();
+    let loader = open_data::loader(plan, &Arc::new(val), Mode::Eval, batch_size);
+    let network = plan.network(classes.len());
+    let network =
+        network.init_seeded(&opened.device.clone().autodiff(), plan.training.seed).valid();
+    let began = Instant::now();
+    evaluate(&network, &loader, classes, &opened.device, stop, |_| {})?;
+    Ok(began.elapsed().as_secs_f64() * all as f64 / count as f64)
+}
+
+impl Estimate {
+    /// The estimate from the measured batches and the seconds of an evaluation, still without memory
+    /// and disk. `images` are the numbers of training and validation images.
+    fn new(
+        plan: &Plan,
+        backend: String,
+        classes: usize,
+        [train_images, val_images]: [usize; 2],
+        measured: Measurements,
+        evaluation_s: f64,
+    ) -> Self {
+        let cost = cost(&plan.network(classes), plan.data.img_size, plan.data.img_size);
+        let steady = &measured.batches[WARMUP_BATCHES.min(measured.batches.len() - 1)..];
+        let (mut seconds, mut waited, mut images) = (0.0, 0.0, 0);
+        for batch in steady {
+            seconds += batch.seconds;
+            waited += batch.waited;
+            images += batch.images;
+        }
+        let per_batch = seconds / steady.len() as f64;
+        let batches = measured.batches_per_epoch as u64 * measured.epochs;
+        let evaluations = measured.epochs.div_ceil(plan.training.val_interval);
+        let steps_per_epoch =
+            measured.batches_per_epoch.div_ceil(plan.training.grad_accum_steps) as u64;
+        let total_steps = steps_per_epoch * measured.epochs;
+        let schedule = plan.schedule(steps_per_epoch);
+        let points = POINTS.min(total_steps.max(2) - 1);
+        let at = |i: u64| (total_steps - 1) * i / points.max(1);
+        Self {
+            model: plan.network.model.clone(),
+            backend,
+            data_dir: plan.data.data_dir.clone(),
+            classes,
+            train_images,
+            val_images,
+            parameters: cost.parameters,
+            multiply_adds: cost.multiply_adds,
+            img_size: plan.data.img_size,
+            batch_size: plan.training.batch_size,
+            grad_accum_steps: plan.training.grad_accum_steps,
+            batches_per_epoch: measured.batches_per_epoch,
+            steps_per_epoch,
+            epochs: measured.epochs,
+            total_steps,
+            learning_rate: (0..=points).map(|i| (at(i), schedule.at(at(i)))).collect(),
+            measured_batches: steady.len(),
+            seconds_per_batch: per_batch,
+            images_per_s: images as f64 / seconds.max(1e-9),
+            data_wait_pct: 100.0 * waited / seconds.max(1e-9),
+            evaluation_s,
+            evaluations,
+            eta_s: per_batch * batches as f64 + evaluation_s * evaluations as f64,
+            notes: measured.notes.into_iter().filter(|n| n.starts_with("note: ")).collect(),
+            ..Self::default()
+        }
+    }
+}
 /// Weights, gradients and two states of the optimizer, and every map of a batch with its gradient.
 pub(crate) fn computed_mb(plan: &Plan, classes: usize, batch: usize) -> f64 {
-    let layers = plan.network(classes).layers(plan.img_size, plan.img_size, Naming::Torchvision);
+    let layers =
+        plan.network(classes).layers(plan.data.img_size, plan.data.img_size, Naming::Torchvision);
     let maps: usize = layers.iter().map(|layer| layer.output.iter().product::<usize>()).sum();
     let weights: u64 = layers.iter().map(nn::layer_spec::LayerSpec::parameters).sum();
     (4.0 * weights as f64 + 2.0 * (maps * batch) as f64) * 4.0 / f64::from(1 << 20)
@@ -314,7 +305,10 @@ fn text(e: &Estimate) -> String {
         ),
     );
     let memory = match e.memory_measured {
-        true => format!("measured over {} batches and an evaluation", e.measured_batches + WARM),
+        true => format!(
+            "measured over {} batches and an evaluation",
+            e.measured_batches + WARMUP_BATCHES
+        ),
         false => "computed from layers and weights, at least".to_owned(),
     };
     row("memory", format!("{:.0} MB at the peak, {memory}", e.peak_memory_mb));
@@ -362,29 +356,25 @@ fn sparkline(values: &[f64]) -> String {
 }
 
 /// The learning-rate curve as an image.
-fn svg(e: &Estimate) -> String {
-    let most = e.learning_rate.iter().map(|(_, lr)| *lr).fold(0.0, f64::max);
+fn drawing(e: &Estimate) -> String {
+    let highest = e.learning_rate.iter().map(|(_, lr)| *lr).fold(0.0, f64::max);
     let last = e.learning_rate.last().map_or(1, |(step, _)| (*step).max(1));
-    let place = |(step, lr): &(u64, f64)| {
+    let mut svg = Svg::new(640, 240, 12);
+    svg.add("<path d=\"M60 40V200H620\" fill=\"none\" stroke=\"#444\"/>");
+    let point = |(step, lr): &(u64, f64)| {
         let x = 60.0 + 560.0 * *step as f64 / last as f64;
-        let y = 200.0 - 160.0 * lr / most.max(f64::MIN_POSITIVE);
-        format!("{x:.1},{y:.1}")
+        [x, 200.0 - 160.0 * lr / highest.max(f64::MIN_POSITIVE)]
     };
-    let points: Vec<String> = e.learning_rate.iter().map(place).collect();
-    format!(
-        r##"<svg xmlns="http://www.w3.org/2000/svg" width="640" height="240" font-family="sans-serif" font-size="12">
-<rect width="640" height="240" fill="#fff"/>
-<path d="M60 40V200H620" fill="none" stroke="#444"/>
-<polyline points="{}" fill="none" stroke="#c2410c" stroke-width="2"/>
-<text x="320" y="24" text-anchor="middle">learning rate of {}</text>
-<text x="54" y="44" text-anchor="end">{most:.1e}</text><text x="54" y="204" text-anchor="end">0</text>
-<text x="60" y="220">step 0</text><text x="620" y="220" text-anchor="end">{last} ({} epochs)</text>
-</svg>
-"##,
-        points.join(" "),
-        e.model,
-        e.epochs
-    )
+    svg.curve(e.learning_rate.iter().map(point), "#c2410c");
+    let mut words = |x: u32, y: u32, anchor: &str, words: &str| {
+        svg.add(&format!("<text x=\"{x}\" y=\"{y}\" text-anchor=\"{anchor}\">{words}</text>"));
+    };
+    words(320, 24, "middle", &format!("learning rate of {}", e.model));
+    words(54, 44, "end", &format!("{highest:.1e}"));
+    words(54, 204, "end", "0");
+    words(60, 220, "start", "step 0");
+    words(620, 220, "end", &format!("{last} ({} epochs)", e.epochs));
+    svg.finish()
 }
 
 #[cfg(test)]

@@ -1,18 +1,19 @@
 //! `kindling explain`: what a block costs and why, with one's own numbers.
 
 use clap::{Args, Subcommand};
-use nn::block::convolution::Conv;
 use nn::block::separable::Separable;
+use nn::config::Scaling;
 use nn::cost::cost;
-use nn::network::Scaling;
+use nn::geometry::Conv;
 
-use crate::commands::model_args::{size_or_native, variant};
+use crate::commands::model_args::size_or_native;
+use crate::config::model::variant;
 use crate::error::Error;
 use crate::out;
 
-/// The words of `kindling explain`.
+/// Arguments of `kindling explain`.
 #[derive(Args)]
-pub struct Explain {
+pub struct ExplainArgs {
     #[command(subcommand)]
     topic: Topic,
 }
@@ -81,7 +82,7 @@ struct Multipliers {
 ///
 /// # Errors
 /// A number of 0 or beyond reason, an even kernel, an unknown model.
-pub fn explain(args: &Explain) -> Result<(), Error> {
+pub fn explain(args: &ExplainArgs) -> Result<(), Error> {
     match &args.topic {
         Topic::Convolution(args) => convolution(args),
         Topic::InvertedResidual(args) => inverted(args),

@@ -9,19 +9,21 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 use clap::Args;
 use nn::network::Network;
-use nn::weights::{NamedTensor, gradients, state_dict_as};
+use nn::weights::NamedTensor;
+use nn::weights::state_dict::{gradients, state_dict_as};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use crate::commands::model_args::{ModelArgs, build};
 use crate::device::Backend;
 use crate::error::Error;
+use crate::files::write_atomically;
 use crate::learner::loss::{cross_entropy, soft_targets};
-use crate::optimizers::optimizer::{Optimizer, OptimizerConfig, OptimizerKind};
-use crate::run::checkpoint::write_atomically;
+use crate::optimizers::optimizer::Optimizer;
+use crate::optimizers::optimizer_kind::{OptimizerConfig, OptimizerKind};
 
-/// The words of `kindling forward`.
+/// Arguments of `kindling forward`.
 #[derive(Args)]
-pub struct Forward {
+pub struct ForwardArgs {
     #[command(flatten)]
     selection: ModelArgs,
     /// Weights (.safetensors, .pth or a Kindling checkpoint) [default: initial ones from --seed]
@@ -85,7 +87,7 @@ enum Targets {
 ///
 /// # Errors
 /// Faults of flags, of the input file, of the weights, of the backend, of writing.
-pub fn forward(args: &Forward) -> Result<(), Error> {
+pub fn forward(args: &ForwardArgs) -> Result<(), Error> {
     let input = read_input(&args.input)?;
     let chosen = args.backend.open()?;
     let autodiff_device = chosen.device.clone().autodiff();
@@ -95,8 +97,8 @@ pub fn forward(args: &Forward) -> Result<(), Error> {
     let mut found = Vec::new();
     if args.train_step {
         let targets = input.targets.as_ref().ok_or_else(|| {
-            let place = args.input.display();
-            Error::data(format!("{place}: no `targets` to train with; add int64 [n] labels"))
+            let name = args.input.display();
+            Error::data(format!("{name}: no `targets` to train with; add int64 [n] labels"))
         })?;
         let classes = network.config().num_classes;
         let count = match targets {
@@ -134,7 +136,7 @@ pub fn forward(args: &Forward) -> Result<(), Error> {
 }
 
 fn infer(
-    args: &Forward,
+    args: &ForwardArgs,
     network: &Network,
     input: &Input,
     device: &Device,
@@ -151,7 +153,7 @@ fn infer(
 }
 
 fn train(
-    args: &Forward,
+    args: &ForwardArgs,
     mut network: Network,
     naming: nn::layer_spec::Naming,
     input: &Input,
@@ -199,12 +201,12 @@ fn train(
     found.extend(state_dict_as(&network, naming));
 }
 
-fn check_size(network: &Network, input: &Input, args: &Forward) -> Result<(), Error> {
+fn check_size(network: &Network, input: &Input, args: &ForwardArgs) -> Result<(), Error> {
     let config = network.config();
-    let inception = config.architecture == nn::network::Architecture::InceptionV3;
+    let inception = config.architecture == nn::config::Architecture::InceptionV3;
     let least = match inception && config.auxiliary && args.train_step {
         true => 299,
-        false => config.architecture.least_size(),
+        false => config.architecture.min_size(),
     };
     match input.shape[2].min(input.shape[3]) < least {
         true => Err(Error::data(format!(
@@ -219,8 +221,8 @@ fn check_size(network: &Network, input: &Input, args: &Forward) -> Result<(), Er
 }
 
 fn read_input(path: &Path) -> Result<Input, Error> {
-    let place = path.display();
-    let fail = |what: &str| Error::data(format!("{place}: {what}"));
+    let name = path.display();
+    let fail = |what: &str| Error::data(format!("{name}: {what}"));
     let bytes = std::fs::read(path).map_err(|e| fail(&format!("cannot read it: {e}")))?;
     let file = SafeTensors::deserialize(&bytes)
         .map_err(|e| fail(&format!("not a safetensors file, or a truncated one ({e})")))?;

@@ -7,28 +7,29 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use crate::commands::model_args;
+use crate::commands::plan_args;
+use crate::commands::svg::Svg;
 use crate::config::options::Options;
-use crate::config::recipe;
+use crate::config::output::LogFormat;
 use crate::datasets::loader::Mode;
 use crate::error::Error;
+use crate::files::write_atomically;
 use crate::learner::forward_backward::{dropout_seed, forward};
-use crate::learner::objective::Objective;
 use crate::optimizers::gradients::Gradients;
 use crate::out;
-use crate::run::checkpoint::write_atomically;
-use crate::run::fit;
-use crate::run::logger::{LogFormat, Logger};
-use crate::run::state::Setup;
+use crate::run::build_objective::build_objective;
+use crate::run::logger::Logger;
+use crate::run::open_data;
+use crate::run::state::RunContext;
 
 /// Weight of the past in the smoothed loss.
 const SMOOTH: f64 = 0.9;
 /// The search ends when the smoothed loss is so many times the least one.
 const BLOWN: f64 = 4.0;
 
-/// The words of `kindling lr-find`.
+/// Arguments of `kindling lr-find`.
 #[derive(Args)]
-pub struct LrFind {
+pub struct LrFindArgs {
     #[command(flatten)]
     options: Options,
     /// TOML file with any of the options
@@ -69,23 +70,20 @@ struct Suggestion {
 ///
 /// # Errors
 /// Faults of options, data, backend and files; a loss that is not finite from the first step on.
-pub fn lr_find(args: &LrFind) -> Result<(), Error> {
+pub fn lr_find(args: &LrFindArgs) -> Result<(), Error> {
     if !(args.lr_first > 0.0 && args.lr_last > args.lr_first && args.lr_last.is_finite()) {
         return Err(Error::usage("--lr-first: expected a number above 0 and below --lr-last"));
     }
-    let options = match &args.config {
-        Some(path) => args.options.over(&Options::read(path)?),
-        None => args.options.over(&Options::default()),
-    };
-    let plan = model_args::follow_weights(recipe::under(options)?)?.plan()?;
-    let chosen = plan.backend.open()?;
+    let plan = plan_args::plan(&args.options, args.config.as_deref())?;
+    let chosen = plan.machine.backend.open()?;
     let autodiff_device = chosen.device.clone().autodiff();
-    let train = Arc::new(fit::open(&plan)?.0);
-    let objective = Objective::new(&plan, &train, &chosen.device)?;
-    let setup = Setup::new(&plan, &train, &autodiff_device)?;
-    let mut state = setup.begin(&Logger::new(1, LogFormat::Text))?;
-    let loader = fit::loader(&plan, &train, Mode::Train(plan.augment()), plan.batch_size)
-        .caching(&crate::datasets::cache::Caching::of(&plan));
+    let train = Arc::new(open_data::open(&plan)?.0);
+    let (objective, _) = build_objective(&plan, &train, &chosen.device)?;
+    let context = RunContext::new(&plan, &train, &autodiff_device)?;
+    let mut state = context.initial_state(&Logger::new(1, LogFormat::Text))?;
+    let loader =
+        open_data::loader(&plan, &train, Mode::Train(plan.augment()), plan.training.batch_size)
+            .caching(&open_data::caching(&plan));
     let batches = (0..).flat_map(|epoch| {
         loader.epoch(epoch, 0).enumerate().map(move |(number, batch)| (epoch, number + 1, batch))
     });
@@ -98,7 +96,7 @@ pub fn lr_find(args: &LrFind) -> Result<(), Error> {
             continue;
         }
         let lr = args.lr_first * (rise * step as f64).exp();
-        let dropout = dropout_seed(plan.seed, epoch, number);
+        let dropout = dropout_seed(plan.training.seed, epoch, number);
         let forward =
             forward(&state.network, &objective, &mut batch, 1.0, dropout, &autodiff_device)?;
         let loss = forward.loss;
@@ -114,9 +112,9 @@ pub fn lr_find(args: &LrFind) -> Result<(), Error> {
         if !norm.is_finite() {
             break;
         }
-        if plan.clip_grad > 0.0 {
-            let (mode, limit) = (plan.clip_mode, plan.clip_grad);
-            gradients.clip(mode, limit, norm, &state.network, state.optimizer.settings());
+        if plan.optimizer.clip_grad > 0.0 {
+            let (mode, limit) = (plan.optimizer.clip_mode, plan.optimizer.clip_grad);
+            gradients.clip(mode, limit, norm, &state.network, state.optimizer.groups());
         }
         state.network = state.optimizer.apply(lr, state.network, gradients);
     }
@@ -131,9 +129,9 @@ pub fn lr_find(args: &LrFind) -> Result<(), Error> {
         let _ = writeln!(text, "{:.6e},{:.6},{:.6}", p.lr, p.loss, p.smooth);
     }
     write_atomically(&args.csv, text.as_bytes())?;
-    let drawing = args.csv.with_extension("svg");
-    write_atomically(&drawing, svg(&points, found).as_bytes())?;
-    out!("{} steps, {} and {}", points.len(), args.csv.display(), drawing.display());
+    let svg_path = args.csv.with_extension("svg");
+    write_atomically(&svg_path, drawing(&points, found).as_bytes())?;
+    out!("{} steps, {} and {}", points.len(), args.csv.display(), svg_path.display());
     out!("steepest descent       {:.2e}", found.steepest);
     out!("a tenth of the blow-up {:.2e}", found.tenth);
     out!("suggestion: --lr {:.1e}", found.steepest.min(found.tenth));
@@ -160,7 +158,7 @@ fn suggestion(points: &[Point]) -> Option<Suggestion> {
 const FRAME: [f64; 4] = [70.0, 700.0, 64.0, 370.0];
 
 /// A drawing: the losses as dots, the smoothed one as a line, the suggestions upright, their words above the curve.
-fn svg(points: &[Point], found: Suggestion) -> String {
+fn drawing(points: &[Point], found: Suggestion) -> String {
     let [left, right, top, bottom] = FRAME;
     let first = points.first().map_or(1e-6, |p| p.lr).log10();
     let last = points.last().map_or(1.0, |p| p.lr).log10();
@@ -170,53 +168,45 @@ fn svg(points: &[Point], found: Suggestion) -> String {
     let (low, high) = (low - 0.05 * (high - low), high + 0.1 * (high - low).max(1e-9));
     let x = |lr: f64| left + (right - left) * (lr.log10() - first) / (last - first).max(1e-9);
     let y = |loss: f64| bottom - (bottom - top) * (loss - low) / (high - low);
-    let mut text = String::from(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"720\" height=\"420\" \
-         font-family=\"sans-serif\" font-size=\"12\">\n<rect width=\"720\" height=\"420\" fill=\"white\"/>\n",
-    );
-    let mut put = |line: String| text.push_str(&(line + "\n"));
+    let mut svg = Svg::new(720, 420, 12);
     for (lr, words) in ticks(first, last) {
         let at = x(lr);
-        put(format!("<path d=\"M{at:.1} {top} V{bottom}\" stroke=\"#ddd\"/>"));
-        put(format!("<text x=\"{at:.1}\" y=\"388\" text-anchor=\"middle\">{words}</text>"));
+        svg.add(&format!("<path d=\"M{at:.1} {top} V{bottom}\" stroke=\"#ddd\"/>"));
+        svg.add(&format!("<text x=\"{at:.1}\" y=\"388\" text-anchor=\"middle\">{words}</text>"));
     }
     let digits = if high - low < 0.2 { 4 } else { 2 };
     for i in 0..=4 {
         let loss = low + (high - low) * f64::from(i) / 4.0;
         let at = y(loss);
-        put(format!("<path d=\"M{left} {at:.1} H{right}\" stroke=\"#ddd\"/>"));
-        put(format!(
+        svg.add(&format!("<path d=\"M{left} {at:.1} H{right}\" stroke=\"#ddd\"/>"));
+        svg.add(&format!(
             "<text x=\"62\" y=\"{:.1}\" text-anchor=\"end\">{loss:.digits$}</text>",
             at + 4.0
         ));
     }
     for p in points.iter().filter(|p| p.loss <= high) {
         let (x, y) = (x(p.lr), y(p.loss));
-        put(format!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2\" fill=\"#9bc\"/>"));
+        svg.add(&format!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2\" fill=\"#9bc\"/>"));
     }
-    let line: Vec<String> =
-        points.iter().map(|p| format!("{:.1},{:.1}", x(p.lr), y(p.smooth))).collect();
-    let line = line.join(" ");
-    put(format!("<polyline points=\"{line}\" fill=\"none\" stroke=\"#036\" stroke-width=\"2\"/>"));
+    svg.curve(points.iter().map(|p| [x(p.lr), y(p.smooth)]), "#036");
     let inside = |lr: f64| x(lr.clamp(10.0_f64.powf(first), 10.0_f64.powf(last)));
     let lines = [(found.steepest, "#c30", "steepest"), (found.tenth, "#393", "blow-up / 10")];
-    let places = places(lines.map(|(lr, ..)| inside(lr)));
-    for ((lr, colour, word), place) in lines.into_iter().zip(places) {
+    let label_positions = label_positions(lines.map(|(lr, ..)| inside(lr)));
+    for ((lr, colour, word), place) in lines.into_iter().zip(label_positions) {
         let Label { at, height, side } = place;
-        put(format!(
+        svg.add(&format!(
             "<path d=\"M{at:.1} {:.1} V{bottom}\" stroke=\"{colour}\" stroke-dasharray=\"4\"/>",
             height - 10.0
         ));
         let anchor = if side < 0.0 { "end" } else { "start" };
-        put(format!(
+        svg.add(&format!(
             "<text x=\"{:.1}\" y=\"{height}\" text-anchor=\"{anchor}\" fill=\"{colour}\">{word} {lr:.1e}</text>",
             at + 4.0 * side
         ));
     }
-    put("<text x=\"385\" y=\"410\" text-anchor=\"middle\">learning rate</text>".to_owned());
-    put("<text x=\"385\" y=\"18\" text-anchor=\"middle\">loss of a batch, and smoothed</text>"
-        .to_owned());
-    text + "</svg>\n"
+    svg.add("<text x=\"385\" y=\"410\" text-anchor=\"middle\">learning rate</text>");
+    svg.add("<text x=\"385\" y=\"18\" text-anchor=\"middle\">loss of a batch, and smoothed</text>");
+    svg.finish()
 }
 
 /// Powers of ten between two exponents, as many as have room for their words; where there are fewer than two, both ends.
@@ -235,7 +225,7 @@ fn ticks(first: f64, last: f64) -> Vec<(f64, String)> {
 /// Where the words of an upright line stand.
 #[derive(Clone, Copy, Debug)]
 struct Label {
-    /// Of the line.
+    /// The x of the line.
     at: f64,
     /// Base line of the words.
     height: f64,
@@ -262,7 +252,7 @@ impl Label {
 }
 
 /// The words of two lines in two rows above the curve, such that no line goes through the words of the other.
-fn places(at: [f64; 2]) -> [Label; 2] {
+fn label_positions(at: [f64; 2]) -> [Label; 2] {
     let rows = [[34.0, 52.0], [52.0, 34.0]];
     let sides = [[-1.0, 1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, -1.0]];
     let label = |i: usize, rows: [f64; 2], sides: [f64; 2]| Label {
@@ -281,7 +271,7 @@ fn places(at: [f64; 2]) -> [Label; 2] {
 mod tests {
     use super::*;
 
-    /// A valley whose slope is steepest at 1e-3 and whose floor is at 1e-1. Seen to fail with the steepest
+    /// A valley whose slope is steepest at 1e-3 and whose floor is at 1e-1. Mutations caught: the steepest
     /// ascent.
     #[test]
     fn the_suggestions_are_the_slope_and_a_tenth_of_the_floor() {
@@ -298,16 +288,16 @@ mod tests {
         assert!((found.steepest.log10() + 3.0).abs() < 0.2, "{found:?}");
         assert!((found.tenth.log10() + 2.0).abs() < 0.05, "{found:?}");
         assert!(suggestion(&points[..5]).is_none());
-        let drawing = svg(&points, found);
+        let drawing = drawing(&points, found);
         assert_eq!(drawing.matches("<circle").count(), points.len());
     }
 
-    /// Wherever the two lines stand. Seen to fail with the rows fixed.
+    /// Wherever the two lines stand. Mutations caught: the rows fixed.
     #[test]
     fn no_line_goes_through_the_words_of_the_other() {
         for a in 70..=700 {
             for b in (70..=700).step_by(7).chain([a]) {
-                let [one, two] = places([f64::from(a), f64::from(b)]);
+                let [one, two] = label_positions([f64::from(a), f64::from(b)]);
                 assert_ne!(one.height, two.height);
                 let upper = if one.height < two.height { one } else { two };
                 let lower = if one.height < two.height { two } else { one };
@@ -322,7 +312,7 @@ mod tests {
         }
     }
 
-    /// Seen to fail with the powers alone, however few.
+    /// Mutations caught: the powers alone, however few.
     #[test]
     fn ticks_have_room_and_there_are_some() {
         for (first, last) in [(-30.0, 0.0), (-6.0, 0.0), (-3.0, -2.8), (-5.2, -1.1), (-100.0, 2.0)]

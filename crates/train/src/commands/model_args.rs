@@ -1,21 +1,23 @@
 //! Which network is meant: a model's name, what departs from it on the command line, and what the
 //! weights at hand say. Used by every subcommand that builds a network outside a run.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use burn::tensor::Device;
 use clap::Args;
 use nn::activation::Activation;
-use nn::block::convolution::Padding;
+use nn::config::{Architecture, NetworkConfig, Scaling};
+use nn::geometry::Padding;
 use nn::layer_spec::Naming;
-use nn::models::variants::{Variant, WeightSource};
-use nn::network::{Architecture, Network, NetworkConfig, Scaling};
-use nn::weights::{HeadPolicy, NamedTensor, load_state_dict, read_weights, recognise};
+use nn::models::variants::WeightSource;
+use nn::network::Network;
+use nn::weights::NamedTensor;
+use nn::weights::load::{HeadPolicy, load_state_dict, recognise};
 
-use crate::config::options::{Options, nearest, padding};
+use crate::config::model::padding;
+use crate::config::model::variant;
 use crate::error::Error;
-use crate::run::checkpoint::{Checkpoint, Manifest, WeightsKind};
-use transforms::preprocess::Interpolation;
+use crate::run::pretrained::{follow_naming, read};
 
 /// A network by name, with departures.
 #[derive(Args, Clone, Debug)]
@@ -63,35 +65,6 @@ fn scaling(text: &str) -> Result<Scaling, String> {
     }
 }
 
-/// A variant by name, or the sentence that says which are known.
-///
-/// # Errors
-/// [`crate::error::ErrorKind::Usage`] with the nearest name.
-pub fn variant(name: &str) -> Result<&'static Variant, Error> {
-    Variant::parse(name).ok_or_else(|| {
-        let known: Vec<String> = Variant::names().map(str::to_owned).collect();
-        let near =
-            nearest(name, &known).map_or_else(String::new, |n| format!("did you mean `{n}`? "));
-        Error::usage(format!(
-            "--model: unknown architecture `{name}`; {near}`kindling models` lists them"
-        ))
-    })
-}
-
-/// Weights from a file: a Kindling checkpoint (with its network), .safetensors or .pth.
-///
-/// # Errors
-/// [`crate::error::ErrorKind::Checkpoint`].
-pub fn read(path: &Path) -> Result<(Vec<NamedTensor>, Option<Checkpoint>), Error> {
-    if path.extension().is_some_and(|x| x == "ckpt") {
-        let mut checkpoint = Checkpoint::read(path)?;
-        return Ok((checkpoint.take(WeightsKind::Best)?, Some(checkpoint)));
-    }
-    let tensors =
-        read_weights(path).map_err(|e| Error::checkpoint(format!("{}: {e}", path.display())))?;
-    Ok((tensors, None))
-}
-
 impl ModelArgs {
     /// The network that is meant, given the weights it will hold.
     ///
@@ -108,7 +81,7 @@ impl ModelArgs {
                 let mut config = variant.config(1000);
                 config.width = self.width.unwrap_or(config.width);
                 if !weights.is_empty() {
-                    follow(&mut config, variant, weights);
+                    follow_naming(&mut config, variant, weights);
                 }
                 config
             }
@@ -136,59 +109,6 @@ impl ModelArgs {
     }
 }
 
-/// Constants follow the source of the weights where it is another than the model's name says.
-fn follow(config: &mut NetworkConfig, variant: &Variant, weights: &[NamedTensor]) {
-    let naming = recognise(config, weights);
-    let expected = match variant.lineage {
-        WeightSource::Torchvision => Naming::Torchvision,
-        WeightSource::Timm | WeightSource::Tensorflow => Naming::Timm,
-    };
-    let one_naming = config.keys(Naming::Torchvision) == config.keys(Naming::Timm);
-    if naming == expected || one_naming {
-        return;
-    }
-    let norm = config.architecture.norm(naming);
-    (config.bn_eps, config.bn_momentum) = (norm.epsilon, norm.momentum);
-    config.scaling = match naming {
-        Naming::Torchvision => Scaling::Torchvision,
-        Naming::Timm => Scaling::Paper,
-    };
-}
-
-/// What a run takes over from the weights it starts from, where the user says nothing else: constants of
-/// batch norm, and how images are prepared.
-///
-/// # Errors
-/// An unknown model, unreadable weights.
-pub fn follow_weights(mut options: Options) -> Result<Options, Error> {
-    let Some(path) = &options.pretrained_path else { return Ok(options) };
-    let (weights, checkpoint) = read(path)?;
-    let floats = |values: [f32; 3]| Some(values.to_vec());
-    if let Some(checkpoint) = checkpoint {
-        let Manifest { network, preprocess, plan, .. } = checkpoint.manifest;
-        options.model = options.model.or(Some(plan.model));
-        options.width = options.width.or(Some(network.width));
-        options.bn_eps = options.bn_eps.or(Some(network.bn_eps));
-        options.padding = options.padding.or(Some(network.padding));
-        options.interpolation = options.interpolation.or(Some(preprocess.interpolation));
-        options.mean = options.mean.or(floats(preprocess.mean));
-        options.std = options.std.or(floats(preprocess.std));
-        return Ok(options);
-    }
-    let variant = variant(options.model.as_deref().unwrap_or("mobilenet_v3_large"))?;
-    let mut config = variant.config(1000);
-    config.width = options.width.unwrap_or(config.width);
-    follow(&mut config, variant, &weights);
-    let input = variant.input();
-    let filter = if input.bicubic { Interpolation::Bicubic } else { Interpolation::Bilinear };
-    options.bn_eps = options.bn_eps.or(Some(config.bn_eps));
-    options.interpolation = options.interpolation.or(Some(filter));
-    options.mean = options.mean.or(floats(input.mean));
-    options.std = options.std.or(floats(input.std));
-    options.crop_pct = options.crop_pct.or(Some(input.crop_pct));
-    Ok(options)
-}
-
 /// The class count that a file's classifier has.
 fn classes_of(config: &NetworkConfig, weights: &[NamedTensor]) -> Option<usize> {
     let keys = config.keys(recognise(config, weights));
@@ -210,7 +130,7 @@ pub fn build(
     let Some(path) = path else {
         let config = selection.config(&[], None)?;
         let timm = selection.model.as_deref().map(variant).transpose()?;
-        let naming = match timm.map(|v| v.lineage) {
+        let naming = match timm.map(|v| v.weight_source) {
             Some(WeightSource::Timm | WeightSource::Tensorflow) => Naming::Timm,
             _ => Naming::Torchvision,
         };
@@ -229,7 +149,7 @@ pub fn build(
 pub fn size_or_native(size: Option<usize>, architecture: Architecture) -> Result<usize, Error> {
     let size = size.unwrap_or(architecture.native_size());
     let least = match architecture {
-        Architecture::InceptionV3 | Architecture::Xception => architecture.least_size(),
+        Architecture::InceptionV3 | Architecture::Xception => architecture.min_size(),
         _ => 1,
     };
     match (least..=16_384).contains(&size) {

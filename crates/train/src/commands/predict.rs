@@ -1,43 +1,137 @@
-//! Names for images: files and folders in, the first k classes with their probabilities out.
+//! `kindling predict`: files and folders in, the first k classes of each image out.
+#![expect(clippy::print_stderr, reason = "unreadable images are reported beside the output")]
 
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{Device, Tensor, TensorData, activation::softmax};
-use nn::network::Network;
+use clap::{Args, ValueEnum};
+use deploy::classifier::Classifier;
+use deploy::predict::Guess;
 use serde::Serialize;
 
+use crate::commands::checkpoint_args::WeightsArgs;
+use crate::device::Backend;
 use crate::error::Error;
-use transforms::decode::decode;
-use transforms::preprocess::Preprocess;
+use crate::out;
+use crate::run::checkpoint::{no_average, unreadable};
+use crate::run::run_folder::quoted;
 
-/// One guess.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Guess {
-    /// Class name.
-    pub class: String,
-    /// Index of its logit.
-    pub index: usize,
-    /// Softmax of the logits.
-    pub probability: f32,
+/// Arguments of `kindling predict`.
+#[derive(Args)]
+pub struct PredictArgs {
+    /// The checkpoint
+    #[arg(long, value_name = "CKPT")]
+    checkpoint: PathBuf,
+    #[command(flatten)]
+    weights: WeightsArgs,
+    /// Images and folders
+    #[arg(required = true, value_name = "SOURCE")]
+    sources: Vec<PathBuf>,
+    /// Guesses per image
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    topk: u32,
+    /// Form of the output
+    #[arg(long, value_enum, default_value = "text")]
+    format: OutputFormat,
+    /// Images per batch
+    #[arg(short, long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
+    batch_size: u32,
+    /// Where the network runs
+    #[arg(long, value_enum, default_value = "auto")]
+    backend: Backend,
 }
 
-/// An image's guesses, best first, or why there are none.
+#[derive(Clone, Copy, ValueEnum)]
+enum OutputFormat {
+    Text,
+    Csv,
+    Json,
+}
+
+/// The guesses for one image, best first, or the reason why there are none.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Prediction {
-    /// The image.
-    pub file: PathBuf,
-    /// Best first.
-    pub guesses: Vec<Guess>,
-    /// Why it could not be read.
+struct PredictedFile {
+    file: PathBuf,
+    guesses: Vec<Guess>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
+    error: Option<String>,
 }
 
-/// The images named by `sources`: files as they are, folders recursively in name order.
+/// Runs `kindling predict` and returns its exit code: 3 where an image could not be read.
+///
+/// # Errors
+/// A source that does not exist or has no image; a checkpoint that cannot be used; the backend.
+pub fn predict(args: &PredictArgs) -> Result<u8, Error> {
+    let files = gather(&args.sources)?;
+    let classifier = load(args)?;
+    let mut predicted = Vec::with_capacity(files.len());
+    for chunk in files.chunks(args.batch_size as usize) {
+        for (file, result) in chunk.iter().zip(classifier.classify_batch(chunk)) {
+            let (guesses, error) = match result {
+                Ok(prediction) => (prediction.top(args.topk as usize), None),
+                Err(error) => (Vec::new(), Some(reason(&error))),
+            };
+            predicted.push(PredictedFile { file: file.clone(), guesses, error });
+        }
+    }
+    print(&predicted, args.format);
+    let mut unreadable = 0;
+    for p in &predicted {
+        if let Some(error) = &p.error {
+            eprintln!("error: {}: {error}", p.file.display());
+            unreadable += 1;
+        }
+    }
+    Ok(if unreadable > 0 { 3 } else { 0 })
+}
+
+fn load(args: &PredictArgs) -> Result<Classifier, Error> {
+    let device = args.backend.open()?.device;
+    Classifier::load_weights(&args.checkpoint, args.weights.kind(), &device).map_err(|error| {
+        match error {
+            deploy::error::Error::NoAverage { .. } => no_average(),
+            error => unreadable(&args.checkpoint, &error.to_string()),
+        }
+    })
+}
+
+/// The reason without the path, which stands beside it in the output.
+fn reason(error: &deploy::error::Error) -> String {
+    match error {
+        deploy::error::Error::Read { source, .. } => source.to_string(),
+        deploy::error::Error::Image { source, .. } => source.to_string(),
+        error => error.to_string(),
+    }
+}
+
+fn print(predicted: &[PredictedFile], format: OutputFormat) {
+    match format {
+        OutputFormat::Json => {
+            out!("{}", serde_json::to_string_pretty(&predicted).expect("plain data"));
+        }
+        OutputFormat::Csv => {
+            out!("file,rank,class,probability");
+            for p in predicted {
+                for (rank, g) in p.guesses.iter().enumerate() {
+                    let file = quoted(&p.file.display().to_string());
+                    out!("{file},{},{},{:.6}", rank + 1, quoted(&g.class), g.probability);
+                }
+            }
+        }
+        OutputFormat::Text => {
+            for p in predicted.iter().filter(|p| p.error.is_none()) {
+                let words: Vec<String> =
+                    p.guesses.iter().map(|g| format!("{} {:.3}", g.class, g.probability)).collect();
+                out!("{}: {}", p.file.display(), words.join(", "));
+            }
+        }
+    }
+}
+
+/// Lists the images of `sources`: files as given, folders recursively in the order of their names.
 ///
 /// # Errors
 /// A source that does not exist, or no image at all.
-pub fn gather(sources: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
+fn gather(sources: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
     let mut found = Vec::new();
     for source in sources {
         match source.is_dir() {
@@ -80,50 +174,4 @@ fn walk(folder: &Path, found: &mut Vec<PathBuf>) -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-/// Guesses for one batch of files; an unreadable one carries its error.
-pub fn predict(
-    network: &Network,
-    files: &[PathBuf],
-    preprocess: &Preprocess,
-    classes: &[String],
-    top: usize,
-    device: &Device,
-) -> Vec<Prediction> {
-    let [height, width] = preprocess.crop;
-    let mut values = Vec::with_capacity(files.len() * 3 * height * width);
-    let mut predictions: Vec<Prediction> = Vec::with_capacity(files.len());
-    let mut readable = Vec::new();
-    for file in files {
-        let pixels = std::fs::read(file)
-            .map_err(|e| e.to_string())
-            .and_then(|bytes| decode(&bytes, preprocess.exif).map_err(|e| e.to_string()));
-        let error = match pixels {
-            Ok(pixels) => {
-                values.extend(preprocess.apply(&pixels));
-                readable.push(predictions.len());
-                None
-            }
-            Err(why) => Some(why),
-        };
-        predictions.push(Prediction { file: file.clone(), guesses: Vec::new(), error });
-    }
-    if readable.is_empty() {
-        return predictions;
-    }
-    let shape = [readable.len(), 3, height, width];
-    let images = Tensor::<4>::from_data(TensorData::new(values, shape), device);
-    let shares = softmax(network.forward(images), 1).into_data().convert::<f32>();
-    let shares = shares.try_into_vec::<f32>().expect("f32");
-    for (row, &place) in shares.chunks_exact(classes.len()).zip(&readable) {
-        let mut order: Vec<usize> = (0..classes.len()).collect();
-        order.sort_by(|&a, &b| row[b].total_cmp(&row[a]).then(a.cmp(&b)));
-        predictions[place].guesses = order
-            .into_iter()
-            .take(top)
-            .map(|k| Guess { class: classes[k].clone(), index: k, probability: row[k] })
-            .collect();
-    }
-    predictions
 }

@@ -2,7 +2,6 @@
 
 pub mod roofline;
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -10,24 +9,26 @@ use burn::module::Module as _;
 use burn::nn::{Initializer, LinearConfig};
 use burn::tensor::{Device, Tensor, TensorData};
 use clap::Args;
-use kernels::ops::cpu_tensor::serves;
-use nn::block::conv_norm_activation::{ConvNormActivation, Norm};
+use kernels::ops::cpu_tensor::supports;
+use nn::block::conv_norm_activation::ConvNormActivation;
 use nn::block::convolution::Convolution;
-use nn::block::pooling::global_mean;
-use nn::layer_spec::{LayerSpec, Naming, Operation};
+use nn::block::pooling::{global_mean, max_pool, mean_pool};
+use nn::config::Norm;
+use nn::layer_spec::{LayerOperation, LayerSpec, Naming};
 use serde::Serialize;
 
 use crate::commands::bench::Work;
 use crate::commands::model_args::{ModelArgs, size_or_native};
 use crate::commands::profile::roofline::Roof;
+use crate::commands::svg::Svg;
 use crate::device::Backend;
 use crate::error::Error;
+use crate::files::write_atomically;
 use crate::out;
-use crate::run::checkpoint::write_atomically;
 
-/// The words of `kindling profile`.
+/// Arguments of `kindling profile`.
 #[derive(Args)]
-pub struct Profile {
+pub struct ProfileArgs {
     /// Architecture or variant
     #[arg(value_name = "MODEL")]
     name: Option<String>,
@@ -58,7 +59,7 @@ pub struct Profile {
 
 /// A layer's times and what they would be at the roof.
 #[derive(Serialize)]
-struct Row {
+struct LayerProfile {
     layer: String,
     operation: &'static str,
     output: [usize; 3],
@@ -86,14 +87,14 @@ struct Whole<'a> {
     batch_size: usize,
     img_size: usize,
     roof: Option<Roof>,
-    layers: &'a [Row],
+    layers: &'a [LayerProfile],
 }
 
 /// Runs the subcommand.
 ///
 /// # Errors
 /// An unknown model, an impossible size, a missing backend, an image that cannot be written.
-pub fn profile(args: &Profile) -> Result<(), Error> {
+pub fn profile(args: &ProfileArgs) -> Result<(), Error> {
     let mut selection = args.selection.clone();
     selection.model = args.name.clone().or(selection.model);
     let config = selection.config(&[], None)?;
@@ -102,7 +103,7 @@ pub fn profile(args: &Profile) -> Result<(), Error> {
     let batch = args.batch_size as usize;
     let roof = (!chosen.name.starts_with("wgpu")).then(Roof::measure);
     let norm = Norm { epsilon: config.bn_eps, momentum: config.bn_momentum };
-    let bench = Bench {
+    let bench = LayerBench {
         device: chosen.device.clone(),
         train: args.mode == Work::Train,
         batch,
@@ -111,7 +112,7 @@ pub fn profile(args: &Profile) -> Result<(), Error> {
         roof,
     };
     let layers = config.layers(size, size, Naming::Torchvision);
-    let rows: Vec<Row> = layers
+    let rows: Vec<LayerProfile> = layers
         .iter()
         .filter(|layer| !layer.auxiliary)
         .enumerate()
@@ -131,7 +132,7 @@ pub fn profile(args: &Profile) -> Result<(), Error> {
 }
 
 /// What all layers are run with.
-struct Bench {
+struct LayerBench {
     device: Device,
     train: bool,
     batch: usize,
@@ -140,8 +141,8 @@ struct Bench {
     roof: Option<Roof>,
 }
 
-impl Bench {
-    fn row(&self, layer: &LayerSpec, input_too: bool) -> Row {
+impl LayerBench {
+    fn row(&self, layer: &LayerSpec, input_too: bool) -> LayerProfile {
         let (forward, backward) = self.run(layer, input_too);
         let values = |shape: [usize; 3]| (self.batch * shape.iter().product::<usize>()) as u64;
         let bytes = 4 * (values(layer.input) + values(layer.output) + layer.parameters());
@@ -154,7 +155,7 @@ impl Bench {
             let best = self.roof.map(|roof| roof.milliseconds(operations, bytes));
             Timed { ms, gflops: operations / ms / 1e6, of_roof: best.map(|best| best / ms) }
         };
-        Row {
+        LayerProfile {
             layer: layer.name.clone(),
             operation: name(layer),
             output: layer.output,
@@ -168,7 +169,7 @@ impl Bench {
     /// A map in the order in which the layer before leaves it: channels last where the kernels serve.
     fn map(&self, [b, c, h, w]: [usize; 4], tracked: bool) -> Tensor<4> {
         let x = self.input([b, c, h, w], false);
-        let x = match serves(&x) {
+        let x = match supports(&x) {
             true => self.input([b, h, w, c], false).permute([0, 3, 1, 2]),
             false => x,
         };
@@ -192,7 +193,7 @@ impl Bench {
         let autodiff_device = self.device.clone().autodiff();
         let map = || self.map([self.batch, c, h, w], input_too);
         match layer.operation {
-            Operation::Convolution { conv, norm: true, .. } => {
+            LayerOperation::Convolution { conv, norm: true, .. } => {
                 let block =
                     ConvNormActivation::new(conv, self.norm, layer.activation, &autodiff_device);
                 if self.train {
@@ -201,7 +202,7 @@ impl Bench {
                 let block = block.valid();
                 self.time_map(&map(), |x| block.forward(x))
             }
-            Operation::Convolution { conv, .. } => {
+            LayerOperation::Convolution { conv, .. } => {
                 let conv = Convolution::new(conv, &autodiff_device);
                 if self.train {
                     return self.time_map(&map(), |x| conv.forward(x));
@@ -209,10 +210,10 @@ impl Bench {
                 let conv = conv.valid();
                 self.time_map(&map(), |x| conv.forward(x))
             }
-            Operation::MaxPool(pool) => self.time_map(&map(), |x| pool.max(x)),
-            Operation::MeanPool(pool) => self.time_map(&map(), |x| pool.mean(x)),
-            Operation::AdaptiveMean(_) => self.time(&map(), global_mean),
-            Operation::Linear => {
+            LayerOperation::MaxPool(pool) => self.time_map(&map(), |x| max_pool(x, pool)),
+            LayerOperation::MeanPool(pool) => self.time_map(&map(), |x| mean_pool(x, pool)),
+            LayerOperation::AdaptiveMean(_) => self.time(&map(), global_mean),
+            LayerOperation::Linear => {
                 let features = layer.input.iter().product();
                 let linear = LinearConfig::new(features, layer.output[0])
                     .with_initializer(Initializer::Zeros)
@@ -220,7 +221,7 @@ impl Bench {
                 let linear = if self.train { linear } else { linear.valid() };
                 let bias = linear.bias.as_ref().expect("a linear layer has one by default");
                 let x = self.input([self.batch, features], input_too);
-                // As the networks have it.
+                // The layout that the networks use.
                 self.time(&x, |x| kernels::ops::linear::linear(x, linear.weight.val(), bias.val()))
             }
         }
@@ -286,13 +287,13 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 fn name(layer: &LayerSpec) -> &'static str {
     match layer.operation {
-        Operation::Convolution { conv, .. } if conv.is_depthwise() => "depthwise",
-        Operation::Convolution { conv, .. } if conv.is_pointwise() => "pointwise",
-        Operation::Convolution { .. } => "convolution",
-        Operation::MaxPool(_) => "max pool",
-        Operation::MeanPool(_) => "mean pool",
-        Operation::AdaptiveMean(_) => "mean",
-        Operation::Linear => "linear",
+        LayerOperation::Convolution { conv, .. } if conv.is_depthwise() => "depthwise",
+        LayerOperation::Convolution { conv, .. } if conv.is_pointwise() => "pointwise",
+        LayerOperation::Convolution { .. } => "convolution",
+        LayerOperation::MaxPool(_) => "max pool",
+        LayerOperation::MeanPool(_) => "mean pool",
+        LayerOperation::AdaptiveMean(_) => "mean",
+        LayerOperation::Linear => "linear",
     }
 }
 
@@ -363,30 +364,24 @@ fn draw(path: &Path, whole: &Whole<'_>) -> Result<(), Error> {
     const TEXT: f64 = 260.0;
     const BARS: f64 = 640.0;
     let rows = whole.layers;
-    let time = |r: &Row| r.forward.ms + r.backward.map_or(0.0, |t| t.ms);
+    let time = |r: &LayerProfile| r.forward.ms + r.backward.map_or(0.0, |t| t.ms);
     let most = rows.iter().map(time).fold(1e-9, f64::max);
     let scale = BARS / most;
     let height = ROW * (rows.len() + 4);
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{}\" height=\"{height}\" \
-         font-family=\"sans-serif\" font-size=\"11\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n",
-        TEXT + BARS + 90.0
-    );
-    let _ = writeln!(
-        svg,
+    let mut svg = Svg::new((TEXT + BARS + 90.0) as usize, height, 11);
+    svg.add(&format!(
         "<text x=\"8\" y=\"16\" font-size=\"13\">{}, {}, batch {} at {3}x{3}</text>\n\
          <text x=\"8\" y=\"32\" fill=\"#555\">milliseconds: forward (blue), backward (orange); \
          the line is the time at this machine's roof</text>",
         whole.model, whole.backend, whole.batch_size, whole.img_size
-    );
+    ));
     for (i, r) in rows.iter().enumerate() {
         let y = ROW * (i + 3);
         let (forward, backward) = (r.forward.ms * scale, r.backward.map_or(0.0, |t| t.ms) * scale);
         let at_roof = |t: &Timed| t.of_roof.map(|share| share * t.ms);
         let roof =
             at_roof(&r.forward).map(|ms| ms + r.backward.as_ref().and_then(at_roof).unwrap_or(0.0));
-        let _ = writeln!(
-            svg,
+        svg.add(&format!(
             "<text x=\"8\" y=\"{}\">{} <tspan fill=\"#777\">{}</tspan></text>\n\
              <rect x=\"{TEXT}\" y=\"{}\" width=\"{forward:.1}\" height=\"11\" fill=\"#4477aa\"/>\n\
              <rect x=\"{:.1}\" y=\"{}\" width=\"{backward:.1}\" height=\"11\" fill=\"#ee8866\"/>\n\
@@ -400,17 +395,15 @@ fn draw(path: &Path, whole: &Whole<'_>) -> Result<(), Error> {
             TEXT + forward + backward + 5.0,
             y + 10,
             time(r)
-        );
+        ));
         if let Some(ms) = roof {
             let x = TEXT + ms * scale;
-            let _ = writeln!(
-                svg,
+            svg.add(&format!(
                 "<path d=\"M{x:.1} {} V{}\" stroke=\"black\" stroke-width=\"1.5\"/>",
                 y,
                 y + 13
-            );
+            ));
         }
     }
-    svg.push_str("</svg>\n");
-    write_atomically(path, svg.as_bytes())
+    write_atomically(path, svg.finish().as_bytes())
 }

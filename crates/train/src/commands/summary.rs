@@ -1,16 +1,16 @@
 //! `kindling summary`: a network layer by layer, from its tables, without a tensor.
 
 use clap::Args;
-use nn::layer_spec::{LayerSpec, Naming, Operation};
+use nn::layer_spec::{LayerOperation, LayerSpec, Naming};
 use serde::Serialize;
 
 use crate::commands::model_args::{ModelArgs, size_or_native};
 use crate::error::Error;
 use crate::out;
 
-/// The words of `kindling summary`.
+/// Arguments of `kindling summary`.
 #[derive(Args)]
-pub struct Summary {
+pub struct SummaryArgs {
     /// Architecture or variant
     #[arg(value_name = "MODEL")]
     name: Option<String>,
@@ -28,7 +28,7 @@ pub struct Summary {
 }
 
 #[derive(Serialize)]
-struct Row {
+struct SummaryRow {
     layer: String,
     operation: String,
     kernel: String,
@@ -39,15 +39,15 @@ struct Row {
     output: [usize; 3],
     parameters: u64,
     multiply_adds: u64,
-    /// Of the output in f32, one image.
+    /// Size of the output of one image in f32.
     bytes: u64,
     auxiliary: bool,
 }
 
-fn row(layer: &LayerSpec) -> Row {
+fn row(layer: &LayerSpec) -> SummaryRow {
     let square = |side: usize| format!("{side}x{side}");
     let (operation, kernel, stride, groups) = match layer.operation {
-        Operation::Convolution { conv, bias, norm } => {
+        LayerOperation::Convolution { conv, bias, norm } => {
             let kind = match (conv.is_depthwise(), conv.kernel) {
                 (true, _) => "depthwise",
                 (false, [1, 1]) => "pointwise",
@@ -61,12 +61,12 @@ fn row(layer: &LayerSpec) -> Row {
             let [kh, kw] = conv.kernel;
             (format!("{kind}{more}"), format!("{kh}x{kw}"), conv.stride, conv.groups)
         }
-        Operation::MaxPool(pool) => ("max pool".into(), square(pool.kernel), pool.stride, 1),
-        Operation::MeanPool(pool) => ("mean pool".into(), square(pool.kernel), pool.stride, 1),
-        Operation::AdaptiveMean(side) => (format!("mean to {side}x{side}"), "-".into(), 1, 1),
-        Operation::Linear => ("linear + bias".into(), "-".into(), 1, 1),
+        LayerOperation::MaxPool(pool) => ("max pool".into(), square(pool.kernel), pool.stride, 1),
+        LayerOperation::MeanPool(pool) => ("mean pool".into(), square(pool.kernel), pool.stride, 1),
+        LayerOperation::AdaptiveMean(side) => (format!("mean to {side}x{side}"), "-".into(), 1, 1),
+        LayerOperation::Linear => ("linear + bias".into(), "-".into(), 1, 1),
     };
-    Row {
+    SummaryRow {
         layer: layer.name.clone(),
         operation,
         kernel,
@@ -86,13 +86,13 @@ fn row(layer: &LayerSpec) -> Row {
 ///
 /// # Errors
 /// An unknown model, an impossible departure or size.
-pub fn summary(args: &Summary) -> Result<(), Error> {
+pub fn summary(args: &SummaryArgs) -> Result<(), Error> {
     let mut selection = args.selection.clone();
     selection.model = args.name.clone().or(selection.model);
     let config = selection.config(&[], None)?;
     let size = size_or_native(args.img_size, config.architecture)?;
     let naming = if args.timm { Naming::Timm } else { Naming::Torchvision };
-    let rows: Vec<Row> = config.layers(size, size, naming).iter().map(row).collect();
+    let rows: Vec<SummaryRow> = config.layers(size, size, naming).iter().map(row).collect();
     if args.json {
         out!("{}", serde_json::to_string_pretty(&rows).expect("plain data"));
         return Ok(());

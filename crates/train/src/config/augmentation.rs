@@ -1,44 +1,85 @@
-//! What a run's plan says of augmentation: whether it can be, and the [`Augment`] it comes to.
+//! Options of the random part of the training images: crop, flip, colour, erasing, growing.
 
-use crate::config::plan::Plan;
+use crate::config::theme::{finite, theme};
 use crate::error::Error;
-use transforms::augment::erase::Erase;
+use transforms::augment::TrainFilter;
+use transforms::augment::erase::{Erase, EraseFill};
 use transforms::augment::jitter::Jitter;
-use transforms::augment::{Augment, ProgressiveResize};
-use transforms::mixup::Mix;
+use transforms::augment::policy::Policy;
 
-impl Plan {
-    /// Refuses what augmentation cannot do.
-    ///
-    /// # Errors
-    /// The first value out of its range, by flag name, with the range.
-    pub(crate) fn check_augmentation(&self) -> Result<(), Error> {
-        let between = |flag: &str, value: f64, low: f64, high: f64| {
-            if value.is_finite() && (low..=high).contains(&value) {
-                return Ok(());
-            }
-            Err(Error::usage(format!("{flag}: `{value}`: expected {low} to {high}")))
-        };
-        for (flag, share) in [
-            ("--vflip", self.vflip),
-            ("--reprob", self.reprob),
-            ("--mixup-prob", self.mixup_prob),
-            ("--mixup-switch-prob", self.mixup_switch_prob),
-        ] {
-            between(flag, share, 0.0, 1.0)?;
-        }
-        between("--recount", self.recount as f64, 1.0, 64.0)?;
-        between("--aug-repeats", self.aug_repeats as f64, 1.0, 64.0)?;
-        for (flag, alpha) in [("--mixup", self.mixup), ("--cutmix", self.cutmix)] {
-            if alpha != 0.0 {
-                // Below it every lambda is 0 or 1.
-                between(flag, alpha, 0.01, 100.0)?;
-            }
-        }
-        if let Some([least, most]) = self.cutmix_minmax {
-            between("--cutmix-minmax MAX", most, 0.0, 1.0)?;
-            between("--cutmix-minmax MIN", least, 0.0, most)?;
-        }
+theme! {
+    /// Augmentation of single images.
+    "Augmentation": AugmentationOptions -> AugmentationPlan (given, carried: bool, epochs: u64);
+
+    /// No augmentation: resize the short edge to --img-size and crop the centre
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    no_aug: bool = false;
+
+    /// Area of the random resized crop as shares of the image; `1 1` keeps the whole image
+    #[arg(long, num_args = 2, value_names = ["MIN", "MAX"])]
+    scale: Vec<f64> => [f64; 2] = if carried { [0.6, 1.0] } else { [0.08, 1.0] },
+        shown "0.08 1, 0.6 1 on the default data", in 0.001..=1.0;
+
+    /// Aspect ratio of the random resized crop
+    #[arg(long, num_args = 2, value_names = ["MIN", "MAX"])]
+    ratio: Vec<f64> => [f64; 2] = [3.0 / 4.0, 4.0 / 3.0], shown "3/4 4/3", in 0.01..=100.0;
+
+    /// Probability of a horizontal flip
+    #[arg(long, value_parser = finite)]
+    hflip: f64 = 0.5, in 0.0..=1.0;
+
+    /// Probability of a vertical flip
+    #[arg(long, value_parser = finite)]
+    vflip: f64 = 0.0, in 0.0..=1.0;
+
+    /// Resampling filter of the random crop and of --aa
+    #[arg(long, value_enum)]
+    train_interpolation: TrainFilter => Option<TrainFilter>, shown "--interpolation";
+
+    /// Automatic augmentation in timm's words (rand-m9-mstd0.5-inc1, original, v0, augmix-m3) or
+    /// torchvision's (ra, ta_wide, imagenet, augmix)
+    #[arg(long, visible_alias = "auto-augment", value_name = "POLICY")]
+    aa: Policy => Option<Policy>;
+
+    /// Colour jitter: one strength, or brightness,contrast,saturation, or these and the hue;
+    /// disabled by --aa, as in timm
+    #[arg(long, value_delimiter = ',', value_parser = finite)]
+    color_jitter: Vec<f64> => Option<Vec<f64>>, shown "none";
+
+    /// Colour jitter beside --aa too
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    force_color_jitter: bool = false;
+
+    /// Probability of random erasing
+    #[arg(long, visible_alias = "random-erase", value_parser = finite)]
+    reprob: f64 = 0.0, in 0.0..=1.0;
+
+    /// Fill of erased rectangles
+    #[arg(long, value_enum)]
+    remode: EraseFill = EraseFill::Pixel;
+
+    /// Largest number of erased rectangles
+    #[arg(long)]
+    recount: usize = 1, in 1..=64;
+
+    /// Repetitions of an image in a row, each augmented anew; the epoch keeps its length
+    #[arg(long)]
+    // timm's 0 is once, too.
+    aug_repeats: usize = 1, as |repeats: usize| repeats.max(1), in 1..=64;
+
+    /// Image size at the beginning of the training, which grows to --img-size
+    #[arg(long)]
+    img_size_start: usize => Option<usize>, shown "--img-size throughout";
+
+    /// Epoch from which images have the full size
+    #[arg(long)]
+    progressive_epochs: u64 => Option<u64> = img_size_start.map(|_| epochs.div_ceil(2)),
+        shown "half of --epochs", in 1..=1_000_000_000, older None;
+}
+
+impl AugmentationPlan {
+    /// Refuses options that exclude each other or have no effect.
+    pub(in crate::config) fn check(&self) -> Result<(), Error> {
         if let Some(ranges) = &self.color_jitter {
             if ![1, 3, 4].contains(&ranges.len()) {
                 let count = ranges.len();
@@ -46,8 +87,13 @@ impl Plan {
                     "--color-jitter: expected 1, 3 or 4 numbers with commas, got {count}"
                 )));
             }
-            for (place, range) in ranges.iter().enumerate() {
-                between("--color-jitter", *range, 0.0, if place == 3 { 0.5 } else { 10.0 })?;
+            for (index, range) in ranges.iter().enumerate() {
+                let limit = if index == 3 { 0.5 } else { 10.0 };
+                if !(0.0..=limit).contains(range) {
+                    return Err(Error::usage(format!(
+                        "--color-jitter: `{range}`: expected 0 to {limit}"
+                    )));
+                }
             }
         }
         if self.no_aug {
@@ -59,7 +105,7 @@ impl Plan {
             ];
             if let Some((flag, _)) = given.iter().find(|(_, given)| *given) {
                 return Err(Error::usage(format!(
-                    "--no-aug: it leaves out what {flag} asks for; give one of the two"
+                    "--no-aug: it omits what {flag} asks for; give one of the two"
                 )));
             }
         }
@@ -68,24 +114,22 @@ impl Plan {
                 "--progressive-epochs: there is no size to begin with; give --img-size-start",
             ));
         }
-        if let Some(epochs) = self.progressive_epochs {
-            between("--progressive-epochs", epochs as f64, 1.0, 1e9)?;
-        }
         Ok(())
     }
 
     /// What a user may not expect, in words.
-    pub fn notes(&self) -> Vec<String> {
+    pub(in crate::config) fn notes(&self) -> Vec<String> {
         match (&self.aa, &self.color_jitter, self.jitter()) {
             (Some(policy), Some(_), None) => vec![format!(
-                "--color-jitter is left out beside --aa {policy}, as in timm; --force-color-jitter \
-                 does both"
+                "--color-jitter is disabled by --aa {policy}, as in timm; --force-color-jitter \
+                 enables both"
             )],
             _ => Vec::new(),
         }
     }
 
-    fn jitter(&self) -> Option<Jitter> {
+    /// Colour jitter, if it is on.
+    pub(in crate::config) fn jitter(&self) -> Option<Jitter> {
         let ranges = self.color_jitter.as_ref()?;
         let alone = self.aa.is_none_or(|policy| policy.keeps_jitter());
         (alone || self.force_color_jitter).then(|| Jitter {
@@ -96,35 +140,9 @@ impl Plan {
         })
     }
 
-    /// The random part of training.
-    pub fn augment(&self) -> Augment {
+    /// Random erasing, if it is on.
+    pub(in crate::config) fn erase(&self) -> Option<Erase> {
         let erase = Erase { probability: self.reprob, fill: self.remode, count: self.recount };
-        let mix = Mix {
-            mixup: self.mixup,
-            cutmix: self.cutmix,
-            minmax: self.cutmix_minmax,
-            probability: self.mixup_prob,
-            switch: self.mixup_switch_prob,
-            off_epoch: self.mixup_off_epoch,
-        };
-        let mixes = mix.mixup > 0.0 || mix.cutmix > 0.0 || mix.minmax.is_some();
-        Augment {
-            scale: self.scale,
-            ratio: self.ratio,
-            hflip: self.hflip,
-            vflip: self.vflip,
-            filter: self.train_interpolation,
-            policy: self.aa,
-            jitter: self.jitter(),
-            erase: (self.reprob > 0.0).then_some(erase),
-            mix: mixes.then_some(mix),
-            repeats: self.aug_repeats,
-            growth: self
-                .img_size_start
-                .zip(self.progressive_epochs)
-                .map(|(start, epochs)| ProgressiveResize { start, epochs }),
-            no_augmentation: self.no_aug,
-            decode: self.decode,
-        }
+        (self.reprob > 0.0).then_some(erase)
     }
 }

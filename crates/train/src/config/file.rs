@@ -1,33 +1,34 @@
-//! Options read from a TOML file, and what is said where it cannot be.
+//! Options from a TOML file, and the messages about a file that is wrong.
 
 use std::path::Path;
 
-use crate::config::options::{Options, nearest};
+use crate::config::options::Options;
 use crate::error::Error;
+use crate::suggest::nearest;
 
 impl Options {
     /// Reads a TOML file.
     ///
     /// # Errors
-    /// Unreadable file, or as [`Options::parse`].
+    /// An unreadable file; the errors of [`Options::parse`].
     pub fn read(path: &Path) -> Result<Self, Error> {
-        let place = path.display().to_string();
+        let name = path.display().to_string();
         let text = std::fs::read_to_string(path).map_err(|error| {
-            Error::usage(format!("{place}: cannot read the configuration: {error}"))
+            Error::usage(format!("{name}: cannot read the configuration: {error}"))
         })?;
-        Self::parse(&text, &place)
+        Self::parse(&text, &name)
     }
 
-    /// Reads TOML; `place` is its name in messages.
+    /// Parses TOML; `name` is the file's name in messages.
     ///
     /// # Errors
-    /// Wrong TOML, a value of the wrong type, or an unknown key or word, with the nearest known one; each with its
-    /// line and key.
-    pub fn parse(text: &str, place: &str) -> Result<Self, Error> {
+    /// Wrong TOML, a value of the wrong type, an unknown key or an unknown word, each with its line
+    /// and key. An unknown key or word comes with the nearest known one.
+    pub fn parse(text: &str, name: &str) -> Result<Self, Error> {
         let table = text.parse::<toml::Table>().unwrap_or_default();
         let broken = |v: &toml::Value| v.as_float().is_some_and(|f| !f.is_finite());
         if let Some((key, _)) = table.iter().find(|(_, v)| broken(v)) {
-            return Err(Error::usage(format!("{place}: {key}: not a finite number")));
+            return Err(Error::usage(format!("{name}: {key}: not a finite number")));
         }
         toml::from_str(text).map_err(|error| {
             let before = error.span().map_or("", |s| text.get(..s.start).unwrap_or(text));
@@ -47,7 +48,7 @@ impl Options {
                     Some(format!("unknown {what} `{word}`; did you mean `{near}`?"))
                 });
             let message = hint.unwrap_or_else(|| message.replace('\n', " "));
-            Error::usage(format!("{place}: line {number}: {key}{message}"))
+            Error::usage(format!("{name}: line {number}: {key}{message}"))
         })
     }
 }

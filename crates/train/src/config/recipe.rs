@@ -1,14 +1,17 @@
-//! Recipes: published ways to train a network, each a card in `configs/`, carried inside the program.
+//! Recipes: published ways to train a network. Each is a card in `configs/`, compiled into the
+//! program.
 //!
-//! A card is a TOML file of options with a head of comments: what it is, the command, and the fields `Source:`,
-//! `Published:`, `Ours:`, `Departures:`, `Unconfirmed:`. Precedence: default < recipe < file (`--config`) < flag.
+//! A card is a TOML file of options. Its head is a comment with a title, the command, and the
+//! fields `Source:`, `Published:`, `Ours:`, `Departures:` and `Unconfirmed:`. Precedence: default <
+//! recipe < file (`--config`) < flag.
 
 use clap::Args;
 use serde::Serialize;
 
-use crate::config::options::{Options, nearest};
+use crate::config::options::Options;
 use crate::error::Error;
 use crate::out;
+use crate::suggest::did_you_mean;
 
 macro_rules! cards {
     ($($name:literal => $file:literal),+ $(,)?) => {
@@ -46,38 +49,38 @@ const CARDS: &[(&str, &str, &str)] = cards![
     "mobilenet_v3_small/smoke" => "smoke.toml",
 ];
 
-/// What a card says of itself.
+/// The head of a card, and its options.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Recipe {
-    /// `model/author`.
+    /// Name: `model/author`.
     pub name: &'static str,
-    /// In `configs/`.
+    /// File in `configs/`.
     pub file: &'static str,
-    /// The first line.
+    /// First line of the card.
     pub title: String,
-    /// Where the values come from.
+    /// Source of the values.
     pub source: String,
-    /// Accuracy its authors publish, in words.
+    /// Accuracy that the authors publish, in words.
     pub published: String,
-    /// Top-1 of `published`, percent.
+    /// Top-1 accuracy in `published`, percent.
     pub top1: Option<f64>,
-    /// Top-5 of `published`, percent.
+    /// Top-5 accuracy in `published`, percent.
     pub top5: Option<f64>,
-    /// What this program reached with it, or that it was not run.
+    /// Accuracy that this program reached, or `not run`.
     pub ours: String,
-    /// Where the card is not what the authors did, and why.
+    /// Departures from what the authors did, and the reasons.
     pub departures: String,
-    /// Values that are quoted from memory.
+    /// Values quoted from memory.
     pub unconfirmed: String,
-    /// The options themselves.
+    /// Text of the whole card.
     #[serde(skip)]
-    text: &'static str,
+    pub(crate) text: &'static str,
 }
 
-/// The words of `kindling recipes`.
+/// The arguments of `kindling recipes`.
 #[derive(Args)]
 pub struct Recipes {
-    /// Show one card whole
+    /// Recipe to show in full [default: a list of all]
     #[arg(value_name = "NAME")]
     name: Option<String>,
     /// Print JSON
@@ -95,22 +98,21 @@ pub fn all() -> Vec<Recipe> {
 /// # Errors
 /// [`crate::error::ErrorKind::Usage`] with the nearest name.
 pub fn find(name: &str) -> Result<Recipe, Error> {
-    let known: Vec<String> = CARDS.iter().map(|(name, ..)| (*name).to_owned()).collect();
-    all().into_iter().find(|r| r.name == name).ok_or_else(|| {
-        let near =
-            nearest(name, &known).map_or_else(String::new, |n| format!("did you mean `{n}`? "));
+    all().into_iter().find(|recipe| recipe.name == name).ok_or_else(|| {
+        let known: Vec<&str> = CARDS.iter().map(|(name, ..)| *name).collect();
         Error::usage(format!(
-            "--recipe: unknown recipe `{name}`; {near}`kindling recipes` lists them"
+            "--recipe: unknown recipe `{name}`{}; `kindling recipes` lists them",
+            did_you_mean(name, &known)
         ))
     })
 }
 
-/// The options given, over those of the recipe that they name, if they name one.
+/// Options over those of the recipe that they name, if they name one.
 ///
 /// # Errors
 /// An unknown recipe.
 pub fn under(options: Options) -> Result<Options, Error> {
-    match &options.recipe {
+    match &options.training.recipe {
         Some(name) => Ok(options.over(&find(name)?.options()?)),
         None => Ok(options),
     }
@@ -151,7 +153,7 @@ impl Recipe {
     /// The options of the card.
     ///
     /// # Errors
-    /// As a file that `--config` reads; a test keeps the cards free of them.
+    /// Those of a file that `--config` reads; a test keeps the cards free of them.
     pub fn options(&self) -> Result<Options, Error> {
         Options::parse(self.text, &format!("configs/{}", self.file))
     }
@@ -187,10 +189,10 @@ pub fn recipes(args: &Recipes) -> Result<(), Error> {
         out!(
             "{:<34} {:<26} {:>7} {:>7} {:>6}  {}",
             recipe.name,
-            options.model.as_deref().unwrap_or("-"),
+            options.network.model.as_deref().unwrap_or("-"),
             percent(recipe.top1),
             percent(recipe.top5),
-            options.epochs.map_or_else(|| "-".to_owned(), |e| e.to_string()),
+            options.training.epochs.map_or_else(|| "-".to_owned(), |e| e.to_string()),
             recipe.source
         );
         for (word, text) in [("departs", &recipe.departures), ("unconfirmed", &recipe.unconfirmed)]
@@ -219,7 +221,7 @@ mod tests {
     use super::{all, find, under};
     use crate::config::options::Options;
 
-    /// Seen to fail: a misspelt key, a card without `Ours:`.
+    /// Mutations caught: a misspelt key, a card without `Ours:`.
     #[test]
     fn every_card_is_a_valid_plan_and_says_where_it_comes_from() {
         let mut wrong = Vec::new();
@@ -228,7 +230,7 @@ mod tests {
                 Ok(plan) => {
                     let family = recipe.name.split('/').next().unwrap();
                     if plan.variant().architecture.name() != family {
-                        wrong.push(format!("{}: trains {}", recipe.name, plan.model));
+                        wrong.push(format!("{}: trains {}", recipe.name, plan.network.model));
                     }
                 }
                 Err(failure) => wrong.push(failure.to_string()),
@@ -269,16 +271,20 @@ mod tests {
         assert!(error.contains("did you mean `mobilenet_v2/torchvision`"), "{error}");
     }
 
-    /// Seen to fail: with the recipe over the options.
+    /// Mutations caught: the recipe over the options.
     #[test]
     fn default_then_recipe_then_file_then_flag() {
         let file =
             Options::parse("recipe = \"mobilenet_v2/torchvision\"\nlr = 0.2\nseed = 7\n", "f");
-        let flags = Options { lr: Some(0.3), ..Options::default() };
+        let flags = Options::parse("lr = 0.3\n", "flags").unwrap();
         let plan = under(flags.over(&file.unwrap())).unwrap().plan().unwrap();
         // epochs and decay_rate: recipe; seed: file; lr: flag; workers and log_interval: default.
-        assert_eq!((plan.epochs, plan.decay_rate, plan.seed, plan.lr), (300, 0.98, 7, 0.3));
-        assert_eq!((plan.model.as_str(), plan.log_interval), ("mobilenet_v2", 50));
+        assert_eq!(
+            (plan.training.epochs, plan.schedule.decay_rate, plan.training.seed),
+            (300, 0.98, 7)
+        );
+        assert_eq!((plan.network.model.as_str(), plan.optimizer.lr), ("mobilenet_v2", 0.3));
+        assert_eq!(plan.logging.log_interval, 50);
         let again: Options = toml::from_str(&toml::to_string(&plan).unwrap()).unwrap();
         assert_eq!(under(again).unwrap().plan().unwrap(), plan, "args.toml gives the same plan");
     }

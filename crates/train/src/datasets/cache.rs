@@ -11,18 +11,17 @@ use std::borrow::Cow;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock};
 
 use clap::ValueEnum;
 use image::{ImageReader, RgbImage};
 use serde::{Deserialize, Serialize};
 
-use crate::config::plan::Plan;
-use crate::datasets::cache::disk::Disk;
+use crate::datasets::cache::disk::{DiskCache, Stamp};
 use crate::datasets::image_folder::ImageFolder;
-use crate::learner::out_of_memory::available;
-use transforms::decode::EncodedImage;
-use transforms::jpeg::Space;
+use crate::datasets::sync::lock;
+use crate::system_memory::available;
+use transforms::decode::{DecodeScratch, EncodedImage};
 
 /// Bytes of the GB of `--cache-gb`.
 const GB: f64 = (1_u64 << 30) as f64;
@@ -53,23 +52,24 @@ pub enum Caching {
     Nothing,
     /// In memory.
     Ram {
-        /// Of pixels.
+        /// Limit of the pixels.
         bytes: u64,
     },
     /// In files.
     Disk {
         /// Their folder; made where it is missing.
         folder: PathBuf,
-        /// Of files of this data set; `u64::MAX` leaves it to the disk.
+        /// Limit of the files of this data set; `u64::MAX` is no limit but the disk's.
         bytes: u64,
     },
 }
 
 impl Caching {
-    /// What a plan asks for. Without `--cache-gb`: half of the memory that is free, or as much as the disk takes.
-    pub fn of(plan: &Plan) -> Self {
-        let given = (plan.cache_gb > 0.0).then_some((plan.cache_gb * GB) as u64);
-        match plan.cache {
+    /// The cache that the options ask for: `--cache`, `--cache-gb` (0: not given) and `--cache-dir`. Without a limit it is
+    /// half of the free memory, or all that the disk takes.
+    pub fn new(kind: Option<CacheKind>, gigabytes: f64, folder: Option<PathBuf>) -> Self {
+        let given = (gigabytes > 0.0).then_some((gigabytes * GB) as u64);
+        match kind {
             None if given.is_none() => Caching::Nothing,
             Some(CacheKind::None) => Caching::Nothing,
             None | Some(CacheKind::Ram) => {
@@ -77,15 +77,15 @@ impl Caching {
                 Caching::Ram { bytes: given.unwrap_or_else(half) }
             }
             Some(CacheKind::Disk) => Caching::Disk {
-                folder: plan.cache_dir.clone().unwrap_or_else(users_folder),
+                folder: folder.unwrap_or_else(user_cache_folder),
                 bytes: given.unwrap_or(u64::MAX),
             },
         }
     }
 }
 
-/// The usual place of caches, and `kindling` in it.
-fn users_folder() -> PathBuf {
+/// `kindling` in the user's cache folder, or in the temporary folder if there is none.
+fn user_cache_folder() -> PathBuf {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
     let home = || variable("HOME").map(PathBuf::from);
     let usual = if cfg!(windows) {
@@ -100,63 +100,63 @@ fn users_folder() -> PathBuf {
 }
 
 /// What is kept, shared by the clones of a loader.
-pub(crate) struct Cache {
-    store: Store,
+pub(crate) struct PixelCache {
+    store: PixelStore,
     limit: u64,
     /// Bytes that are kept.
     held: AtomicU64,
-    /// Of every image: the bytes of it in `held`.
+    /// For every image: its bytes in `held`.
     counted: Vec<AtomicU64>,
-    /// Of every image: whether a thread is keeping it just now.
+    /// For every image: whether a thread is storing it now.
     busy: Vec<AtomicBool>,
     /// Whether more is kept.
     open: AtomicBool,
     /// Why not, until it is told.
-    trouble: Mutex<Option<String>>,
+    warning: Mutex<Option<String>>,
     /// Height and width from which an image is not kept, because the run decodes it smaller.
     large: Option<[usize; 2]>,
 }
 
-enum Store {
+enum PixelStore {
     Nothing,
     Ram(Vec<OnceLock<RgbImage>>),
-    Disk(Disk),
+    Disk(DiskCache),
 }
 
-impl Default for Cache {
+impl Default for PixelCache {
     fn default() -> Self {
         Self {
-            store: Store::Nothing,
+            store: PixelStore::Nothing,
             limit: 0,
             held: AtomicU64::new(0),
             counted: Vec::new(),
             busy: Vec::new(),
             open: AtomicBool::new(false),
-            trouble: Mutex::new(None),
+            warning: Mutex::new(None),
             large: None,
         }
     }
 }
 
-impl Cache {
+impl PixelCache {
     /// An empty one of a folder's images, turned by EXIF or not; what its folder holds already is counted.
     pub(crate) fn new(caching: &Caching, folder: &ImageFolder, exif: bool) -> Self {
         let count = folder.items.len();
         let (store, limit) = match caching {
             Caching::Nothing => return Self::default(),
             Caching::Ram { bytes } => {
-                (Store::Ram((0..count).map(|_| OnceLock::new()).collect()), *bytes)
+                (PixelStore::Ram((0..count).map(|_| OnceLock::new()).collect()), *bytes)
             }
-            Caching::Disk { folder: place, bytes } => match Disk::open(place, folder, exif) {
-                Ok(disk) => (Store::Disk(disk), *bytes),
+            Caching::Disk { folder: path, bytes } => match DiskCache::open(path, folder, exif) {
+                Ok(disk) => (PixelStore::Disk(disk), *bytes),
                 Err(error) => {
-                    let trouble = Mutex::new(Some(unwritable(place, &error)));
-                    return Self { trouble, ..Self::default() };
+                    let warning = Mutex::new(Some(unwritable(path, &error)));
+                    return Self { warning, ..Self::default() };
                 }
             },
         };
         let counted: Vec<AtomicU64> = match &store {
-            Store::Disk(disk) => disk.bytes(folder).into_iter().map(AtomicU64::new).collect(),
+            PixelStore::Disk(disk) => disk.bytes(folder).into_iter().map(AtomicU64::new).collect(),
             _ => (0..count).map(|_| AtomicU64::new(0)).collect(),
         };
         let held = counted.iter().map(|bytes| bytes.load(Ordering::Relaxed)).sum();
@@ -167,12 +167,12 @@ impl Cache {
             counted,
             busy: (0..count).map(|_| AtomicBool::new(false)).collect(),
             open: AtomicBool::new(true),
-            trouble: Mutex::new(None),
+            warning: Mutex::new(None),
             large: None,
         }
     }
 
-    /// The same, but of images at least this high and wide none.
+    /// Excludes images of at least this height and width.
     pub(crate) fn without(self, large: Option<[usize; 2]>) -> Self {
         Self { large, ..self }
     }
@@ -182,14 +182,14 @@ impl Cache {
     }
 
     /// One line of how much will be kept of how much there is; `None` without a cache.
-    pub(crate) fn outlook(&self, folder: &ImageFolder) -> Option<String> {
+    pub(crate) fn estimate(&self, folder: &ImageFolder) -> Option<String> {
         let count = folder.items.len();
         let mut sizes = Vec::new();
         let mut bytes = Vec::new();
         let (mut looked, mut large) = (0_usize, 0_usize);
         let step = count.div_ceil(SAMPLE).max(1);
         for index in (0..count).step_by(step) {
-            if folder.bytes(index, &mut bytes).is_ok()
+            if folder.read_bytes(index, &mut bytes).is_ok()
                 && let Ok(reader) = ImageReader::new(Cursor::new(&bytes)).with_guessed_format()
                 && let Ok((width, height)) = reader.into_dimensions()
             {
@@ -201,7 +201,7 @@ impl Cache {
                 }
             }
         }
-        if large > 0 && sizes.is_empty() && !matches!(self.store, Store::Nothing) {
+        if large > 0 && sizes.is_empty() && !matches!(self.store, PixelStore::Nothing) {
             return Some(
                 "cache: holds nothing, all images are large and decoded smaller each time (--decode exact keeps them)"
                     .to_owned(),
@@ -217,13 +217,13 @@ impl Cache {
             false => format!("all {count} images"),
         };
         let mut line = match &self.store {
-            Store::Nothing => return None,
-            Store::Ram(_) => format!(
+            PixelStore::Nothing => return None,
+            PixelStore::Ram(_) => format!(
                 "cache: {} of memory hold {share}, which need {about}{} decoded",
                 size(limit),
                 size(needed)
             ),
-            Store::Disk(disk) => {
+            PixelStore::Disk(disk) => {
                 let there = self.counted.iter().filter(|b| b.load(Ordering::Relaxed) > 0).count();
                 let room = match self.limit {
                     u64::MAX => "holds".to_owned(),
@@ -246,8 +246,8 @@ impl Cache {
     }
 
     /// Why nothing more is kept, once.
-    pub(crate) fn trouble(&self) -> Option<String> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take()
+    pub(crate) fn warning(&self) -> Option<String> {
+        lock(&self.warning).take()
     }
 
     /// The pixels of an image if they are kept, and if its file is the one that they were decoded of. `memory` may be
@@ -259,9 +259,9 @@ impl Cache {
         memory: &mut Vec<u8>,
     ) -> Option<Cow<'_, RgbImage>> {
         match &self.store {
-            Store::Nothing => None,
-            Store::Ram(images) => images[index].get().map(Cow::Borrowed),
-            Store::Disk(disk) => {
+            PixelStore::Nothing => None,
+            PixelStore::Ram(images) => images[index].get().map(Cow::Borrowed),
+            PixelStore::Disk(disk) => {
                 let (pixels, bytes) = disk.read(folder, index, memory)?;
                 if self.is_large([pixels.height() as usize, pixels.width() as usize]) {
                     return None;
@@ -279,18 +279,18 @@ impl Cache {
     /// Whether an image is kept, as far as is known without a look at it: in a file it may be old.
     pub(crate) fn holds(&self, index: usize) -> bool {
         match &self.store {
-            Store::Nothing => false,
-            Store::Ram(images) => images[index].get().is_some(),
-            Store::Disk(_) => self.counted[index].load(Ordering::Relaxed) > 0,
+            PixelStore::Nothing => false,
+            PixelStore::Ram(images) => images[index].get().is_some(),
+            PixelStore::Disk(_) => self.counted[index].load(Ordering::Relaxed) > 0,
         }
     }
 
-    /// When and how large an image's file is, to be asked before it is read; see [`Cache::put`].
+    /// When and how large an image's file is, to be asked before it is read; see [`PixelCache::put`].
     pub(crate) fn stamp(&self, folder: &ImageFolder, index: usize) -> Option<Stamp> {
         match &self.store {
-            Store::Nothing => None,
-            Store::Ram(_) => Some(Stamp::default()),
-            Store::Disk(_) => Disk::stamp(folder, index),
+            PixelStore::Nothing => None,
+            PixelStore::Ram(_) => Some(Stamp::default()),
+            PixelStore::Disk(_) => DiskCache::stamp(folder, index),
         }
     }
 
@@ -301,7 +301,7 @@ impl Cache {
         index: usize,
         stamp: Stamp,
         image: &EncodedImage,
-        space: &mut Space,
+        space: &mut DecodeScratch,
     ) -> Option<Cow<'_, RgbImage>> {
         if !self.open.load(Ordering::Relaxed) || self.busy[index].swap(true, Ordering::Acquire) {
             return None;
@@ -311,21 +311,21 @@ impl Cache {
         kept
     }
 
-    /// The same, by one thread for each image.
+    /// Stores an image; one thread at a time does so for an image.
     fn put_alone(
         &self,
         folder: &ImageFolder,
         index: usize,
         stamp: Stamp,
         image: &EncodedImage,
-        space: &mut Space,
+        space: &mut DecodeScratch,
     ) -> Option<Cow<'_, RgbImage>> {
         let whole = image.whole();
         if self.is_large([whole.height, whole.width]) {
             return None;
         }
         let bytes = self.cost(folder, index, (whole.height * whole.width * 3) as u64);
-        // A changed image takes the place of the old one.
+        // A changed image replaces the old one.
         let before = self.counted[index].load(Ordering::Relaxed);
         self.held
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
@@ -334,17 +334,17 @@ impl Cache {
             })
             .ok()?;
         let kept = image.pixels(space).and_then(|pixels| match &self.store {
-            Store::Nothing => None,
-            Store::Ram(images) => {
+            PixelStore::Nothing => None,
+            PixelStore::Ram(images) => {
                 images[index].set(pixels).ok()?;
                 images[index].get().map(Cow::Borrowed)
             }
-            Store::Disk(disk) => match disk.write(folder, index, stamp, &pixels) {
+            PixelStore::Disk(disk) => match disk.write(folder, index, stamp, &pixels) {
                 Ok(()) => Some(Cow::Owned(pixels)),
                 Err(error) => {
                     self.open.store(false, Ordering::Relaxed);
                     let told = unwritable(disk.folder(), &error);
-                    *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(told);
+                    *lock(&self.warning) = Some(told);
                     None
                 }
             },
@@ -362,23 +362,10 @@ impl Cache {
     /// Bytes that an image of so many takes.
     fn cost(&self, folder: &ImageFolder, index: usize, pixels: u64) -> u64 {
         match &self.store {
-            Store::Disk(disk) => pixels + disk.head(folder, index),
+            PixelStore::Disk(disk) => pixels + disk.head(folder, index),
             _ => pixels,
         }
     }
-}
-
-/// What tells whether an image's file is still the one it was.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Stamp {
-    /// Bytes.
-    size: u64,
-    /// Of its content, nanoseconds since 1970; of an image in a shard its checksum.
-    time: u64,
-    /// Of the file itself, which a program cannot set: one of equal size and time in its place shows. Unix alone has it.
-    change: u64,
-    /// Number of the file in its file system, likewise.
-    inode: u64,
 }
 
 fn unwritable(folder: &Path, error: &std::io::Error) -> String {

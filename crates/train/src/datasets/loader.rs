@@ -1,22 +1,28 @@
 //! Batches of prepared images from N threads, delivered in index order, the memory of what waits
 //! bounded in bytes. What is in a batch is a function of (seed, epoch, batch number) alone.
 
-mod epoch;
+pub mod epoch;
+mod scratch;
 
 use std::borrow::Cow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use crate::datasets::cache::{Cache, Caching};
-use crate::datasets::image_folder::{DataError, ImageFolder};
-pub use crate::datasets::loader::epoch::Epoch;
-use crate::datasets::shards::order::{Layout, Windowed};
-use crate::datasets::shards::read_ahead::Windows;
 use transforms::augment::Augment;
 use transforms::decode::EncodedImage;
-use transforms::jpeg::Space;
-use transforms::preprocess::{Preprocess, Scratch, shrunk_from};
-use transforms::random::{Counter, permutation};
+use transforms::preprocess::Preprocess;
+use transforms::random::Counter;
+use transforms::train_transform::{TrainTransform, shrunk_from};
+
+use crate::datasets::batch::Batch;
+use crate::datasets::cache::{Caching, PixelCache};
+use crate::datasets::data_error::DataError;
+use crate::datasets::image_folder::ImageFolder;
+use crate::datasets::loader::epoch::{BatchSource, Epoch, EpochConfig};
+use crate::datasets::loader::scratch::WorkerScratch;
+use crate::datasets::sampler::{EpochOrder, Sampler};
+use crate::datasets::shards::order::{WindowShuffle, WindowedOrder};
+use crate::datasets::shards::read_ahead::ReadAhead;
 
 /// Purpose of the counter that draws an image's crop and flip.
 const AUGMENT: u64 = 0xA6;
@@ -26,9 +32,6 @@ const REPEAT: u64 = 1 << 32;
 
 /// Purpose of the counter that draws how a batch is mixed.
 const MIX: u64 = 0x31;
-
-/// Purpose of the counter that draws classes and images of them.
-const BALANCE: u64 = 0xBA;
 
 /// How batches are made.
 #[derive(Clone, Debug)]
@@ -57,41 +60,22 @@ pub enum Mode {
     Eval,
 }
 
-/// Prepared images.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Batch {
-    /// Values `[n, 3, h, w]`, normalised.
-    pub images: Vec<f32>,
-    /// `[n, 3, h, w]`.
-    pub shape: [usize; 4],
-    /// Class indices, n of them.
-    pub labels: Vec<i64>,
-    /// Where the batch is mixed: the labels of the partners, and the share that is an image's own.
-    pub mixed_labels: Option<(Vec<i64>, f32)>,
-    /// Indices into the folder's items, n of them.
-    pub indices: Vec<usize>,
-    /// Unreadable images and why.
-    pub skipped: Vec<(PathBuf, String)>,
-}
-
-/// A folder with a rule for making batches of it.
+/// Makes the batches of a folder.
 #[derive(Clone)]
 pub struct Loader {
     folder: Arc<ImageFolder>,
     preprocess: Preprocess,
     mode: Mode,
     config: LoaderConfig,
-    /// The part of the folder's items that is used: from, to.
-    range: (usize, usize),
-    /// Whether every class is drawn equally often.
-    balanced: bool,
-    cache: Arc<Cache>,
-    /// What the files of a folder of shards hold, where they are read in windows.
-    layout: Option<Arc<Layout>>,
+    sampler: Sampler,
+    cache: Arc<PixelCache>,
 }
 
 impl Loader {
-    /// A loader of the whole folder.
+    /// A loader of the whole folder, without a cache.
+    ///
+    /// # Panics
+    /// When the configuration has no image per batch or no worker.
     pub fn new(
         folder: Arc<ImageFolder>,
         preprocess: Preprocess,
@@ -100,12 +84,15 @@ impl Loader {
     ) -> Self {
         assert!(config.batch_size > 0, "a batch has at least 1 image, got 0");
         assert!(config.workers > 0, "at least 1 worker, got 0");
-        let range = (0, folder.items.len());
-        let cache = Arc::default();
-        Self { folder, preprocess, mode, config, range, balanced: false, cache, layout: None }
+        let (count, seed) = (folder.items.len(), config.seed);
+        let sampler = match &mode {
+            Mode::Train(augment) => Sampler::shuffled(count, seed, augment.repeats),
+            Mode::Eval => Sampler::sequential(count, seed),
+        };
+        Self { folder, preprocess, mode, config, sampler, cache: Arc::default() }
     }
 
-    /// The same keeping decoded images from epoch to epoch; every bit of the batches stays.
+    /// Keeps decoded images from epoch to epoch; every bit of the batches stays.
     #[must_use]
     pub fn caching(self, caching: &Caching) -> Self {
         let large = match &self.mode {
@@ -115,109 +102,75 @@ impl Loader {
             }
             Mode::Eval => None,
         };
-        let cache = Cache::new(caching, &self.folder, self.preprocess.exif).without(large);
+        let cache = PixelCache::new(caching, &self.folder, self.preprocess.exif).without(large);
         Self { cache: Arc::new(cache), ..self }
     }
 
-    /// One line of how many images will be kept; none where nothing is.
-    pub fn cache_outlook(&self) -> Option<String> {
-        self.cache.outlook(&self.folder)
+    /// One line that estimates how many images the cache will hold; none without a cache.
+    pub fn cache_estimate(&self) -> Option<String> {
+        self.cache.estimate(&self.folder)
     }
 
-    /// Why no more images are kept: once, when it is so.
-    pub fn cache_trouble(&self) -> Option<String> {
-        self.cache.trouble()
+    /// Why the cache takes no more images, the first time after that happened.
+    pub fn cache_warning(&self) -> Option<String> {
+        self.cache.warning()
     }
 
-    /// The same reading tar files from front to back, in windows of so many images in which they are shuffled; by
-    /// place where that is 0, or the images are files of their own or only looked at.
+    /// Reads shards sequentially, shuffling within windows of `images` images. Has no effect if 0, for plain folders, or
+    /// in evaluation.
     #[must_use]
-    pub fn windowed(self, images: usize) -> Self {
-        let layout = match self.mode {
-            Mode::Train(_) if images > 0 => Layout::new(&self.folder, images).map(Arc::new),
-            _ => None,
-        };
-        Self { layout, ..self }
+    pub fn windowed(mut self, images: usize) -> Self {
+        self.sampler = self.sampler.windowed(&self.folder, images);
+        self
     }
 
-    /// What a user should know of the windows; nothing where there are none.
+    /// Notes for the user about the windows; empty without windows.
     pub fn window_notes(&self) -> Vec<String> {
-        let notes = |layout: &Arc<Layout>| layout.notes(&self.folder, self.config.seed);
-        self.layout.as_ref().map(notes).unwrap_or_default()
+        let notes = |shuffle: &Arc<WindowShuffle>| shuffle.notes(&self.folder, self.sampler.seed());
+        self.sampler.window_shuffle().map(notes).unwrap_or_default()
     }
 
-    /// The same drawing every class equally often, with replacement, as many images as there are.
+    /// Draws every class equally often, with replacement, as many images as there are. Has no effect if `balanced` is
+    /// false, in windows, or in evaluation.
     #[must_use]
-    pub fn balanced(self, balanced: bool) -> Self {
-        Self { balanced, ..self }
-    }
-
-    /// The order of an epoch, or its draws; and its windows, with the order before repeats.
-    fn order(&self, epoch: u64) -> (Vec<usize>, Option<Windowed>) {
-        let windowed =
-            self.layout.as_ref().map(|files| files.order(self.range, self.config.seed, epoch));
-        let drawn = || self.drawn(epoch);
-        let order = windowed.as_ref().map_or_else(drawn, |windowed| windowed.places.clone());
-        // With repeats (Berman et al., arXiv:1902.05509) the epoch is as long, of fewer images.
-        let repeats = self.repeats();
-        ((0..order.len()).map(|place| order[place / repeats]).collect(), windowed)
-    }
-
-    /// How often an image comes in a row.
-    fn repeats(&self) -> usize {
-        match &self.mode {
-            Mode::Eval => 1,
-            Mode::Train(augment) => augment.repeats,
+    pub fn balanced(mut self, balanced: bool) -> Self {
+        if balanced {
+            self.sampler = self.sampler.balanced(&self.folder);
         }
+        self
     }
 
-    /// What a thread reads ahead for the batches of an epoch from number `first` on.
-    fn windows(&self, windowed: &Windowed, first: usize) -> Option<Windows> {
-        let shards = Arc::clone(self.layout.as_ref()?.shards());
-        let (count, size, repeats) = (self.images(), self.config.batch_size, self.repeats());
-        let places = |number: usize| {
+    /// A loader of the images `start..end` of the folder's order.
+    pub(crate) fn with_range(mut self, start: usize, end: usize) -> Self {
+        self.sampler = self.sampler.with_range(start, end);
+        self
+    }
+
+    /// The number of images of an epoch.
+    pub(crate) fn images(&self) -> usize {
+        self.sampler.images()
+    }
+
+    /// The thread that reads windows ahead for the batches of an epoch from number `first` on; none without windows.
+    fn window_reader(&self, windowed: &WindowedOrder, first: usize) -> Option<ReadAhead> {
+        let shards = Arc::clone(self.sampler.window_shuffle()?.shards());
+        let (count, size) = (self.images(), self.config.batch_size);
+        let repeats = self.sampler.repeats();
+        let positions = |number: usize| {
             let to = ((number + 1) * size).min(count);
             number * size / repeats..to.div_ceil(repeats)
         };
-        let batches = (first..self.batches()).map(places).collect();
+        let batches = (first..self.batches()).map(positions).collect();
         let (bounds, turns) = (windowed.bounds.clone(), windowed.turns.clone());
-        Some(Windows::new(shards, bounds, turns, first, batches))
+        Some(ReadAhead::new(shards, bounds, turns, first, batches))
     }
 
-    fn drawn(&self, epoch: u64) -> Vec<usize> {
-        let (count, seed) = (self.images(), self.config.seed);
-        match self.mode {
-            Mode::Eval => (0..count).collect(),
-            Mode::Train(_) if self.balanced => {
-                let items = &self.folder.items[self.range.0..self.range.1];
-                let mut classes = vec![Vec::new(); self.folder.classes.len()];
-                for (place, (_, label)) in items.iter().enumerate() {
-                    classes[*label].push(place);
-                }
-                classes.retain(|places| !places.is_empty());
-                let mut draw = Counter::new(seed, epoch, 0, BALANCE);
-                (0..count)
-                    .map(|_| {
-                        let places = &classes[draw.range(classes.len())];
-                        places[draw.range(places.len())]
-                    })
-                    .collect()
-            }
-            Mode::Train(_) => permutation(count, seed, epoch),
-        }
-    }
-
-    /// The path of what has a place in the range, unless a cache has it.
-    fn unread(&self, place: usize) -> Option<&Path> {
-        let index = self.range.0 + place;
+    /// The path of an item, unless the cache holds its pixels.
+    fn unread(&self, index: usize) -> Option<&Path> {
         (!self.cache.holds(index)).then(|| &*self.folder.items[index].0)
     }
 
-    fn images(&self) -> usize {
-        self.range.1 - self.range.0
-    }
-
-    /// Batches of an epoch.
+    /// The number of batches of an epoch.
     pub fn batches(&self) -> usize {
         let (n, size) = (self.images(), self.config.batch_size);
         match self.config.drop_last {
@@ -229,16 +182,27 @@ impl Loader {
 
     /// The batches of `epoch` from number `first_batch` on.
     pub fn epoch(&self, epoch: u64, first_batch: usize) -> Epoch {
-        let (order, windowed) = self.order(epoch);
-        Epoch::begin(self.clone(), order, windowed, epoch, first_batch)
+        let EpochOrder { indices, windowed } = self.sampler.order(epoch);
+        let windows = windowed.and_then(|windowed| {
+            self.window_reader(&windowed, first_batch).map(|reader| (reader, windowed))
+        });
+        let config = EpochConfig {
+            first_batch,
+            batches: self.batches(),
+            workers: self.config.workers,
+            prefetch_bytes: self.config.prefetch_bytes,
+        };
+        let source = EpochSource { loader: self.clone(), indices, windows, epoch };
+        Epoch::start(Box::new(source), config)
     }
 
     /// One batch of an epoch, made by the caller's thread.
     ///
     /// # Errors
-    /// As the epoch would give in its place.
+    /// The errors that the epoch gives for this batch.
     pub fn batch(&self, epoch: u64, number: usize) -> Result<Batch, DataError> {
-        self.make(&self.order(epoch).0, epoch, number, None, &mut WorkerScratch::default())
+        let indices = self.sampler.order(epoch).indices;
+        self.make(&indices, epoch, number, None, &mut WorkerScratch::default())
     }
 
     fn make(
@@ -246,8 +210,8 @@ impl Loader {
         order: &[usize],
         epoch: u64,
         number: usize,
-        windows: Option<&Windows>,
-        room: &mut WorkerScratch,
+        windows: Option<&ReadAhead>,
+        scratch: &mut WorkerScratch,
     ) -> Result<Batch, DataError> {
         let from = number * self.config.batch_size;
         let to = (from + self.config.batch_size).min(order.len());
@@ -261,8 +225,7 @@ impl Loader {
             indices: Vec::new(),
             skipped: Vec::new(),
         };
-        for (position, &place) in (from..to).zip(&order[from..to]) {
-            let index = self.range.0 + place;
+        for (position, &index) in (from..to).zip(&order[from..to]) {
             // The image is made where it stays: in the batch.
             let before = batch.images.len();
             batch.images.resize(before + preprocess.values(), 0.0);
@@ -271,7 +234,7 @@ impl Loader {
                 index,
                 (epoch, position),
                 windows,
-                room,
+                scratch,
                 &mut batch.images[before..],
             ) {
                 Ok(()) => {}
@@ -311,11 +274,11 @@ impl Loader {
         preprocess: &Preprocess,
         index: usize,
         (epoch, position): (u64, usize),
-        windows: Option<&Windows>,
-        room: &mut WorkerScratch,
+        windows: Option<&ReadAhead>,
+        scratch: &mut WorkerScratch,
         values: &mut [f32],
     ) -> Result<(), DataError> {
-        let WorkerScratch { bytes, pixels, jpeg, transform } = room;
+        let WorkerScratch { bytes, pixels, jpeg, transform } = scratch;
         let (folder, cache) = (&self.folder, &self.cache);
         let mut kept = cache.get(folder, index, pixels);
         // What is kept is that of the file as it was before it was read.
@@ -323,9 +286,9 @@ impl Loader {
         let image = match &kept {
             Some(pixels) => Ok(EncodedImage::of(pixels)),
             None => {
-                let place = position / self.repeats();
-                if !windows.is_some_and(|windows| windows.take(place, bytes)) {
-                    folder.bytes(index, bytes)?;
+                let drawn = position / self.sampler.repeats();
+                if !windows.is_some_and(|windows| windows.take(drawn, bytes)) {
+                    folder.read_bytes(index, bytes)?;
                 }
                 EncodedImage::open(bytes, preprocess.exif)
             }
@@ -334,11 +297,12 @@ impl Loader {
             let whole = stamp.and_then(|stamp| cache.put(folder, index, stamp, &image, jpeg));
             let image = whole.as_deref().map_or(image, EncodedImage::of);
             match &self.mode {
-                Mode::Eval => preprocess.apply_eval_into(&image, transform, values),
+                Mode::Eval => preprocess.apply_into(&image, transform, values),
                 Mode::Train(augment) => {
                     let purpose = AUGMENT + REPEAT * (position % augment.repeats) as u64;
                     let mut draw = Counter::new(self.config.seed, epoch, index as u64, purpose);
-                    preprocess.apply_train_into(augment, &image, &mut draw, transform, values)
+                    TrainTransform { preprocess, augment }
+                        .apply_into(&image, &mut draw, transform, values)
                 }
             }
         });
@@ -352,20 +316,49 @@ impl Loader {
     }
 }
 
-/// Memory that a worker uses again from image to image.
-#[derive(Default)]
-struct WorkerScratch {
-    /// Of the file.
-    bytes: Vec<u8>,
-    /// Of pixels that come out of a cache.
-    pixels: Vec<u8>,
-    /// Of the decoder, where a whole image is decoded to be kept.
-    jpeg: Space,
-    transform: Scratch,
+/// One epoch of a loader.
+struct EpochSource {
+    loader: Loader,
+    indices: Vec<usize>,
+    /// The reader of shards and the order before repeats, where shards are read in windows.
+    windows: Option<(ReadAhead, WindowedOrder)>,
+    epoch: u64,
+}
+
+impl BatchSource for EpochSource {
+    fn make(&self, number: usize, scratch: &mut WorkerScratch) -> Result<Batch, DataError> {
+        let windows = self.windows.as_ref().map(|(reader, _)| reader);
+        self.loader.make(&self.indices, self.epoch, number, windows, scratch)
+    }
+
+    fn made(&self, number: usize) {
+        self.windows.iter().for_each(|(reader, _)| reader.made(number));
+    }
+
+    fn reads_ahead(&self) -> bool {
+        self.windows.is_some()
+    }
+
+    fn read_ahead(&self) {
+        if let Some((reader, windowed)) = &self.windows {
+            reader.read_ahead(|position| self.loader.unread(windowed.indices[position]));
+        }
+    }
+
+    fn stop(&self) {
+        self.windows.iter().for_each(|(reader, _)| reader.stop());
+    }
+
+    fn panicked(&self, number: usize) -> DataError {
+        let why = format!("preparing batch {number} panicked; this is a defect of Kindling");
+        DataError::folder(&self.loader.folder.root, why)
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
     use transforms::augment::ProgressiveResize;
     use transforms::mixup::Mix;
@@ -375,14 +368,14 @@ mod tests {
             std::env::temp_dir().join(format!("kindling-loader-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&root);
         for class in ["a", "b"] {
-            let place = root.join("train").join(class);
-            std::fs::create_dir_all(&place).unwrap();
+            let class_folder = root.join("train").join(class);
+            std::fs::create_dir_all(&class_folder).unwrap();
             for i in 0..11_u8 {
                 let shade = i * 9 + class.as_bytes()[0];
                 image::RgbImage::from_fn(9, 7, |x, y| {
                     image::Rgb([shade, x as u8 * 20, y as u8 * 30])
                 })
-                .save(place.join(format!("{i}.png")))
+                .save(class_folder.join(format!("{i}.png")))
                 .unwrap();
             }
         }
@@ -394,6 +387,16 @@ mod tests {
 
     fn loader(folder: &Arc<ImageFolder>, workers: usize, bytes: usize, strict: bool) -> Loader {
         let augment = Augment { scale: [0.3, 1.0], ..Augment::default() };
+        loader_in(Mode::Train(augment), folder, workers, bytes, strict)
+    }
+
+    fn loader_in(
+        mode: Mode,
+        folder: &Arc<ImageFolder>,
+        workers: usize,
+        bytes: usize,
+        strict: bool,
+    ) -> Loader {
         let config = LoaderConfig {
             batch_size: 4,
             workers,
@@ -402,7 +405,7 @@ mod tests {
             strict,
             drop_last: true,
         };
-        Loader::new(Arc::clone(folder), Preprocess::imagenet(8, 8), Mode::Train(augment), config)
+        Loader::new(Arc::clone(folder), Preprocess::imagenet(8, 8), mode, config)
     }
 
     fn all(loader: &Loader, epoch: u64, first: usize) -> Vec<Batch> {
@@ -423,7 +426,7 @@ mod tests {
     }
 
     /// What a run without the newer flags is fed, as it was before they existed: their draws come after,
-    /// or from streams of their own. Planted and seen red: a draw for a flag that is off before the crop.
+    /// or from streams of their own. Mutations caught: a draw for a flag that is off before the crop.
     #[test]
     fn the_batches_of_crop_and_flip_are_what_they_always_were() {
         let (root, folder) = folder("pinned", false);
@@ -438,12 +441,10 @@ mod tests {
     }
 
     fn train(folder: &Arc<ImageFolder>, workers: usize, augment: &Augment) -> Loader {
-        let mut loader = loader(folder, workers, 1 << 20, true);
-        loader.mode = Mode::Train(*augment);
-        loader
+        loader_in(Mode::Train(*augment), folder, workers, 1 << 20, true)
     }
 
-    /// Planted and seen red: one draw for all batches, labels in their own order.
+    /// Mutations caught: one draw for all batches, labels in their own order.
     #[test]
     fn batches_are_mixed_with_their_mirror_image_by_their_number_alone() {
         let (root, folder) = folder("mixed", false);
@@ -478,7 +479,7 @@ mod tests {
         std::fs::remove_dir_all(root).unwrap();
     }
 
-    /// Planted and seen red: one stream for all repeats, the order without them.
+    /// Mutations caught: one stream for all repeats, the order without them.
     #[test]
     fn repeated_images_stand_in_a_row_each_augmented_anew() {
         let (root, folder) = folder("repeats", false);
@@ -503,7 +504,7 @@ mod tests {
         std::fs::remove_dir_all(root).unwrap();
     }
 
-    /// Planted and seen red: the size of epoch 0 for ever.
+    /// Mutations caught: the size of epoch 0 for ever.
     #[test]
     fn the_size_of_a_batch_is_a_function_of_the_epoch() {
         let (root, folder) = folder("growth", false);
@@ -515,7 +516,8 @@ mod tests {
             [0, 1, 2, 9].map(|epoch| size(&loader, epoch)[2..].to_vec()),
             [[16, 16], [24, 24], [32, 32], [32, 32]]
         );
-        loader.mode = Mode::Eval;
+        let mut loader = loader_in(Mode::Eval, &folder, 2, 1 << 20, true);
+        loader.preprocess = Preprocess::imagenet(32, 32);
         assert_eq!(size(&loader, 0), [4, 3, 32, 32]);
         std::fs::remove_dir_all(root).unwrap();
     }
@@ -533,7 +535,7 @@ mod tests {
         std::fs::remove_dir_all(root).unwrap();
     }
 
-    /// Seen to fail with the classes drawn by their images.
+    /// Mutations caught: the classes drawn by their images.
     #[test]
     fn balanced_sampling_draws_a_rare_class_as_often() {
         let (root, _) = folder("balance", false);
@@ -542,27 +544,27 @@ mod tests {
         }
         let folder = Arc::new(ImageFolder::open_train(&root, None).unwrap());
         let loader = loader(&folder, 2, 1 << 20, true).balanced(true);
-        let drawn = |epoch| loader.order(epoch).0;
+        let drawn = |epoch| loader.sampler.order(epoch).indices;
         assert_eq!(drawn(3), drawn(3));
         assert_ne!(drawn(3), drawn(4));
-        let rare = (0..100).flat_map(drawn).filter(|place| *place < 2).count();
+        let rare = (0..100).flat_map(drawn).filter(|index| *index < 2).count();
         // 650 expected of 1300, deviation 18.
         assert!(rare.abs_diff(650) < 90, "{rare}");
         assert_eq!(all(&loader, 1, 1), all(&loader, 1, 0)[1..]);
         std::fs::remove_dir_all(root).unwrap();
     }
 
-    /// Planted and seen red, each alone: what memory holds read ahead, what files hold.
+    /// Mutations caught, each alone: what memory holds read ahead, what files hold.
     #[test]
     fn what_a_cache_holds_is_not_read_ahead() {
         let (root, folder) = folder("held", false);
         let disk = Caching::Disk { folder: root.join("cache"), bytes: u64::MAX };
         for caching in [Caching::Ram { bytes: u64::MAX }, disk] {
             let loader = loader(&folder, 2, 1 << 20, true).caching(&caching);
-            assert!((0..22).all(|place| loader.unread(place) == Some(&*folder.items[place].0)));
+            assert!((0..22).all(|index| loader.unread(index) == Some(&*folder.items[index].0)));
             let seen: Vec<usize> =
                 all(&loader, 0, 0).iter().flat_map(|batch| batch.indices.clone()).collect();
-            assert!((0..22).all(|place| loader.unread(place).is_none() == seen.contains(&place)));
+            assert!((0..22).all(|index| loader.unread(index).is_none() == seen.contains(&index)));
         }
         std::fs::remove_dir_all(root).unwrap();
     }

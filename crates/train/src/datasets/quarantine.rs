@@ -4,11 +4,10 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Component, Path, PathBuf};
 
-use crate::config::plan::Plan;
 use crate::datasets::image_folder::ImageFolder;
 use crate::datasets::shards;
 use crate::error::Error;
-use crate::run::checkpoint::write_atomically;
+use crate::files::write_atomically;
 
 /// Name of the list in its folder.
 pub const FILE: &str = "quarantine.txt";
@@ -27,21 +26,21 @@ impl Quarantine {
     /// [`crate::error::ErrorKind::Data`] with the line: no TAB, a path that is absolute or leads out of the folder;
     /// [`crate::error::ErrorKind::File`] when it cannot be read.
     pub fn read(path: &Path) -> Result<Self, Error> {
-        let place = path.display();
+        let name = path.display();
         let text = std::fs::read_to_string(path)
-            .map_err(|e| Error::file(format!("{place}: cannot read the quarantine list: {e}")))?;
+            .map_err(|e| Error::file(format!("{name}: cannot read the quarantine list: {e}")))?;
         let mut entries = BTreeMap::new();
         for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
             let wrong =
-                |why: &str| Error::data(format!("{place}: line {}: `{line}`: {why}", number + 1));
-            let (name, reason) = line
+                |why: &str| Error::data(format!("{name}: line {}: `{line}`: {why}", number + 1));
+            let (image, reason) = line
                 .split_once('\t')
                 .ok_or_else(|| wrong("expected a relative path, a TAB and the reason"))?;
             let inside = |c: Component| matches!(c, Component::Normal(_) | Component::CurDir);
-            if name.is_empty() || !Path::new(name).components().all(inside) {
+            if image.is_empty() || !Path::new(image).components().all(inside) {
                 return Err(wrong("expected a path inside the folder of images, without `..`"));
             }
-            entries.insert(name.to_owned(), reason.to_owned());
+            entries.insert(image.to_owned(), reason.to_owned());
         }
         Ok(Self { entries })
     }
@@ -49,7 +48,7 @@ impl Quarantine {
     /// The list of `root`: the file named, or [`FILE`] in the folder if it is there.
     ///
     /// # Errors
-    /// As [`Quarantine::read`].
+    /// The errors of [`Quarantine::read`].
     pub fn of(root: &Path, named: Option<&Path>) -> Result<Self, Error> {
         match (named, root.join(FILE)) {
             (Some(path), _) => Self::read(path),
@@ -114,31 +113,33 @@ pub fn relative(root: &Path, path: &Path) -> Option<String> {
     parts.map(|parts| parts.join("/"))
 }
 
-/// Leaves out of both splits what the plan's quarantine lists, and notes how many.
+/// Removes the quarantined images from both splits of `root`, and notes how many. The list is `named`, or [`FILE`] in
+/// `root`.
 ///
 /// # Errors
-/// A malformed list; a class that has no image left.
-pub fn leave_out(plan: &Plan, train: &mut ImageFolder, val: &mut ImageFolder) -> Result<(), Error> {
-    if plan.ignore_quarantine {
-        return Ok(());
-    }
-    let (root, named) = (&plan.data_dir, plan.quarantine.as_deref());
+/// A malformed list; a class or an evaluation split without an image left.
+pub fn leave_out(
+    root: &Path,
+    named: Option<&Path>,
+    train: &mut ImageFolder,
+    val: &mut ImageFolder,
+) -> Result<(), Error> {
     let list = Quarantine::of(root, named)?;
-    let place = named.map_or_else(|| root.join(FILE), Path::to_path_buf);
+    let list_path = named.map_or_else(|| root.join(FILE), Path::to_path_buf);
     let gone = leave_out_of(&list, root, train) + leave_out_of(&list, root, val);
     for (class, count) in train.classes.iter().zip(train.class_counts()) {
         if count == 0 {
-            return Err(none_left(&place, &format!("of class {class} is left to train on")));
+            return Err(none_left(&list_path, &format!("of class {class} is left to train on")));
         }
     }
     if val.items.is_empty() {
-        return Err(none_left(&place, "is left to evaluate on"));
+        return Err(none_left(&list_path, "is left to evaluate on"));
     }
-    train.notes.extend(notes(&list, root, &place, gone));
+    train.notes.extend(notes(&list, root, &list_path, gone));
     Ok(())
 }
 
-/// The same for a split that is evaluated alone.
+/// Removes the quarantined images from a split that is evaluated alone, and notes how many.
 ///
 /// # Errors
 /// A malformed list; no image left.
@@ -148,43 +149,43 @@ pub fn leave_out_of_val(
     val: &mut ImageFolder,
 ) -> Result<(), Error> {
     let list = Quarantine::of(root, named)?;
-    let place = named.map_or_else(|| root.join(FILE), Path::to_path_buf);
+    let list_path = named.map_or_else(|| root.join(FILE), Path::to_path_buf);
     let gone = leave_out_of(&list, root, val);
     if val.items.is_empty() {
-        return Err(none_left(&place, "is left to evaluate on"));
+        return Err(none_left(&list_path, "is left to evaluate on"));
     }
-    val.notes.extend(notes(&list, root, &place, gone));
+    val.notes.extend(notes(&list, root, &list_path, gone));
     Ok(())
 }
 
-fn none_left(place: &Path, what: &str) -> Error {
+fn none_left(list_path: &Path, what: &str) -> Error {
     Error::data(format!(
         "{}: no image {what}; take some off the list, add others, or give --ignore-quarantine",
-        place.display()
+        list_path.display()
     ))
 }
 
-/// Leaves out of a split what is listed; how many images.
+/// Removes the listed images from a split; the number of removed images.
 pub(crate) fn leave_out_of(list: &Quarantine, root: &Path, split: &mut ImageFolder) -> usize {
     let (before, listed) = (split.items.len(), list.paths(root));
     split.items.retain(|(path, _)| !listed.contains(path));
     before - split.items.len()
 }
 
-/// What a user should know of a list that was followed.
-fn notes(list: &Quarantine, root: &Path, place: &Path, gone: usize) -> Vec<String> {
+/// Notes for the user about a list that was applied.
+fn notes(list: &Quarantine, root: &Path, list_path: &Path, gone: usize) -> Vec<String> {
     let mut notes = Vec::new();
     if gone > 0 {
         notes.push(format!(
             "{gone} images left out, as {} says (--ignore-quarantine takes them)",
-            place.display()
+            list_path.display()
         ));
     }
     let missing = list.missing(root);
     if let Some(first) = missing.first() {
         notes.push(format!(
             "{}: {} of the listed images are not there, such as {first}",
-            place.display(),
+            list_path.display(),
             missing.len()
         ));
     }

@@ -1,21 +1,22 @@
-//! The running statistics of batch norm as a whole: taken back after a step that failed, estimated anew for
-//! weights that no forward pass has seen (SWA, averaged checkpoints).
+//! The running statistics of batch norm of a whole network: restored after a step that failed, and
+//! re-estimated for weights that no forward pass has seen (SWA, averaged checkpoints).
 
 use burn::module::{Flag, Module as _, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use nn::layer_spec::{Key, Naming};
 use nn::network::Network;
 
-use crate::datasets::loader::Batch;
+use crate::datasets::batch::Batch;
 use crate::error::Error;
 
-/// Means and variances in walk order, and whether their norm takes the statistics of batches.
-struct Read {
+/// Means and variances in parameter order, each with the flag whether its norm is updated by
+/// batches.
+struct ReadStatistics {
     keys: std::vec::IntoIter<Key>,
     found: Vec<(Tensor<1>, bool)>,
 }
 
-impl ModuleVisitor for Read {
+impl ModuleVisitor for ReadStatistics {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if !self.keys.next().expect("a key for every tensor").trained {
             self.found.push((param.val().reshape([-1]), true));
@@ -23,19 +24,19 @@ impl ModuleVisitor for Read {
     }
 
     fn visit_flag(&mut self, flag: &Param<Flag>) {
-        // A norm's flag comes right after its mean and variance.
-        for (_, moves) in self.found.iter_mut().rev().take(2) {
-            *moves = flag.is_enabled();
+        // The flag of a norm comes right after its mean and variance.
+        for (_, updated) in self.found.iter_mut().rev().take(2) {
+            *updated = flag.is_enabled();
         }
     }
 }
 
-struct Write {
+struct WriteStatistics {
     keys: std::vec::IntoIter<Key>,
     values: std::vec::IntoIter<Tensor<1>>,
 }
 
-impl ModuleMapper for Write {
+impl ModuleMapper for WriteStatistics {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         if self.keys.next().expect("a key for every tensor").trained {
             return param;
@@ -49,38 +50,38 @@ fn keys(network: &Network) -> std::vec::IntoIter<Key> {
     network.config().keys(Naming::Torchvision).into_iter()
 }
 
-/// As Burn holds them: without the newest forward pass, which it keeps back.
+/// The statistics that Burn holds now, without the latest forward pass, whose update it delays.
 fn read(network: &Network) -> Vec<(Tensor<1>, bool)> {
-    let mut read = Read { keys: keys(network), found: Vec::new() };
+    let mut read = ReadStatistics { keys: keys(network), found: Vec::new() };
     network.visit(&mut read);
     read.found
 }
 
 fn write(network: Network, values: Vec<Tensor<1>>) -> Network {
-    // What Burn keeps back would overwrite them at the next forward pass: let it arrive first.
+    // A delayed update would overwrite the values at the next forward pass, so it is applied first.
     let _ = network.valid();
-    let mut write = Write { keys: keys(&network), values: values.into_iter() };
+    let mut write = WriteStatistics { keys: keys(&network), values: values.into_iter() };
     network.map(&mut write)
 }
 
-/// The statistics of every forward pass so far, to go back to: handles, not copies.
-pub fn kept(network: &Network) -> Vec<Tensor<1>> {
+/// A snapshot of the statistics after all forward passes so far: handles, not copies.
+pub fn snapshot(network: &Network) -> Vec<Tensor<1>> {
     let _ = network.valid();
     read(network).into_iter().map(|(value, _)| value).collect()
 }
 
-/// The network with statistics that were [`kept`]: after forward passes that were not finite, which may show in the
-/// gradient alone.
-pub fn restore(network: Network, kept: Vec<Tensor<1>>) -> Network {
-    write(network, kept)
+/// The network with the statistics of a [`snapshot`]. Needed after forward passes that were not
+/// finite, which the gradient alone may show.
+pub fn restore(network: Network, snapshot: Vec<Tensor<1>>) -> Network {
+    write(network, snapshot)
 }
 
-/// The network with the statistics of these batches: the mean over the batches of their means and unbiased variances
-/// (torch.optim.swa_utils.update_bn). Norms that are frozen keep theirs.
+/// The network with the statistics of these batches: the mean over the batches of their means and
+/// unbiased variances (torch.optim.swa_utils.update_bn). Frozen norms keep their statistics.
 ///
 /// # Errors
-/// A momentum of 0, with which no batch can be seen; an image that cannot be read; no batch at all.
-pub fn reestimated<E: Into<Error>>(
+/// A momentum of 0, with which statistics never change; an image that cannot be read; no batch.
+pub fn reestimate<E: Into<Error>>(
     mut network: Network,
     batches: impl Iterator<Item = Result<Batch, E>>,
     autodiff_device: &Device,
@@ -100,7 +101,7 @@ pub fn reestimated<E: Into<Error>>(
         if batch.labels.len() < 2 {
             continue;
         }
-        // From zero a forward pass leaves momentum times the batch's own statistics.
+        // From zero, a forward pass leaves momentum times the statistics of the batch.
         network = write(network, sums.iter().map(Tensor::zeros_like).collect());
         let images =
             Tensor::<4>::from_data(TensorData::new(batch.images, batch.shape), autodiff_device);
@@ -114,7 +115,7 @@ pub fn reestimated<E: Into<Error>>(
         return Err(Error::data("no batch to estimate the statistics of batch norm on"));
     }
     let factor = 1.0 / (momentum * f64::from(count));
-    let mean = |((old, moves), sum): ((Tensor<1>, bool), Tensor<1>)| match moves {
+    let mean = |((old, updated), sum): ((Tensor<1>, bool), Tensor<1>)| match updated {
         true => sum.mul_scalar(factor),
         false => old,
     };
@@ -124,8 +125,8 @@ pub fn reestimated<E: Into<Error>>(
 
 #[cfg(test)]
 mod tests {
-    use nn::network::{Architecture, NetworkConfig};
-    use nn::weights::state_dict;
+    use nn::config::{Architecture, NetworkConfig};
+    use nn::weights::state_dict::state_dict;
 
     use super::*;
 
@@ -154,28 +155,30 @@ mod tests {
         let _ = network.forward_train(images, 0);
     }
 
-    /// Seen to fail without `valid` in `kept`.
+    /// Mutations caught: no `valid` in `snapshot`.
     #[test]
-    fn forward_passes_can_be_taken_back() {
+    fn forward_passes_can_be_undone() {
         let autodiff_device = Device::flex().autodiff();
         let other = network(0.1, &autodiff_device);
         pass(&other, 0.1, &autodiff_device);
         let expected = state_dict(&other);
         let own = network(0.1, &autodiff_device);
         pass(&own, 0.1, &autodiff_device);
-        let before = kept(&own);
+        let before = snapshot(&own);
         pass(&own, f32::NAN, &autodiff_device);
         pass(&own, f32::NAN, &autodiff_device);
         let own = restore(own, before);
         assert_eq!(state_dict(&own), expected);
-        // And the next one is taken in as ever.
+        // The next forward pass updates the statistics as usual.
         pass(&own, 0.2, &autodiff_device);
         pass(&other, 0.2, &autodiff_device);
         assert_eq!(state_dict(&own), state_dict(&other));
     }
 
-    /// With a momentum of 1 a forward pass leaves exactly the batch's statistics: the mean of two of them is what
-    /// two batches must give, whatever the momentum. Seen to fail with the momentum left in.
+    /// With a momentum of 1 a forward pass leaves exactly the statistics of the batch. Two batches
+    /// must give the mean of their statistics, whatever the momentum.
+    ///
+    /// Mutations caught: the momentum left in the result.
     #[test]
     fn statistics_are_the_mean_over_batches() {
         let autodiff_device = Device::flex().autodiff();
@@ -187,7 +190,7 @@ mod tests {
         }
         let batches = [0.1, 0.3].map(|shade| Ok::<_, Error>(batch(shade)));
         let got =
-            reestimated(network(0.01, &autodiff_device), batches.into_iter(), &autodiff_device)
+            reestimate(network(0.01, &autodiff_device), batches.into_iter(), &autodiff_device)
                 .unwrap();
         for ((got, a), b) in state_dict(&got).iter().zip(&each[0]).zip(&each[1]) {
             for ((got, a), b) in got.values.iter().zip(&a.values).zip(&b.values) {

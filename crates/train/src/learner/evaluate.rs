@@ -1,4 +1,4 @@
-//! A network over a whole folder, exactly: every readable image counts once, none twice.
+//! Evaluation of a network on a whole folder: every readable image counts exactly once.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use nn::network::Network;
@@ -9,37 +9,37 @@ use crate::error::Error;
 use crate::learner::loss::{cross_entropy, soft_targets};
 use crate::signal::Stop;
 
-/// One class's row.
+/// The results of one class.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ClassRow {
     /// Name of the class.
     pub class: String,
-    /// Images of it.
+    /// Images of the class.
     #[serde(rename = "pictures")]
     pub images: u64,
-    /// Of these, rightly named.
+    /// Images of the class that were predicted correctly.
     pub correct: u64,
-    /// Images of any class that were given this name.
+    /// Images of any class that were predicted as this one.
     pub predicted: u64,
 }
 
-/// The result over a folder.
+/// The result of an evaluation.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Report {
-    /// Readable images.
+pub struct EvalReport {
+    /// Number of readable images.
     #[serde(rename = "pictures")]
     pub images: u64,
-    /// Unreadable ones, with the reason.
+    /// Unreadable images, each with the reason.
     pub skipped: Vec<String>,
-    /// Share whose first guess is right, 0 to 1.
+    /// Share of images whose label has the largest logit, 0 to 1.
     pub top1: f64,
-    /// Share whose label is among the first five guesses.
+    /// Share of images whose label is among the five largest logits, 0 to 1.
     pub top5: f64,
     /// Mean cross-entropy without smoothing.
     pub loss: f64,
     /// One row per class, in logit order.
     pub classes: Vec<ClassRow>,
-    /// Counts `[true class][guess]`.
+    /// Counts `[true class][predicted class]`.
     #[serde(skip)]
     pub confusion: Vec<Vec<u64>>,
     /// Images per second, decoding included.
@@ -49,7 +49,7 @@ pub struct Report {
     pub interrupted: bool,
 }
 
-/// What tells which epoch is best.
+/// The metric by which the best epoch is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum EvalMetric {
@@ -62,35 +62,36 @@ pub enum EvalMetric {
 }
 
 impl EvalMetric {
-    /// A number of the report that is larger the better it is; one that is not a number is the worst.
-    pub fn score(self, report: &Report) -> f64 {
+    /// The metric as a score, larger is better. A value that is not finite is the worst.
+    pub fn score(self, report: &EvalReport) -> f64 {
         let score = match self {
             EvalMetric::Top1 => report.top1,
             EvalMetric::Top5 => report.top5,
             EvalMetric::Loss => -report.loss,
         };
-        // Stands in JSON, which has no infinity.
+        // The score is written as JSON, which has no infinity.
         if score.is_finite() { score } else { f64::MIN }
     }
 }
 
-/// Evaluates `network` (an inference copy on `device`) over the loader's one epoch.
+/// Evaluates `network` (an inference copy on `device`) on the loader's epoch 0.
 ///
-/// `each` is told the number of images done after every batch.
+/// `progress` is called after every batch with the number of images done. A signal ends the
+/// evaluation after the current batch.
 ///
 /// # Errors
-/// An image that cannot be read, when the loader is strict; an empty folder.
+/// An image that cannot be read, if the loader is strict; a folder without a readable image.
 pub fn evaluate(
     network: &Network,
     loader: &Loader,
     class_names: &[String],
     device: &Device,
     stop: &Stop,
-    mut each: impl FnMut(u64),
-) -> Result<Report, Error> {
+    mut progress: impl FnMut(u64),
+) -> Result<EvalReport, Error> {
     let began = std::time::Instant::now();
     let classes = class_names.len();
-    let (mut seen, mut first, mut five, mut loss) = (0_u64, 0_u64, 0_u64, 0.0_f64);
+    let (mut seen, mut top1, mut top5, mut loss) = (0_u64, 0_u64, 0_u64, 0.0_f64);
     let mut skipped = Vec::new();
     let mut rows: Vec<ClassRow> = class_names
         .iter()
@@ -114,16 +115,16 @@ pub fn evaluate(
         for (row, &label) in values.chunks_exact(classes).zip(&batch.labels) {
             let label = label as usize;
             let rank = rank_of(row, label);
-            let guess = (0..classes).find(|&k| rank_of(row, k) == 0).unwrap_or(0);
-            first += u64::from(rank == 0);
-            five += u64::from(rank < 5);
+            let predicted = (0..classes).find(|&k| rank_of(row, k) == 0).unwrap_or(0);
+            top1 += u64::from(rank == 0);
+            top5 += u64::from(rank < 5);
             rows[label].images += 1;
             rows[label].correct += u64::from(rank == 0);
-            rows[guess].predicted += 1;
-            confusion[label][guess] += 1;
+            rows[predicted].predicted += 1;
+            confusion[label][predicted] += 1;
         }
         seen += count as u64;
-        each(seen);
+        progress(seen);
         if stop.requested().is_some() {
             interrupted = true;
             break;
@@ -133,11 +134,11 @@ pub fn evaluate(
         return Err(Error::data("no readable image to evaluate; check the folder"));
     }
     let share = |n: u64| n as f64 / seen as f64;
-    Ok(Report {
+    Ok(EvalReport {
         images: seen,
         skipped,
-        top1: share(first),
-        top5: share(five),
+        top1: share(top1),
+        top5: share(top5),
         loss: loss / seen as f64,
         classes: rows,
         confusion,
@@ -146,8 +147,8 @@ pub fn evaluate(
     })
 }
 
-/// How many classes come before `k`: larger logits, and equal ones of a smaller index. A NaN counts
-/// as smaller than everything, so a broken network cannot score.
+/// Number of classes ranked before `k`: those with a larger logit, or an equal one and a smaller
+/// index. NaN ranks last, so a broken network cannot score.
 fn rank_of(row: &[f32], k: usize) -> usize {
     let key = |v: f32| if v.is_nan() { f32::NEG_INFINITY } else { v };
     let own = key(row[k]);

@@ -1,45 +1,45 @@
-//! A batch forward and backward: what the training loop, the search for a learning rate and the replay of a failed step
-//! share.
+//! One batch forward and backward. The training loop, the learning-rate finder and the replay of a
+//! non-finite step share it.
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Tensor, TensorData};
 use nn::network::Network;
+use transforms::random::Counter;
 
-use crate::datasets::loader::Batch;
+use crate::datasets::batch::Batch;
 use crate::error::Error;
 use crate::learner::objective::Objective;
 use crate::learner::out_of_memory;
-use transforms::random::Counter;
 
-/// Where the counter-based generator is used for dropout (the loader has its own purposes).
+/// Stream of the counter-based generator for dropout; the loader has streams of its own.
 const DROPOUT: u64 = 0xD0;
 
-/// Images that went forward.
+/// A forward pass, ready for its backward pass.
 pub struct ForwardPass {
-    /// The mean over the images.
+    /// The loss, a mean over the images.
     pub loss: f64,
     tensor: Tensor<1>,
     divisor: f64,
     shape: [usize; 4],
 }
 
-/// The seed of a batch's dropout masks; `batch` is counted from 1.
+/// The seed of the dropout masks of a batch; `batch` is counted from 1.
 pub fn dropout_seed(seed: u64, epoch: u64, batch: usize) -> u64 {
     Counter::new(seed, epoch, batch as u64, DROPOUT).u64()
 }
 
-/// The loss of a batch, whose gradients will be divided by `divisor` (the batches that make one step). Takes the
-/// images out of the batch.
+/// Runs a batch forward. Its gradients will be divided by `divisor`. Takes the images out of the
+/// batch.
 ///
 /// # Errors
-/// When the device has no memory for it.
+/// [`crate::error::ErrorKind::Memory`]: the device has no memory for the batch.
 pub fn forward(
     network: &Network,
     objective: &Objective,
     batch: &mut Batch,
     divisor: f64,
-    dropout: u64,
+    dropout_seed: u64,
     autodiff_device: &Device,
 ) -> Result<ForwardPass, Error> {
     let (values, shape) = (std::mem::take(&mut batch.images), batch.shape);
@@ -47,22 +47,22 @@ pub fn forward(
         let images = Tensor::<4>::from_data(TensorData::new(values, shape), autodiff_device);
         let targets = objective.targets(batch, autodiff_device);
         let teacher_logits = objective.teacher_logits(&images);
-        let outputs = network.forward_train(images, dropout);
+        let outputs = network.forward_train(images, dropout_seed);
         let tensor = objective.loss(&outputs, targets, teacher_logits);
         let loss = f64::from(tensor.clone().inner().into_scalar::<f32>());
         ForwardPass { loss, tensor, divisor, shape }
     };
     out_of_memory::catch_oom(forward).map_err(|why| {
-        forget(network);
-        no_room(shape, &why)
+        free_graph(network);
+        no_memory(shape, &why)
     })
 }
 
 impl ForwardPass {
-    /// The gradients.
+    /// Runs the backward pass and returns the gradients.
     ///
     /// # Errors
-    /// When the device has no memory for them.
+    /// [`crate::error::ErrorKind::Memory`]: the device has no memory for them.
     pub fn gradients(self, network: &Network) -> Result<GradientsParams, Error> {
         let Self { tensor, divisor, shape, .. } = self;
         let backward = || {
@@ -70,17 +70,20 @@ impl ForwardPass {
             GradientsParams::from_grads(tensor.div_scalar(divisor as f32).backward(), network)
         };
         out_of_memory::catch_oom(backward).map_err(|why| {
-            forget(network);
-            no_room(shape, &why)
+            free_graph(network);
+            no_memory(shape, &why)
         })
     }
 }
 
-/// Lets go of what a pass that broke off has left: autodiff keeps every map of a forward pass until a backward pass
-/// through one of its parameters ends, so a smaller batch would find no more room than the one before.
-fn forget(network: &Network) {
-    struct Sum(Option<Tensor<1>>);
-    impl ModuleVisitor for Sum {
+/// Frees the autograd graph of an aborted forward pass.
+///
+/// Autodiff keeps every activation map of a forward pass until a backward pass through one of its
+/// parameters ends. Without that backward pass, retrying with a smaller batch runs out of memory
+/// again.
+fn free_graph(network: &Network) {
+    struct SumParameters(Option<Tensor<1>>);
+    impl ModuleVisitor for SumParameters {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             if param.is_require_grad() {
                 let own = param.val().sum();
@@ -91,79 +94,94 @@ fn forget(network: &Network) {
             }
         }
     }
-    let mut sum = Sum(None);
+    let mut sum = SumParameters(None);
     network.visit(&mut sum);
     if let Some(sum) = sum.0 {
         drop(sum.backward());
     }
 }
 
-fn no_room([count, _, height, width]: [usize; 4], why: &str) -> Error {
+fn no_memory([count, _, height, width]: [usize; 4], why: &str) -> Error {
     let (images, way_out) = match count {
         1 => ("image", "lower --img-size or --width, or use --backend flex"),
         _ => ("images", "lower --batch-size"),
     };
     Error::memory(format!(
-        "a batch of {count} {images} of {height}x{width} pixels does not fit the device's memory ({why}); \
-         {way_out}; the last checkpoint is intact"
+        "a batch of {count} {images} of {height}x{width} pixels does not fit the device's memory \
+         ({why}); {way_out}; the last checkpoint is intact"
     ))
 }
 
 /// Loss and gradients of a batch.
 pub struct LossAndGradients {
-    /// The mean over the images.
+    /// The loss, a mean over the images.
     pub loss: f64,
-    /// Divided as asked; none where the loss is not finite.
+    /// Number of images.
+    pub images: usize,
+    /// Gradients divided by [`PassConfig::batches_per_step`]; none if the loss is not finite.
     pub gradients: Option<GradientsParams>,
 }
 
-/// A batch forward and backward in micro-batches of at most `most` images, the gradients those of the whole batch
-/// divided by the `share` batches that make one step. Batch norm sees a micro-batch at a time.
+/// How a batch goes through the network.
+#[derive(Clone, Copy, Debug)]
+pub struct PassConfig {
+    /// Most images of a micro-batch.
+    pub micro_batch: usize,
+    /// Batches whose gradients are accumulated into one optimizer step.
+    pub batches_per_step: usize,
+    /// [`dropout_seed`] of the batch.
+    pub dropout_seed: u64,
+}
+
+/// Runs a batch forward and backward in micro-batches. Loss and gradients are those of the whole
+/// batch, but batch norm sees one micro-batch at a time.
 ///
 /// # Errors
-/// When the device has no memory for a micro-batch; running statistics have moved by then.
+/// [`crate::error::ErrorKind::Memory`]: the device has no memory for a micro-batch. The running
+/// statistics may have changed by then.
 pub fn forward_backward(
     network: &Network,
     objective: &Objective,
     batch: Batch,
-    most: usize,
-    share: usize,
-    dropout: u64,
+    config: PassConfig,
     autodiff_device: &Device,
 ) -> Result<LossAndGradients, Error> {
-    let whole = batch.labels.len() as f64;
+    let count = batch.labels.len();
+    let whole = count as f64;
     let mut loss = 0.0;
-    let mut taken: Option<GradientsParams> = None;
+    let mut only: Option<GradientsParams> = None;
     let mut sum = GradientsAccumulator::new();
-    for (number, mut part) in parts(batch, most).into_iter().enumerate() {
+    for (number, mut part) in micro_batches(batch, config.micro_batch).into_iter().enumerate() {
         let images = part.labels.len() as f64;
-        // The first has the seed of the batch, so that one micro-batch is the batch.
-        let dropout = match number {
-            0 => dropout,
-            _ => Counter::new(dropout, number as u64, 0, DROPOUT).u64(),
+        // The first micro-batch has the seed of the batch, so a single one computes the whole
+        // batch.
+        let seed = match number {
+            0 => config.dropout_seed,
+            _ => Counter::new(config.dropout_seed, number as u64, 0, DROPOUT).u64(),
         };
-        let divisor = share as f64 * (whole / images);
-        let forward = forward(network, objective, &mut part, divisor, dropout, autodiff_device)?;
+        let divisor = config.batches_per_step as f64 * (whole / images);
+        let forward = forward(network, objective, &mut part, divisor, seed, autodiff_device)?;
         loss += forward.loss * (images / whole);
         if !loss.is_finite() {
-            return Ok(LossAndGradients { loss, gradients: None });
+            return Ok(LossAndGradients { loss, images: count, gradients: None });
         }
         let gradients = forward.gradients(network)?;
-        match taken.take() {
-            None if number == 0 => taken = Some(gradients),
+        match only.take() {
+            None if number == 0 => only = Some(gradients),
             first => {
                 first.into_iter().for_each(|first| sum.accumulate(network, first));
                 sum.accumulate(network, gradients);
             }
         }
     }
-    Ok(LossAndGradients { loss, gradients: Some(taken.unwrap_or_else(|| sum.grads())) })
+    let gradients = Some(only.unwrap_or_else(|| sum.grads()));
+    Ok(LossAndGradients { loss, images: count, gradients })
 }
 
-/// The batch in equal parts of at most `most` images, in order.
-fn parts(batch: Batch, most: usize) -> Vec<Batch> {
+/// The batch in equal parts of at most `max` images, in order.
+fn micro_batches(batch: Batch, max: usize) -> Vec<Batch> {
     let count = batch.labels.len();
-    let parts = count.div_ceil(most);
+    let parts = count.div_ceil(max);
     if parts < 2 {
         return vec![batch];
     }
@@ -176,7 +194,7 @@ fn parts(batch: Batch, most: usize) -> Vec<Batch> {
             images: batch.images[range.start * size..range.end * size].to_vec(),
             shape: [range.len(), channels, height, width],
             labels: labels(&batch.labels),
-            mixed_labels: batch.mixed_labels.as_ref().map(|(all, share)| (labels(all), *share)),
+            mixed_labels: batch.mixed_labels.as_ref().map(|(all, lambda)| (labels(all), *lambda)),
             indices: batch.indices[range.clone()].to_vec(),
             skipped: Vec::new(),
         }
@@ -188,9 +206,9 @@ fn parts(batch: Batch, most: usize) -> Vec<Batch> {
 mod tests {
     use super::*;
 
-    /// Seen to fail with the labels of the partners left whole, and with the remainder in the last part.
+    /// Mutations caught: the mixed labels not split; the remainder in the last part.
     #[test]
-    fn a_batch_comes_apart_in_equal_parts() {
+    fn a_batch_is_split_into_equal_parts() {
         let batch = || Batch {
             images: (0_u8..35 * 3).map(f32::from).collect(),
             shape: [35, 3, 1, 1],
@@ -199,20 +217,20 @@ mod tests {
             indices: (100..135).collect(),
             skipped: Vec::new(),
         };
-        let apart = parts(batch(), 16);
-        let sizes: Vec<usize> = apart.iter().map(|part| part.labels.len()).collect();
+        let split = micro_batches(batch(), 16);
+        let sizes: Vec<usize> = split.iter().map(|part| part.labels.len()).collect();
         assert_eq!(sizes, [11, 12, 12]);
         let joined =
-            |of: &dyn Fn(&Batch) -> Vec<f64>| apart.iter().flat_map(of).collect::<Vec<_>>();
+            |of: &dyn Fn(&Batch) -> Vec<f64>| split.iter().flat_map(of).collect::<Vec<_>>();
         let numbers = |from: u32, to: u32| (from..to).map(f64::from).collect::<Vec<_>>();
         assert_eq!(joined(&|b| b.images.iter().map(|v| f64::from(*v)).collect()), numbers(0, 105));
         assert_eq!(joined(&|b| b.labels.iter().map(|v| *v as f64).collect()), numbers(0, 35));
         assert_eq!(joined(&|b| b.indices.iter().map(|v| *v as f64).collect()), numbers(100, 135));
-        let partners =
+        let mixed_labels =
             joined(&|b| b.mixed_labels.as_ref().unwrap().0.iter().map(|v| *v as f64).collect());
-        assert_eq!(partners, numbers(0, 35).into_iter().rev().collect::<Vec<_>>());
-        assert!(apart.iter().all(|b| b.shape[0] == b.labels.len()));
-        assert_eq!(parts(batch(), 35).len(), 1);
-        assert_eq!(parts(batch(), 1).len(), 35);
+        assert_eq!(mixed_labels, numbers(0, 35).into_iter().rev().collect::<Vec<_>>());
+        assert!(split.iter().all(|b| b.shape[0] == b.labels.len()));
+        assert_eq!(micro_batches(batch(), 35).len(), 1);
+        assert_eq!(micro_batches(batch(), 1).len(), 35);
     }
 }

@@ -1,86 +1,91 @@
-//! What happens when a loss or a gradient is not finite: the step is skipped, then the rate is lowered, then the run
-//! goes back to its last checkpoint, and in the end it gives up. A function of its own few numbers, which stand
-//! in the checkpoint, so that a resumed run behaves as the uninterrupted one.
+//! The response to a loss or gradient that is not finite: first the step is skipped, then the rate
+//! is lowered, then the run is rolled back to its last checkpoint, and in the end it stops.
+//!
+//! The response depends on the guard's own few numbers alone. They stand in the checkpoint, so a
+//! resumed run behaves as the uninterrupted one.
 
 use serde::{Deserialize, Serialize};
 
-/// The answer to a step without a finite loss and gradient.
+/// The action on a step whose loss or gradient is not finite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum NanAction {
-    /// Leave the step out and go on.
+    /// Skip the step and go on.
     Skip,
     /// End the run.
     Stop,
 }
 
-/// Bad steps in a row that the rate is not lowered for.
-const PATIENT: u64 = 3;
-/// Good steps after which the rate is doubled again, until it is what the schedule says.
-const RECOVERY: u64 = 100;
-/// The rate is lowered to no less than this part by halving.
-const LEAST: f64 = 1.0 / 1024.0;
-/// Times that a run goes back to a checkpoint before it gives up.
-const ROLLBACKS: u64 = 3;
+/// Non-finite steps in a row before the rate is lowered.
+const TOLERATED_STEPS: u64 = 3;
+/// Finite steps after which the rate is doubled again, until it is the schedule's.
+const RECOVERY_STEPS: u64 = 100;
+/// Lower bound of the factor that halving leads to.
+const MIN_FACTOR: f64 = 1.0 / 1024.0;
+/// Rollbacks of a run before it stops.
+const MAX_ROLLBACKS: u64 = 3;
 
-/// The numbers of a guard that a checkpoint holds.
+/// The guard's numbers, as a checkpoint holds them.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NanGuard {
-    /// Bad steps in a row.
-    pub bad: u64,
-    /// Good steps in a row since the rate was lowered or raised.
-    pub good: u64,
-    /// What the schedule's rate is multiplied by.
+    /// Non-finite steps in a row.
+    #[serde(rename = "bad")]
+    pub non_finite_steps: u64,
+    /// Finite steps in a row since the rate was last lowered or raised.
+    #[serde(rename = "good")]
+    pub finite_steps: u64,
+    /// Factor of the schedule's rate.
     pub factor: f64,
-    /// Times gone back to a checkpoint.
+    /// Rollbacks to a checkpoint so far.
     pub rollbacks: u64,
 }
 
 impl Default for NanGuard {
     fn default() -> Self {
-        Self { bad: 0, good: 0, factor: 1.0, rollbacks: 0 }
+        Self { non_finite_steps: 0, finite_steps: 0, factor: 1.0, rollbacks: 0 }
     }
 }
 
-/// What to do now.
+/// The response to one non-finite step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Response {
-    /// Leave this step out.
+    /// Skip this step.
     Skip,
-    /// Go back to the last checkpoint.
+    /// Roll back to the last checkpoint.
     RollBack,
-    /// Give up.
+    /// End the run.
     Stop,
 }
 
 impl NanGuard {
-    /// After a step with a finite loss and gradient.
-    pub fn good(&mut self) {
-        self.bad = 0;
+    /// Records a step with a finite loss and gradient.
+    pub fn on_finite_step(&mut self) {
+        self.non_finite_steps = 0;
         if self.factor < 1.0 {
-            self.good += 1;
-            if self.good == RECOVERY {
-                (self.good, self.factor) = (0, (2.0 * self.factor).min(1.0));
+            self.finite_steps += 1;
+            if self.finite_steps == RECOVERY_STEPS {
+                (self.finite_steps, self.factor) = (0, (2.0 * self.factor).min(1.0));
             }
         }
     }
 
-    /// After a step without.
-    pub fn bad(&mut self, action: NanAction, patience: u64) -> Response {
+    /// Records a step without a finite loss and gradient, and returns the response. `patience` is
+    /// the number of such steps in a row that leads to a rollback.
+    pub fn on_non_finite_step(&mut self, action: NanAction, patience: u64) -> Response {
         if action == NanAction::Stop {
             return Response::Stop;
         }
-        (self.bad, self.good) = (self.bad + 1, 0);
-        if self.bad > PATIENT {
-            self.factor = (0.5 * self.factor).max(LEAST);
+        (self.non_finite_steps, self.finite_steps) = (self.non_finite_steps + 1, 0);
+        if self.non_finite_steps > TOLERATED_STEPS {
+            self.factor = (0.5 * self.factor).max(MIN_FACTOR);
         }
-        match (self.bad >= patience, self.rollbacks < ROLLBACKS) {
+        match (self.non_finite_steps >= patience, self.rollbacks < MAX_ROLLBACKS) {
             (false, _) => Response::Skip,
             (true, false) => Response::Stop,
             (true, true) => {
-                (self.bad, self.rollbacks) = (0, self.rollbacks + 1);
-                // Each time lower than the time before.
+                (self.non_finite_steps, self.rollbacks) = (0, self.rollbacks + 1);
+                // Each rollback lowers the rate further than the one before.
                 self.factor = self.factor.min(0.1_f64.powi(self.rollbacks as i32));
                 Response::RollBack
             }
@@ -92,27 +97,30 @@ impl NanGuard {
 mod tests {
     use super::*;
 
-    /// Seen to fail with the count of bad steps not reset by a good one.
+    /// Mutations caught: the count of non-finite steps not reset by a finite one.
     #[test]
-    fn it_skips_then_slows_then_goes_back_then_gives_up_and_recovers() {
-        let mut strain = NanGuard::default();
-        let mut bad = || strain.bad(NanAction::Skip, 5);
-        assert_eq!([bad(), bad(), bad()], [Response::Skip; 3]);
-        assert_eq!(strain.factor, 1.0);
-        assert_eq!(strain.bad(NanAction::Skip, 5), Response::Skip);
-        assert_eq!(strain.factor, 0.5);
-        strain.good();
-        assert_eq!((strain.bad, strain.factor), (0, 0.5));
-        (0..200).for_each(|_| strain.good());
-        assert_eq!(strain.factor, 1.0);
+    fn it_skips_then_slows_then_rolls_back_then_stops_and_recovers() {
+        let mut guard = NanGuard::default();
+        let mut step = || guard.on_non_finite_step(NanAction::Skip, 5);
+        assert_eq!([step(), step(), step()], [Response::Skip; 3]);
+        assert_eq!(guard.factor, 1.0);
+        assert_eq!(guard.on_non_finite_step(NanAction::Skip, 5), Response::Skip);
+        assert_eq!(guard.factor, 0.5);
+        guard.on_finite_step();
+        assert_eq!((guard.non_finite_steps, guard.factor), (0, 0.5));
+        (0..200).for_each(|_| guard.on_finite_step());
+        assert_eq!(guard.factor, 1.0);
         for round in 1..=3 {
-            let verdicts: Vec<Response> = (0..5).map(|_| strain.bad(NanAction::Skip, 5)).collect();
-            assert_eq!(verdicts[..4], [Response::Skip; 4]);
-            assert_eq!(verdicts[4], Response::RollBack);
-            assert!(strain.factor <= 0.1_f64.powi(round), "{round}: {}", strain.factor);
+            let responses: Vec<Response> =
+                (0..5).map(|_| guard.on_non_finite_step(NanAction::Skip, 5)).collect();
+            assert_eq!(responses[..4], [Response::Skip; 4]);
+            assert_eq!(responses[4], Response::RollBack);
+            assert!(guard.factor <= 0.1_f64.powi(round), "{round}: {}", guard.factor);
         }
-        (0..4).for_each(|_| assert_eq!(strain.bad(NanAction::Skip, 5), Response::Skip));
-        assert_eq!(strain.bad(NanAction::Skip, 5), Response::Stop);
-        assert_eq!(NanGuard::default().bad(NanAction::Stop, 5), Response::Stop);
+        for _ in 0..4 {
+            assert_eq!(guard.on_non_finite_step(NanAction::Skip, 5), Response::Skip);
+        }
+        assert_eq!(guard.on_non_finite_step(NanAction::Skip, 5), Response::Stop);
+        assert_eq!(NanGuard::default().on_non_finite_step(NanAction::Stop, 5), Response::Stop);
     }
 }

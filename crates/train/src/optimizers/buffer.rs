@@ -1,37 +1,38 @@
-//! The flat values of a parameter, of its gradient or of an optimizer's state: plain memory where the kernels
-//! serve, a tensor of the device elsewhere. What is done to every value of a network once per step is
-//! done on slices, in one pass, because a dozen small tensor operations for each of 170 parameters cost
-//! more than the arithmetic.
+//! The flat values of a parameter, of its gradient or of an optimizer's state: plain memory where
+//! our kernels run, a tensor of the device elsewhere.
+//!
+//! Work that touches every value of a network once per step is done on slices, in one pass. A dozen
+//! small tensor operations for each of 170 parameters would cost more than the arithmetic.
 
 use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
-use kernels::ops::cpu_tensor::serves;
+use kernels::ops::cpu_tensor::supports;
 use rayon::prelude::*;
 
-/// Values that one thread works on at a time. Sums are taken part by part in this order, so that they do
-/// not depend on the number of threads.
+/// Values that one thread works on at a time. Sums are taken part by part in this order, so that
+/// they do not depend on the number of threads.
 pub(crate) const PART: usize = 1 << 14;
 
 /// A flat list of f32.
 #[derive(Clone, Debug)]
 #[expect(clippy::large_enum_variant, reason = "a few hundred of them hold millions of values")]
 pub enum Buffer {
-    /// In this process's memory.
+    /// In the memory of this process.
     Host(Vec<f32>),
-    /// Wherever the device has them.
+    /// A tensor on the device.
     Device(Tensor<1>),
 }
 
 impl Buffer {
-    /// The values of a tensor without autodiff, moved out of it where nobody else holds it.
+    /// The values of a tensor without autodiff, moved out of the tensor if this is its only handle.
     pub fn of<const D: usize>(tensor: Tensor<D>) -> Self {
-        match serves(&tensor) {
+        match supports(&tensor) {
             true => Buffer::Host(read(tensor)),
             false => Buffer::Device(tensor.reshape([-1])),
         }
     }
 
-    /// `count` times the same value, of the same kind as `self`.
+    /// A buffer of the length and kind of `self` with `value` everywhere.
     pub fn filled(&self, value: f32) -> Self {
         match self {
             Buffer::Host(own) => Buffer::Host(vec![value; own.len()]),
@@ -39,7 +40,7 @@ impl Buffer {
         }
     }
 
-    /// As a tensor of this shape.
+    /// The tensor of this shape on `device`.
     pub fn into_tensor<const D: usize>(self, shape: [usize; D], device: &Device) -> Tensor<D> {
         match self {
             Buffer::Host(own) => Tensor::from_data(TensorData::new(own, shape), device),
@@ -47,7 +48,7 @@ impl Buffer {
         }
     }
 
-    /// A copy in this process's memory.
+    /// A copy in the memory of this process.
     pub fn to_vec(&self) -> Vec<f32> {
         match self {
             Buffer::Host(own) => own.clone(),
@@ -55,7 +56,7 @@ impl Buffer {
         }
     }
 
-    /// How many.
+    /// Number of values.
     pub fn len(&self) -> usize {
         match self {
             Buffer::Host(own) => own.len(),
@@ -63,12 +64,12 @@ impl Buffer {
         }
     }
 
-    /// Whether there are none.
+    /// Whether the buffer has no values.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Every value times `factor`.
+    /// Multiplies every value by `factor`.
     pub fn scale(&mut self, factor: f64) {
         let factor = factor as f32;
         match self {
@@ -77,7 +78,7 @@ impl Buffer {
         }
     }
 
-    /// Every value brought into `[-bound, bound]`. Not a number stays what it is.
+    /// Clamps every value to `[-bound, bound]`. NaN stays NaN.
     pub fn clamp(&mut self, bound: f64) {
         let bound = bound as f32;
         match self {
@@ -88,35 +89,36 @@ impl Buffer {
         }
     }
 
-    /// `self + (new - self) * share`: a moving average with decay `1 - share`.
+    /// Moves the values to `self + (new - self) * weight`: a moving average with decay
+    /// `1 - weight`.
     ///
     /// # Panics
-    /// When `new` has another count or is of the other kind.
-    pub fn blend(&mut self, new: &Buffer, share: f64) {
-        let share = share as f32;
+    /// When `new` has another length or is of the other kind.
+    pub fn lerp(&mut self, new: &Buffer, weight: f64) {
+        let weight = weight as f32;
         match (self, new) {
             (Buffer::Host(own), Buffer::Host(new)) => {
                 assert_eq!(own.len(), new.len(), "an average of {} values", own.len());
                 pairs(own, new, |own, new| {
                     for (own, new) in own.iter_mut().zip(new) {
-                        *own += (new - *own) * share;
+                        *own += (new - *own) * weight;
                     }
                 });
             }
             (Buffer::Device(own), Buffer::Device(new)) => {
-                *own = own.clone() + (new.clone() - own.clone()).mul_scalar(share);
+                *own = own.clone() + (new.clone() - own.clone()).mul_scalar(weight);
             }
-            _ => panic!("values of two kinds"),
+            _ => panic!("an average of buffers of two kinds"),
         }
     }
 }
 
-/// A tensor's values in row-major order.
+/// The values of a tensor in row-major order.
 pub(crate) fn read<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.into_data().convert::<f32>().try_into_vec::<f32>().expect("a float tensor")
 }
 
-/// `work` on every part of a slice, the parts shared out among the threads.
+/// Runs `work` on every part of a slice. The threads share the parts.
 pub(crate) fn parts(values: &mut [f32], work: impl Fn(&mut [f32]) + Sync + Send) {
     match values.len() <= PART {
         true => work(values),
@@ -124,7 +126,7 @@ pub(crate) fn parts(values: &mut [f32], work: impl Fn(&mut [f32]) + Sync + Send)
     }
 }
 
-/// `work` on every part of two slices of one length.
+/// Runs `work` on every part of two slices of one length. The threads share the parts.
 pub(crate) fn pairs(a: &mut [f32], b: &[f32], work: impl Fn(&mut [f32], &[f32]) + Sync + Send) {
     match a.len() <= PART {
         true => work(a, b),
@@ -132,10 +134,10 @@ pub(crate) fn pairs(a: &mut [f32], b: &[f32], work: impl Fn(&mut [f32], &[f32]) 
     }
 }
 
-/// The sum of the squares.
+/// The sum of the squared values.
 pub(crate) fn squares(values: &[f32]) -> f64 {
     let sum = |part: &[f32]| -> f64 {
-        // Eight sums side by side: one alone would wait for each addition.
+        // Eight sums side by side: a single one would wait for each addition.
         let mut lanes = [0.0_f64; 8];
         let rows = part.chunks_exact(8);
         let rest: f64 = rows.remainder().iter().map(|v| f64::from(*v).powi(2)).sum();
@@ -152,7 +154,8 @@ pub(crate) fn squares(values: &[f32]) -> f64 {
     }
 }
 
-/// A trained parameter with its values changed by `change`, on the autodiff device as before.
+/// The parameter with its values changed by `change`; it requires a gradient and stays on its
+/// autodiff device.
 pub(crate) fn changed<const D: usize>(
     param: Param<Tensor<D>>,
     change: impl FnOnce(&mut Buffer),
@@ -170,7 +173,7 @@ pub(crate) fn changed<const D: usize>(
 mod tests {
     use super::*;
 
-    /// Seen to fail with the remainder left out.
+    /// Mutations caught: the remainder omitted.
     #[test]
     fn a_sum_of_squares_is_exact_at_every_length() {
         for count in [0, 1, 7, 8, 9, PART - 1, PART, PART + 1, 3 * PART + 5] {

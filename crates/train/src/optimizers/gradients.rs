@@ -1,4 +1,4 @@
-//! The gradients of a step as flat values in the order of the parameters: their norm, and clipping.
+//! The gradients of a step as flat buffers in parameter order: their norm, and clipping.
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
@@ -6,42 +6,44 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::optimizers::buffer::{Buffer, squares};
-use crate::optimizers::optimizer::ParamGroup;
+use crate::optimizers::param_groups::ParamGroup;
 
-/// How gradients are kept small.
+/// How gradients are clipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum ClipMode {
-    /// All of them scaled so that their common norm is at most the value.
+    /// All gradients are scaled by one factor, so that their common norm is at most the limit.
     Norm,
-    /// Each number cut off at plus and minus the value.
+    /// Each gradient value is clamped to plus and minus the limit.
     Value,
-    /// Each unit's gradient at most so many times its weights' norm (arXiv:2102.06171), not in the classifier.
+    /// The norm of each unit's gradient is at most the limit times the norm of the unit's weights
+    /// (arXiv:2102.06171). The classifier is exempt.
     Agc,
 }
 
-/// AGC: norms of weights count as at least this much, so that zero weights can leave zero.
-const AGC_LEAST_WEIGHT: f32 = 1e-3;
-/// AGC: norms of gradients count as at least this much when dividing by them.
-const AGC_LEAST_GRADIENT: f32 = 1e-6;
+/// AGC: lower bound of a weight's norm, so that zero weights can leave zero.
+const AGC_MIN_WEIGHT_NORM: f32 = 1e-3;
+/// AGC: lower bound of a gradient's norm, which is a divisor.
+const AGC_MIN_GRADIENT_NORM: f32 = 1e-6;
 
 /// One parameter's gradient.
 pub struct Gradient {
-    /// Flat, in the order of the parameter.
+    /// Flat values in the row-major order of the parameter.
     pub values: Buffer,
-    /// Extents of the parameter.
+    /// Shape of the parameter.
     pub shape: Vec<usize>,
 }
 
-/// One entry for every trained parameter in walk order; `None` where it had no part in the loss.
+/// One entry for every trained parameter in parameter order; `None` for a parameter that had no
+/// part in the loss.
 pub struct Gradients(pub Vec<Option<Gradient>>);
 
-struct Take<'a> {
+struct TakeGradients<'a> {
     from: &'a mut GradientsParams,
     taken: Vec<Option<Gradient>>,
 }
 
-impl ModuleVisitor for Take<'_> {
+impl ModuleVisitor for TakeGradients<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if !param.is_require_grad() {
             return; // a running statistic or a frozen parameter
@@ -55,14 +57,14 @@ impl ModuleVisitor for Take<'_> {
 }
 
 impl Gradients {
-    /// Takes them out of Burn's container.
+    /// Takes the gradients of `module` out of Burn's container.
     pub fn take<M: Module>(module: &M, mut from: GradientsParams) -> Self {
-        let mut take = Take { from: &mut from, taken: Vec::new() };
+        let mut take = TakeGradients { from: &mut from, taken: Vec::new() };
         module.visit(&mut take);
         Self(take.taken)
     }
 
-    /// The Euclidean norm over all of them; not finite when one of them is not.
+    /// The Euclidean norm of all gradients together; not finite when a value is not finite.
     pub fn norm(&self) -> f64 {
         let mut on_device = Vec::new();
         let mut sum = 0.0;
@@ -73,20 +75,21 @@ impl Gradients {
             }
         }
         if !on_device.is_empty() {
-            // One reading of the device for all of them.
+            // One read from the device for all gradients.
             sum += f64::from(Tensor::cat(on_device, 0).sum().into_scalar::<f32>());
         }
         sum.sqrt()
     }
 
-    /// Clips them; `norm` is theirs, `settings` and `weights` in the same order (AGC reads the weights).
+    /// Clips the gradients in place. `norm` is [`Gradients::norm`], `module` holds the weights that
+    /// AGC reads, and `groups` stand in parameter order.
     pub fn clip<M: Module>(
         &mut self,
         mode: ClipMode,
         limit: f64,
         norm: f64,
         module: &M,
-        settings: &[ParamGroup],
+        groups: &[ParamGroup],
     ) {
         let each = self.0.iter_mut().flatten();
         match mode {
@@ -99,28 +102,29 @@ impl Gradients {
                 }
             }
             ClipMode::Agc => {
-                let mut adapt = Adapt { gradients: self, limit: limit as f32, settings, number: 0 };
+                let mut adapt =
+                    AdaptiveClip { gradients: self, limit: limit as f32, groups, number: 0 };
                 module.visit(&mut adapt);
             }
         }
     }
 }
 
-struct Adapt<'a> {
+struct AdaptiveClip<'a> {
     gradients: &'a mut Gradients,
     limit: f32,
-    settings: &'a [ParamGroup],
+    groups: &'a [ParamGroup],
     number: usize,
 }
 
-impl ModuleVisitor for Adapt<'_> {
+impl ModuleVisitor for AdaptiveClip<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if !param.is_require_grad() {
             return;
         }
         let number = self.number;
         self.number += 1;
-        let classifier = self.settings.get(number).is_some_and(|setting| setting.classifier);
+        let classifier = self.groups.get(number).is_some_and(|group| group.classifier);
         let Some(gradient) = self.gradients.0[number].as_mut() else { return };
         if classifier {
             return;
@@ -129,14 +133,14 @@ impl ModuleVisitor for Adapt<'_> {
         let device = weights.device();
         let shape = weights.dims();
         let values = std::mem::replace(&mut gradient.values, Buffer::Host(Vec::new()));
-        let given: Tensor<D> = values.into_tensor(shape, &device);
-        gradient.values = Buffer::of(adapted(&weights, given, self.limit));
+        let gradient_tensor: Tensor<D> = values.into_tensor(shape, &device);
+        gradient.values = Buffer::of(clip_units(&weights, gradient_tensor, self.limit));
     }
 }
 
-/// timm's adaptive_clip_grad for one parameter: units are the first axis of convolutions, the outputs of a
-/// linear layer (its second axis here), and a whole vector.
-fn adapted<const D: usize>(weights: &Tensor<D>, given: Tensor<D>, limit: f32) -> Tensor<D> {
+/// timm's adaptive_clip_grad for one parameter. A unit is an index of a convolution's first axis,
+/// an output of a linear layer (its second axis here), or a whole vector.
+fn clip_units<const D: usize>(weights: &Tensor<D>, gradient: Tensor<D>, limit: f32) -> Tensor<D> {
     let axes: Vec<usize> = match D {
         0 | 1 => (0..D).collect(),
         2 => vec![0],
@@ -145,11 +149,11 @@ fn adapted<const D: usize>(weights: &Tensor<D>, given: Tensor<D>, limit: f32) ->
     let norm = |tensor: Tensor<D>| {
         axes.iter().fold(tensor.square(), |sum, axis| sum.sum_dim(*axis)).sqrt()
     };
-    let most = norm(weights.clone()).clamp_min(AGC_LEAST_WEIGHT).mul_scalar(limit);
-    let own = norm(given.clone());
-    let shrunk = most.clone() / own.clone().clamp_min(AGC_LEAST_GRADIENT);
-    let factor = shrunk.clone().mask_where(own.lower(most), shrunk.ones_like());
-    given * factor
+    let max_norm = norm(weights.clone()).clamp_min(AGC_MIN_WEIGHT_NORM).mul_scalar(limit);
+    let own = norm(gradient.clone());
+    let shrunk = max_norm.clone() / own.clone().clamp_min(AGC_MIN_GRADIENT_NORM);
+    let factor = shrunk.clone().mask_where(own.lower(max_norm), shrunk.ones_like());
+    gradient * factor
 }
 
 #[cfg(test)]
@@ -176,8 +180,11 @@ mod tests {
         Param::from_tensor(tensor)
     }
 
-    /// Against torch.nn.utils and timm; the linear weight, which lies the other way round here, by hand.
-    /// Seen to fail with the rows of a linear weight for its units, and with another least norm of weights.
+    /// Expected values are those of torch.nn.utils and timm. The linear weight, which is transposed
+    /// here, is checked by hand.
+    ///
+    /// Mutations caught: the rows of a linear weight taken for its units; another lower bound of
+    /// the weights' norm.
     #[test]
     fn clipping_equals_torch_and_timm() {
         let device = Device::flex().autodiff();
@@ -195,7 +202,7 @@ mod tests {
             };
             Gradients((0..4).map(one).collect())
         };
-        let settings: Vec<ParamGroup> =
+        let groups: Vec<ParamGroup> =
             (0..4).map(|i| ParamGroup { decay: 0.0, lr_scale: 1.0, classifier: i == 3 }).collect();
         let modes = [
             ("norm", ClipMode::Norm, 0.5),
@@ -205,7 +212,7 @@ mod tests {
         for (name, mode, limit) in modes {
             let mut gradients = given();
             let norm = gradients.norm();
-            gradients.clip(mode, limit, norm, &four, &settings);
+            gradients.clip(mode, limit, norm, &four, &groups);
             for (number, gradient) in gradients.0.iter().enumerate() {
                 if mode == ClipMode::Agc && number == 0 {
                     continue;
@@ -217,7 +224,7 @@ mod tests {
         // A linear layer's outputs are its columns here.
         let weights = Tensor::<2>::from_floats([[3.0, 1.0], [4.0, 0.0]], &Device::flex());
         let grad = Tensor::<2>::from_floats([[30.0, 0.01], [40.0, 0.0]], &Device::flex());
-        let got = adapted(&weights, grad, 0.1).into_data().try_into_vec::<f32>().unwrap();
+        let got = clip_units(&weights, grad, 0.1).into_data().try_into_vec::<f32>().unwrap();
         for (got, expected) in got.iter().zip([0.3, 0.01, 0.4, 0.0]) {
             assert!((got - expected).abs() < 1e-6, "{got} for {expected}");
         }

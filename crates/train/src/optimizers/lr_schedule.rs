@@ -1,21 +1,32 @@
-//! The learning rate as a pure function of the optimizer step: nothing to save, nothing to resume. The one
-//! exception is [`Plateau`], which looks at results; its few numbers stand in the checkpoint.
+//! The learning rate as a pure function of the optimizer step: nothing to save, nothing to resume.
+//!
+//! [`Plateau`] is the one exception. It depends on evaluations, so its few numbers stand in the
+//! checkpoint.
 
 use serde::{Deserialize, Serialize};
-
 use transforms::random::Counter;
 
-/// Purpose of the counter that draws the noise of an epoch.
+/// Stream of the counter-based generator for the noise of an epoch.
 const NOISE: u64 = 0x1A;
 
-/// OneCycleLR's first rate as a part of the peak, where none is given (torch's `div_factor`).
+/// Default first rate of OneCycleLR as a share of the peak (torch's `div_factor`).
 pub const ONE_CYCLE_FIRST: f64 = 1.0 / 25.0;
-/// OneCycleLR's last rate as a part of its first one (torch's `final_div_factor`).
+/// Last rate of OneCycleLR as a share of its first one (torch's `final_div_factor`).
 pub const ONE_CYCLE_LAST: f64 = 1e-4;
-/// Share of the run that OneCycleLR's rate rises, where none is given (torch's `pct_start`).
+/// Default share of the run during which OneCycleLR's rate rises (torch's `pct_start`).
 pub const ONE_CYCLE_RISE: f64 = 0.3;
-/// OneCycleLR's momentum at both ends and at the top (torch's `max_momentum`, `base_momentum`).
+/// Momentum of OneCycleLR at both ends and at the peak (torch's `max_momentum`, `base_momentum`).
 pub const ONE_CYCLE_MOMENTUM: [f64; 2] = [0.95, 0.85];
+
+/// How the learning rate follows the batch size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LrScale {
+    /// Twice the batch, twice the rate.
+    Linear,
+    /// Four times the batch, twice the rate.
+    Sqrt,
+}
 
 /// The decay after the warm-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -27,33 +38,34 @@ pub enum LrSchedulerKind {
     /// `lr * rate^floor(epochs / decay_epochs)`.
     #[value(alias = "steplr")]
     Step,
-    /// `lr * rate^n` with n milestones passed (torch's MultiStepLR).
+    /// `lr * rate^n` after n milestones (torch's MultiStepLR).
     Multistep,
-    /// `lr * rate^(epochs / decay_epochs)`, every step or, as a staircase, like `step`.
+    /// `lr * rate^(epochs / decay_epochs)` at every step; as a staircase, the same as `step`.
     #[value(alias = "exponentiallr")]
     Exponential,
     /// `(1 - progress)^power` between `lr` and `min_lr`.
     #[value(alias = "polynomial")]
     Poly,
-    /// Times the rate whenever the evaluation has got no better (torch's ReduceLROnPlateau).
+    /// `lr` times the rate for every plateau of the evaluations (torch's ReduceLROnPlateau).
     Plateau,
-    /// Up and down once, both half cosines, the momentum against it (arXiv:1708.07120; torch's OneCycleLR).
+    /// One rise and one fall, both half cosines, with a momentum that falls and rises
+    /// (arXiv:1708.07120; torch's OneCycleLR).
     #[value(name = "onecycle", alias = "one-cycle")]
     OneCycle,
-    /// `lr` throughout.
+    /// `lr` at every step.
     Constant,
 }
 
-/// A schedule in optimizer steps.
+/// A learning-rate schedule in optimizer steps.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Schedule {
-    /// The peak, reached at the end of the warm-up.
+    /// Peak rate, reached at the end of the warm-up.
     pub lr: f64,
-    /// The rate of step 0 when there is a warm-up.
+    /// Rate of step 0 of a warm-up.
     pub warmup_lr: f64,
     /// Length of the linear warm-up (of the rise of [`LrSchedulerKind::OneCycle`]).
     pub warmup_steps: u64,
-    /// Floor of the decay.
+    /// Lower bound of the decay.
     pub min_lr: f64,
     /// Shape of the decay.
     pub decay: LrSchedulerKind,
@@ -61,41 +73,41 @@ pub struct Schedule {
     pub decay_steps: f64,
     /// Factor of one drop.
     pub decay_rate: f64,
-    /// Steps at which [`LrSchedulerKind::Multistep`] drops, rising.
+    /// Steps at which [`LrSchedulerKind::Multistep`] drops, in ascending order.
     pub milestones: Vec<u64>,
     /// Exponent of [`LrSchedulerKind::Poly`].
     pub power: f64,
     /// Whether [`LrSchedulerKind::Exponential`] drops like a staircase.
     pub staircase: bool,
-    /// Steps of the run without its cool-down, which stays at the last rate.
+    /// Steps of the run without its cool-down, whose steps have the last rate.
     pub total_steps: u64,
-    /// Noise on the rate of each epoch of a range.
-    pub noise: Option<Noise>,
-    /// The rate while weights are averaged.
-    pub swa: Option<Swa>,
-    /// Whether the momentum goes against the rate of [`LrSchedulerKind::OneCycle`].
+    /// Noise on the rates of a range of epochs.
+    pub noise: Option<LrNoise>,
+    /// Rate while weights are averaged.
+    pub swa: Option<SwaLr>,
+    /// Whether the momentum falls and rises against the rate of [`LrSchedulerKind::OneCycle`].
     pub cycle_momentum: bool,
 }
 
-/// torch's SWALR: from the schedule's rate to that of weight averaging, epoch by epoch.
+/// torch's SWALR: anneals the schedule's rate to the rate of weight averaging, epoch by epoch.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Swa {
-    /// First step of the first epoch that is averaged, whose rate the annealing begins with.
+pub struct SwaLr {
+    /// First step of the first averaged epoch. The annealing begins with its rate.
     pub from: u64,
-    /// The rate that it comes to.
+    /// Rate at the end of the annealing.
     pub lr: f64,
     /// Optimizer steps of an epoch.
     pub epoch_steps: u64,
-    /// Epochs in which it comes there; 0: at once.
+    /// Epochs of the annealing; 0 switches at once.
     pub epochs: u64,
-    /// How it comes there.
-    pub anneal: Anneal,
+    /// Curve of the annealing.
+    pub anneal: AnnealStrategy,
 }
 
-/// How one rate goes over into another.
+/// The annealing curve between two rates (torch's `anneal_strategy`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
-pub enum Anneal {
+pub enum AnnealStrategy {
     /// Half a cosine.
     #[default]
     Cos,
@@ -103,8 +115,9 @@ pub enum Anneal {
     Linear,
 }
 
-impl Swa {
-    /// The rate of a step of the averaged part, where the schedule's rate was `before` at its beginning.
+impl SwaLr {
+    /// The rate of a step of the averaged part, at whose beginning the schedule's rate was
+    /// `before`.
     fn at(&self, step: u64, before: f64) -> f64 {
         let epoch = (step - self.from) / self.epoch_steps;
         if epoch >= self.epochs {
@@ -112,20 +125,20 @@ impl Swa {
         }
         let share = epoch as f64 / self.epochs as f64;
         match self.anneal {
-            Anneal::Cos => wave(before, self.lr, share),
-            Anneal::Linear => before + (self.lr - before) * share,
+            AnnealStrategy::Cos => half_cosine(before, self.lr, share),
+            AnnealStrategy::Linear => before + (self.lr - before) * share,
         }
     }
 }
 
 /// timm's `--lr-noise`: the rate of an epoch times `1 + n`, n normal and below the limit.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Noise {
-    /// First step with noise, first one without again.
+pub struct LrNoise {
+    /// First step with noise, and first step after the noise.
     pub steps: (u64, u64),
     /// Optimizer steps of an epoch.
     pub epoch_steps: u64,
-    /// Draws above this are drawn again.
+    /// Draws whose magnitude reaches this are rejected.
     pub limit: f64,
     /// Standard deviation.
     pub deviation: f64,
@@ -133,14 +146,14 @@ pub struct Noise {
     pub seed: u64,
 }
 
-impl Noise {
+impl LrNoise {
     fn at(&self, step: u64) -> f64 {
         if !(self.steps.0..self.steps.1).contains(&step) {
             return 0.0;
         }
         let mut draw = Counter::new(self.seed, step / self.epoch_steps, 0, NOISE);
         loop {
-            // Box and Muller's transform; 1 - u is never 0.
+            // Box-Muller transform; 1 - u is never 0.
             let (u, v) = (1.0 - draw.unit(), draw.unit());
             let normal = (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos();
             if (normal * self.deviation).abs() < self.limit {
@@ -151,41 +164,42 @@ impl Noise {
 }
 
 /// Half a cosine from `from` to `to`, at `share` of the way.
-fn wave(from: f64, to: f64, share: f64) -> f64 {
+fn half_cosine(from: f64, to: f64, share: f64) -> f64 {
     to + (from - to) * (0.5 * (1.0 + (std::f64::consts::PI * share).cos()))
 }
 
 impl Schedule {
-    /// The learning rate of optimizer step `step`, counted from 0. Past the end it stays put.
+    /// The learning rate of optimizer step `step`, counted from 0. Steps after the end have the
+    /// last rate.
     pub fn at(&self, step: u64) -> f64 {
         match (self.swa, &self.noise) {
-            (Some(swa), _) if step >= swa.from => swa.at(step, self.smooth(swa.from)),
-            (_, Some(noise)) => self.smooth(step) * (1.0 + noise.at(step)),
-            _ => self.smooth(step),
+            (Some(swa), _) if step >= swa.from => swa.at(step, self.without_noise(swa.from)),
+            (_, Some(noise)) => self.without_noise(step) * (1.0 + noise.at(step)),
+            _ => self.without_noise(step),
         }
     }
 
-    /// The momentum of a step, where it cycles.
+    /// The momentum of a step of a schedule that cycles it.
     pub fn momentum(&self, step: u64) -> Option<f64> {
-        let [most, least] = ONE_CYCLE_MOMENTUM;
-        self.cycle_momentum.then(|| self.cycle(step, [most, least, most]))
+        let [max, min] = ONE_CYCLE_MOMENTUM;
+        self.cycle_momentum.then(|| self.one_cycle(step, [max, min, max]))
     }
 
-    /// A step of [`LrSchedulerKind::OneCycle`] between three values: the first, that of the top, the last.
-    fn cycle(&self, step: u64, [first, peak, last]: [f64; 3]) -> f64 {
-        let (top, end) = (self.warmup_steps.max(2) - 1, self.total_steps.max(2) - 1);
-        match step <= top {
-            true => wave(first, peak, step as f64 / top as f64),
+    /// The value of a step of [`LrSchedulerKind::OneCycle`], given its first, peak and last values.
+    fn one_cycle(&self, step: u64, [first, peak, last]: [f64; 3]) -> f64 {
+        let (peak_step, end) = (self.warmup_steps.max(2) - 1, self.total_steps.max(2) - 1);
+        match step <= peak_step {
+            true => half_cosine(first, peak, step as f64 / peak_step as f64),
             false => {
-                let share = (step - top) as f64 / end.saturating_sub(top).max(1) as f64;
-                wave(peak, last, share.min(1.0))
+                let share = (step - peak_step) as f64 / end.saturating_sub(peak_step).max(1) as f64;
+                half_cosine(peak, last, share.min(1.0))
             }
         }
     }
 
-    fn smooth(&self, step: u64) -> f64 {
+    fn without_noise(&self, step: u64) -> f64 {
         if self.decay == LrSchedulerKind::OneCycle {
-            return self.cycle(step, [self.warmup_lr, self.lr, self.min_lr]);
+            return self.one_cycle(step, [self.warmup_lr, self.lr, self.min_lr]);
         }
         if step < self.warmup_steps {
             let share = step as f64 / self.warmup_steps as f64;
@@ -193,7 +207,7 @@ impl Schedule {
         }
         let length = self.total_steps.saturating_sub(self.warmup_steps).max(1);
         let share = ((step - self.warmup_steps) as f64 / length as f64).min(1.0);
-        // The cool-down keeps what the last step of the decay proper had come to.
+        // The cool-down has the rate of the last step before it.
         let step = step.min(self.total_steps);
         let floor = |lr: f64| lr.max(self.min_lr);
         match self.decay {
@@ -218,22 +232,23 @@ impl Schedule {
                 let wave = 0.5 * (1.0 + (std::f64::consts::PI * share).cos());
                 self.min_lr + (self.lr - self.min_lr) * wave
             }
-            LrSchedulerKind::OneCycle => unreachable!("given above"),
+            LrSchedulerKind::OneCycle => unreachable!("returned above"),
         }
     }
 }
 
-/// What [`LrSchedulerKind::Plateau`] remembers: torch's ReduceLROnPlateau with a relative threshold of 1e-4.
+/// State of [`LrSchedulerKind::Plateau`]: torch's ReduceLROnPlateau with a relative threshold of
+/// 1e-4. Saved in checkpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Plateau {
-    /// Best result so far, larger is better; none yet.
+    /// Best result so far, larger is better; none before the first evaluation.
     pub best: Option<f64>,
-    /// Evaluations without a better one.
+    /// Evaluations since the best one.
     pub waited: u64,
-    /// Evaluations that do not count yet, after a drop.
+    /// Evaluations after a drop that are still ignored.
     pub cooling: u64,
-    /// What the schedule's rate is multiplied by.
+    /// Factor of the schedule's rate.
     pub factor: f64,
 }
 
@@ -244,17 +259,20 @@ impl Default for Plateau {
 }
 
 impl Plateau {
-    /// After an evaluation. The rate drops by `rate`, not below the part `least` of the peak, when more than
-    /// `patience` evaluations were no better; then `cooldown` evaluations do not count. Whether it dropped.
-    pub fn evaluated(
+    /// Records an evaluation's `result` and returns whether the rate dropped.
+    ///
+    /// After more than `patience` evaluations without improvement the factor is multiplied by
+    /// `rate`, with `min_factor` as its lower bound. The next `cooldown` evaluations are then
+    /// ignored.
+    pub fn record(
         &mut self,
         result: f64,
         patience: u64,
         rate: f64,
         cooldown: u64,
-        least: f64,
+        min_factor: f64,
     ) -> bool {
-        // Relative to the magnitude, so that it holds for losses, given as their negative, too.
+        // Relative to the magnitude, because a loss is given as its negative.
         match self.best.is_none_or(|best| result > best + 1e-4 * best.abs()) {
             true => (self.best, self.waited) = (Some(result), 0),
             false => self.waited += 1,
@@ -265,7 +283,7 @@ impl Plateau {
         if self.waited <= patience {
             return false;
         }
-        self.factor = (self.factor * rate).max(least.min(self.factor));
+        self.factor = (self.factor * rate).max(min_factor.min(self.factor));
         (self.cooling, self.waited) = (cooldown, 0);
         true
     }
@@ -322,7 +340,7 @@ mod tests {
         serde_json::from_value(all[name].clone()).unwrap()
     }
 
-    /// Seen to fail with a one-cycle that ends a step late.
+    /// Mutations caught: a one-cycle that ends a step late.
     #[test]
     fn every_step_of_every_schedule_is_timms_or_torchs() {
         let bare = |decay| Schedule { min_lr: 0.0, warmup_steps: 0, ..schedule(decay) };
@@ -348,7 +366,7 @@ mod tests {
         }
     }
 
-    /// Seen to fail with the momentum rising along with the rate.
+    /// Mutations caught: the momentum rising along with the rate.
     #[test]
     fn the_momentum_goes_against_the_rate_as_torchs() {
         let bare = Schedule { warmup_steps: 33, ..schedule(LrSchedulerKind::OneCycle) };
@@ -363,13 +381,17 @@ mod tests {
         assert_eq!(cycling.momentum(5000), Some(0.95));
     }
 
-    /// Seen to fail with the annealing an epoch ahead, and with the rate of each step for that of the first.
+    /// Mutations caught: the annealing an epoch ahead; the rate of each step taken for the rate of
+    /// the first.
     #[test]
     fn the_rate_of_averaging_is_annealed_as_torchs_swalr() {
-        let rates = [("swa_cos", Anneal::Cos, 5), ("swa_linear", Anneal::Linear, 4)];
-        for (name, anneal, epochs) in rates.into_iter().chain([("swa_at_once", Anneal::Cos, 0)]) {
-            let swa = Swa { from: 30, lr: 0.05, epoch_steps: 10, epochs, anneal };
-            // A schedule that has come to 0.4 at step 30 and goes on falling.
+        let rates =
+            [("swa_cos", AnnealStrategy::Cos, 5), ("swa_linear", AnnealStrategy::Linear, 4)];
+        for (name, anneal, epochs) in
+            rates.into_iter().chain([("swa_at_once", AnnealStrategy::Cos, 0)])
+        {
+            let swa = SwaLr { from: 30, lr: 0.05, epoch_steps: 10, epochs, anneal };
+            // A schedule that reaches 0.4 at step 30 and falls further.
             let falling = Schedule {
                 warmup_steps: 0,
                 min_lr: 0.0,
@@ -388,13 +410,13 @@ mod tests {
         }
     }
 
-    /// Seen to fail with a drop at `patience` instead of after it.
+    /// Mutations caught: a drop at `patience` instead of after it.
     #[test]
     fn plateau_is_torchs() {
         let mut plateau = Plateau::default();
         for (metric, expected) in expected("metrics").into_iter().zip(expected("plateau")) {
             assert_eq!(plateau.factor, expected, "before {metric}");
-            plateau.evaluated(metric, 2, 0.5, 1, 0.2);
+            plateau.record(metric, 2, 0.5, 1, 0.2);
         }
         assert_eq!(plateau.factor, 0.2);
     }
@@ -422,14 +444,15 @@ mod tests {
     #[test]
     fn noise_is_one_draw_an_epoch_below_its_limit_and_swa_overrides_all() {
         let noise =
-            Noise { steps: (20, 60), epoch_steps: 10, limit: 0.67, deviation: 1.0, seed: 42 };
+            LrNoise { steps: (20, 60), epoch_steps: 10, limit: 0.67, deviation: 1.0, seed: 42 };
         let noisy = Schedule { noise: Some(noise), ..schedule(LrSchedulerKind::Constant) };
         assert_eq!((noisy.at(19), noisy.at(60)), (1.0, 1.0));
         let rates: Vec<f64> = (20..60).step_by(10).map(|step| noisy.at(step)).collect();
         assert!(rates.iter().all(|r| (r - 1.0).abs() < 0.67 && *r != 1.0), "{rates:?}");
         assert_ne!(rates[0], rates[1]);
         assert_eq!(noisy.at(20), noisy.at(29));
-        let swa = Swa { from: 50, lr: 0.03, epoch_steps: 10, epochs: 0, anneal: Anneal::Cos };
+        let swa =
+            SwaLr { from: 50, lr: 0.03, epoch_steps: 10, epochs: 0, anneal: AnnealStrategy::Cos };
         let averaged = Schedule { swa: Some(swa), ..noisy };
         assert_eq!(averaged.at(49), averaged.at(40));
         assert_eq!((averaged.at(50), averaged.at(500)), (0.03, 0.03));

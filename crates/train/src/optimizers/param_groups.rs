@@ -1,21 +1,44 @@
-//! What is trained, and how: weights frozen by name, decay by kind, rate by depth.
+//! Parameter groups: weights frozen by name, weight decay by kind of parameter, learning rate by
+//! depth.
 
 use burn::module::{Flag, Module, ModuleMapper, Param};
 use burn::tensor::Tensor;
-use nn::layer_spec::{LayerSpec, Naming, Operation};
-use nn::network::{Architecture, Network, NetworkConfig};
+use nn::config::{Architecture, NetworkConfig};
+use nn::layer_spec::{LayerOperation, LayerSpec, Naming};
+use nn::network::Network;
 
-use crate::config::options::nearest;
-use crate::config::plan::Plan;
 use crate::error::Error;
-use crate::optimizers::optimizer::ParamGroup;
+use crate::suggest::nearest;
+
+/// What an optimizer treats differently from parameter to parameter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ParamGroup {
+    /// Weight decay.
+    pub decay: f64,
+    /// Factor of the learning rate.
+    pub lr_scale: f64,
+    /// Whether the parameter belongs to the classifier.
+    pub classifier: bool,
+}
+
+/// From what parameter groups are made.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ParamGroupConfig {
+    /// Weight decay of weights. Biases have none.
+    pub weight_decay: f64,
+    /// Weight decay of the scales and shifts of norms.
+    pub norm_weight_decay: f64,
+    /// Factor of the learning rate from one group of layers to the one before it; none is 1.
+    pub layer_decay: Option<f64>,
+}
 
 fn layers(config: &NetworkConfig, naming: Naming) -> Vec<LayerSpec> {
     let size = config.architecture.native_size();
     config.layers(size, size, naming)
 }
 
-/// Whether `pattern` is `name` or the parts of it up to some dot; `*` is any text, `?` any one character.
+/// Whether `pattern` matches `name`, or a beginning of `name` that ends before a dot. `*` is any
+/// text, `?` any one character.
 fn matches(pattern: &str, name: &str) -> bool {
     fn glob(pattern: &[u8], name: &[u8]) -> bool {
         match (pattern, name) {
@@ -31,10 +54,10 @@ fn matches(pattern: &str, name: &str) -> bool {
     glob(pattern.as_bytes(), name.as_bytes())
 }
 
-/// For every tensor in walk order whether a pattern freezes it.
+/// For every tensor in parameter order, running statistics included, whether a pattern freezes it.
 ///
 /// # Errors
-/// [`crate::error::ErrorKind::Usage`] for a pattern without a match, with a near name.
+/// [`crate::error::ErrorKind::Usage`] for a pattern without a match, with the nearest name.
 pub fn frozen(config: &NetworkConfig, patterns: &[String]) -> Result<Vec<bool>, Error> {
     let names: Vec<String> =
         config.keys(Naming::Torchvision).into_iter().map(|key| key.name).collect();
@@ -42,12 +65,13 @@ pub fn frozen(config: &NetworkConfig, patterns: &[String]) -> Result<Vec<bool>, 
         if names.iter().any(|name| matches(pattern, name)) {
             continue;
         }
-        // Every place that a pattern could have named: whole names and their beginnings up to a dot.
-        let places: Vec<String> = names
+        // Everything that a pattern can match: whole names and their beginnings up to a dot.
+        let prefixes: Vec<String> = names
             .iter()
             .flat_map(|n| n.match_indices('.').map(|(at, _)| n[..at].to_owned()).chain([n.clone()]))
             .collect();
-        let near = nearest(pattern, &places).map_or_else(String::new, |n| format!("; near: `{n}`"));
+        let near =
+            nearest(pattern, &prefixes).map_or_else(String::new, |n| format!("; near: `{n}`"));
         return Err(Error::usage(format!(
             "--freeze: `{pattern}` matches no weight of {}{near}; `kindling summary` lists them",
             config.architecture.name()
@@ -56,8 +80,8 @@ pub fn frozen(config: &NetworkConfig, patterns: &[String]) -> Result<Vec<bool>, 
     Ok(names.iter().map(|name| patterns.iter().any(|p| matches(p, name))).collect())
 }
 
-/// The network with the marked tensors frozen: no gradient; norms with a frozen scale or shift keep their
-/// running statistics and use them.
+/// The network with the marked tensors frozen: they have no gradient. A norm with a frozen scale or
+/// shift keeps its running statistics and uses them in training.
 pub fn freeze(network: Network, frozen: &[bool]) -> Network {
     if !frozen.contains(&true) {
         return network;
@@ -68,13 +92,14 @@ pub fn freeze(network: Network, frozen: &[bool]) -> Network {
 
 struct Freeze<'a> {
     frozen: std::slice::Iter<'a, bool>,
-    /// Whether the newest trained tensor was frozen: a norm's flag comes after its scale and shift.
+    /// Whether the previous trained tensor is frozen. A norm's flag comes after its scale and
+    /// shift.
     last: bool,
 }
 
 impl ModuleMapper for Freeze<'_> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let frozen = *self.frozen.next().expect("a mark for every tensor");
+        let frozen = *self.frozen.next().expect("an entry for every tensor");
         if !param.is_require_grad() {
             return param; // a running statistic
         }
@@ -87,28 +112,32 @@ impl ModuleMapper for Freeze<'_> {
     }
 }
 
-/// A setting for every tensor that is trained, in walk order.
-pub fn settings(plan: &Plan, config: &NetworkConfig, frozen: &[bool]) -> Vec<ParamGroup> {
-    let depths = depths(config);
+/// The group of every trained tensor that is not frozen, in parameter order.
+pub fn param_groups(
+    network: &NetworkConfig,
+    frozen: &[bool],
+    config: ParamGroupConfig,
+) -> Vec<ParamGroup> {
+    let depths = depths(network);
     let deepest = depths.iter().copied().max().unwrap_or(0);
-    let classifier = config.keys(Naming::Torchvision).len().saturating_sub(2);
+    let classifier = network.keys(Naming::Torchvision).len().saturating_sub(2);
     let mut found = Vec::new();
     let mut number = 0;
-    for layer in layers(config, Naming::Torchvision) {
-        // Weight, bias; what follows belongs to the norm.
+    for layer in layers(network, Naming::Torchvision) {
+        // Keys of the layer proper: weight, then bias. The keys after them belong to its norm.
         let own = match layer.operation {
-            Operation::Convolution { bias, .. } => 1 + usize::from(bias),
+            LayerOperation::Convolution { bias, .. } => 1 + usize::from(bias),
             _ => 2,
         };
-        for (place, key) in layer.keys.iter().enumerate() {
-            let decay = match place {
-                0 => plan.weight_decay,
-                place if place >= own => plan.norm_weight_decay,
+        for (index, key) in layer.keys.iter().enumerate() {
+            let decay = match index {
+                0 => config.weight_decay,
+                index if index >= own => config.norm_weight_decay,
                 _ => 0.0,
             };
             if key.trained && !frozen[number] {
                 let above = (deepest - depths[number]) as i32;
-                let lr_scale = plan.layer_decay.map_or(1.0, |rate| rate.powi(above));
+                let lr_scale = config.layer_decay.map_or(1.0, |rate| rate.powi(above));
                 found.push(ParamGroup { decay, lr_scale, classifier: number >= classifier });
             }
             number += 1;
@@ -117,8 +146,8 @@ pub fn settings(plan: &Plan, config: &NetworkConfig, frozen: &[bool]) -> Vec<Par
     found
 }
 
-/// The depth of every tensor in walk order, from 0, by timm's groups for layer-wise decay: the stem, every
-/// block, and all that follows as the last.
+/// The depth of every tensor in parameter order, from 0, by timm's groups for layer-wise decay: the
+/// stem, every block, and all tensors after the blocks as the last group.
 fn depths(config: &NetworkConfig) -> Vec<usize> {
     let mut groups: Vec<String> = Vec::new();
     let names: Vec<String> = config.keys(Naming::Timm).into_iter().map(|key| key.name).collect();
@@ -167,13 +196,15 @@ fn group(architecture: Architecture, name: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::options::Options;
 
-    fn plan(more: Options) -> Plan {
-        Options { model: Some("mobilenet_v3_large".into()), ..more }.plan().unwrap()
+    const PLAIN: ParamGroupConfig =
+        ParamGroupConfig { weight_decay: 0.01, norm_weight_decay: 0.0, layer_decay: None };
+
+    fn network() -> NetworkConfig {
+        NetworkConfig::new(Architecture::MobilenetV3Large, 10)
     }
 
-    /// Seen to fail with a pattern that ends anywhere.
+    /// Mutations caught: a pattern that ends anywhere.
     #[test]
     fn patterns_end_at_a_dot_and_know_stars() {
         for (pattern, name, expected) in [
@@ -190,51 +221,52 @@ mod tests {
         }
     }
 
-    /// Seen to fail with a pattern that ends anywhere: `feature` was one then.
+    /// Mutations caught: a pattern that ends anywhere, which `feature` then was.
     #[test]
     fn a_pattern_without_a_match_names_a_near_one() {
-        let config = plan(Options::default()).network(10);
+        let config = network();
         let error = frozen(&config, &["feature".to_owned()]).unwrap_err();
         assert!(error.message.contains("`features`"), "{error}");
         let marks = frozen(&config, &["features".to_owned()]).unwrap();
         assert_eq!(marks.iter().filter(|m| !**m).count(), 4, "two linear layers stay");
     }
 
-    /// Seen to fail with biases decayed.
+    /// Mutations caught: biases decayed.
     #[test]
     fn decay_is_for_weights_and_norms_have_their_own() {
-        let plan = plan(Options { norm_weight_decay: Some(0.5), ..Options::default() });
-        let config = plan.network(10);
+        let config = network();
         let free = vec![false; config.keys(Naming::Torchvision).len()];
-        let settings = settings(&plan, &config, &free);
+        let groups =
+            param_groups(&config, &free, ParamGroupConfig { norm_weight_decay: 0.5, ..PLAIN });
         let names: Vec<String> = config
             .keys(Naming::Torchvision)
             .into_iter()
             .filter(|k| k.trained)
             .map(|k| k.name)
             .collect();
-        assert_eq!(settings.len(), names.len());
-        let of = |name: &str| &settings[names.iter().position(|n| n == name).unwrap()];
+        assert_eq!(groups.len(), names.len());
+        let of = |name: &str| &groups[names.iter().position(|n| n == name).unwrap()];
         assert_eq!(of("features.0.0.weight").decay, 0.01);
         assert_eq!(of("features.0.1.weight").decay, 0.5);
         assert_eq!(of("features.0.1.bias").decay, 0.5);
         assert_eq!(of("classifier.3.weight").decay, 0.01);
         assert_eq!(of("classifier.3.bias").decay, 0.0);
         let heads: Vec<&String> =
-            names.iter().zip(&settings).filter(|(_, s)| s.classifier).map(|(n, _)| n).collect();
+            names.iter().zip(&groups).filter(|(_, g)| g.classifier).map(|(n, _)| n).collect();
         assert_eq!(heads, ["classifier.3.weight", "classifier.3.bias"]);
     }
 
-    /// timm.optim.param_groups_layer_decay(create_model("mobilenetv3_large_100"), layer_decay=.75): 18 groups.
+    /// timm.optim.param_groups_layer_decay(create_model("mobilenetv3_large_100"), layer_decay=.75):
+    /// 18 groups.
     #[test]
     fn layers_decay_as_in_timm() {
-        let plan = plan(Options { layer_decay: Some(0.75), ..Options::default() });
-        let config = plan.network(10);
+        let config = network();
         let depths = depths(&config);
         assert_eq!(depths.iter().max(), Some(&17));
         let free = vec![false; depths.len()];
-        let settings = settings(&plan, &config, &free);
-        assert_eq!(settings[0].lr_scale, 0.75_f64.powi(17));
-        assert_eq!(settings.last().unwrap().lr_scale, 1.0);
+        let groups =
+            param_groups(&config, &free, ParamGroupConfig { layer_decay: Some(0.75), ..PLAIN });
+        assert_eq!(groups[0].lr_scale, 0.75_f64.powi(17));
+        assert_eq!(groups.last().unwrap().lr_scale, 1.0);
     }
 }

@@ -1,12 +1,15 @@
-//! Averages of a network over its training: exponential (EMA), and of equal parts (SWA). Weights and running
-//! statistics alike, flat, in the order of the module walk, so that no Burn module is cloned (a clone shares
-//! its running statistics with the original).
+//! Averages of a network over its training: exponential (EMA), and with equal weights (SWA).
+//!
+//! Weights and running statistics are averaged alike, as flat buffers in parameter order. No Burn
+//! module is cloned, because a clone shares its running statistics with the original.
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
-use nn::network::{Network, NetworkConfig};
-use nn::weights::{HeadPolicy, NamedTensor, WeightsError, load_state_dict, state_dict};
-
+use nn::config::NetworkConfig;
+use nn::network::Network;
+use nn::weights::load::{HeadPolicy, load_state_dict};
+use nn::weights::state_dict::state_dict;
+use nn::weights::{NamedTensor, WeightsError};
 use serde::{Deserialize, Serialize};
 
 use crate::optimizers::buffer::{Buffer, changed};
@@ -14,11 +17,11 @@ use crate::optimizers::buffer::{Buffer, changed};
 /// A running average of every weight and statistic of a network.
 pub struct Average {
     values: Vec<Buffer>,
-    /// How many networks went into it.
+    /// Number of networks averaged so far.
     pub count: u64,
 }
 
-/// How an exponential average begins: the most that its decay is after t updates.
+/// The warm-up of an exponential average: an upper bound of its decay after t updates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(try_from = "EmaWarmupRepr", into = "EmaWarmupRepr")]
 pub enum EmaWarmup {
@@ -28,12 +31,12 @@ pub enum EmaWarmup {
     #[default]
     #[value(alias = "true")]
     Tensorflow,
-    /// The decay from the first update on.
+    /// No bound: the full decay from the first update on.
     #[value(alias = "false")]
     None,
 }
 
-/// A word, or yes and no as before there was a choice.
+/// A word; older checkpoints hold a bool.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum EmaWarmupRepr {
@@ -44,8 +47,8 @@ enum EmaWarmupRepr {
 impl TryFrom<EmaWarmupRepr> for EmaWarmup {
     type Error = String;
 
-    fn try_from(written: EmaWarmupRepr) -> Result<Self, String> {
-        match written {
+    fn try_from(repr: EmaWarmupRepr) -> Result<Self, String> {
+        match repr {
             EmaWarmupRepr::Flag(true) => Ok(Self::Tensorflow),
             EmaWarmupRepr::Flag(false) => Ok(Self::None),
             EmaWarmupRepr::Word(word) => match word.as_str() {
@@ -70,7 +73,7 @@ impl From<EmaWarmup> for EmaWarmupRepr {
 }
 
 /// The decay of an exponential average after `updates` updates.
-pub fn warmed(decay: f64, updates: u64, warmup: EmaWarmup) -> f64 {
+pub fn ema_decay(decay: f64, updates: u64, warmup: EmaWarmup) -> f64 {
     let updates = updates as f64;
     match warmup {
         EmaWarmup::Timm => decay.min(1.0 - (1.0 + updates).powf(-2.0 / 3.0)),
@@ -79,44 +82,49 @@ pub fn warmed(decay: f64, updates: u64, warmup: EmaWarmup) -> f64 {
     }
 }
 
-struct Collect(Vec<Buffer>);
+struct CollectTensors(Vec<Buffer>);
 
-impl ModuleVisitor for Collect {
+impl ModuleVisitor for CollectTensors {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         self.0.push(Buffer::of(param.val().without_autodiff()));
     }
 }
 
 impl Average {
-    /// Begins as the network is.
-    pub fn of(network: &Network) -> Self {
+    /// An average that begins with the values of `network` and counts no network yet.
+    pub fn new(network: &Network) -> Self {
         settle(network);
-        let mut collect = Collect(Vec::new());
+        let mut collect = CollectTensors(Vec::new());
         network.visit(&mut collect);
         Self { values: collect.0, count: 0 }
     }
 
-    /// Takes `share` of the network in; the network is given back as it was. Weights are moved out and back in
-    /// rather than copied.
-    pub fn blend(&mut self, network: Network, share: f64) -> Network {
+    /// Updates an exponential average: `average * decay + network * (1 - decay)`. Gives the network
+    /// back unchanged.
+    pub fn update_ema(&mut self, network: Network, decay: f64) -> Network {
+        self.update(network, 1.0 - decay)
+    }
+
+    /// Updates an average with equal weights: `network` becomes one of [`Average::count`] equal
+    /// parts. Gives the network back unchanged.
+    pub fn update_swa(&mut self, network: Network) -> Network {
+        self.update(network, 1.0 / (self.count as f64 + 1.0))
+    }
+
+    /// Moves the average towards the network by `weight`. The network's weights are moved out and
+    /// back in rather than copied.
+    fn update(&mut self, network: Network, weight: f64) -> Network {
         settle(&network);
         self.count += 1;
-        let mut blend = Blend { values: self.values.iter_mut(), share };
-        network.map(&mut blend)
+        network.map(&mut MoveTowards { values: self.values.iter_mut(), weight })
     }
 
-    /// Takes the network in as one of [`Average::count`] equal parts.
-    pub fn add(&mut self, network: Network) -> Network {
-        self.blend(network, 1.0 / (self.count as f64 + 1.0))
-    }
-
-    /// A network with the averaged values, on the autodiff device `autodiff_device`.
+    /// A network with the averaged values on `autodiff_device`.
     pub fn network(&self, config: &NetworkConfig, autodiff_device: &Device) -> Network {
-        let mut fill = Fill { values: self.values.iter() };
-        config.init_zero(autodiff_device).map(&mut fill)
+        config.init_zero(autodiff_device).map(&mut SetTensors { values: self.values.iter() })
     }
 
-    /// The averaged tensors under torchvision's names, `prefix` before them.
+    /// The averaged tensors under torchvision's names after `prefix`.
     pub fn save(
         &self,
         prefix: &str,
@@ -128,10 +136,10 @@ impl Average {
         tensors
     }
 
-    /// What [`Average::save`] gave, without the prefix.
+    /// The average of `count` networks whose tensors [`Average::save`] gave, without the prefix.
     ///
     /// # Errors
-    /// When the tensors are not of this network.
+    /// Tensors that are not those of this network.
     pub fn load(
         tensors: Vec<NamedTensor>,
         count: u64,
@@ -140,36 +148,37 @@ impl Average {
     ) -> Result<Self, WeightsError> {
         let (network, _) =
             load_state_dict(config.init_zero(autodiff_device), tensors, HeadPolicy::Exact)?;
-        Ok(Self { count, ..Self::of(&network) })
+        Ok(Self { count, ..Self::new(&network) })
     }
 }
 
-/// Burn keeps an update of running statistics back by one step; `valid` brings them up to date, here too.
+/// Brings the running statistics up to date: Burn delays their update by one step, and `valid`
+/// applies it, to this network too.
 fn settle(network: &Network) {
     let _ = network.valid();
 }
 
-struct Blend<'a> {
+struct MoveTowards<'a> {
     values: std::slice::IterMut<'a, Buffer>,
-    share: f64,
+    weight: f64,
 }
 
-impl ModuleMapper for Blend<'_> {
+impl ModuleMapper for MoveTowards<'_> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let own = self.values.next().expect("the average is of this network");
         if param.is_require_grad() {
-            return changed(param, |new| own.blend(new, self.share));
+            return changed(param, |new| own.lerp(new, self.weight));
         }
-        own.blend(&Buffer::of(param.val().without_autodiff()), self.share);
+        own.lerp(&Buffer::of(param.val().without_autodiff()), self.weight);
         param
     }
 }
 
-struct Fill<'a> {
+struct SetTensors<'a> {
     values: std::slice::Iter<'a, Buffer>,
 }
 
-impl ModuleMapper for Fill<'_> {
+impl ModuleMapper for SetTensors<'_> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let values = self.values.next().expect("the average is of this network").clone();
         let trained = param.is_require_grad();
@@ -183,7 +192,7 @@ impl ModuleMapper for Fill<'_> {
 
 #[cfg(test)]
 mod tests {
-    use nn::network::Architecture;
+    use nn::config::Architecture;
 
     use super::*;
 
@@ -198,17 +207,17 @@ mod tests {
         let _ = network.forward_train(images, 0);
     }
 
-    /// Seen to fail without `settle`: statistics one step late.
+    /// Mutations caught: no `settle`, so statistics one step late.
     #[test]
-    fn an_average_is_that_of_all_states_in_turn_and_leaves_the_network_alone() {
+    fn an_average_follows_every_update_and_leaves_the_network_alone() {
         let autodiff_device = Device::flex().autodiff();
         let mut network = config().init_seeded(&autodiff_device, 1);
-        let mut average = Average::of(&network);
+        let mut average = Average::new(&network);
         let mut expected: Vec<Vec<f32>> =
             state_dict(&network).into_iter().map(|t| t.values).collect();
         for step in 0..3 {
             forward(&network, &autodiff_device); // moves the running statistics
-            network = average.blend(network, 0.25);
+            network = average.update_ema(network, 0.75);
             let now = state_dict(&network);
             assert_eq!(average.count, step + 1);
             for (own, new) in expected.iter_mut().zip(&now) {
@@ -233,13 +242,13 @@ mod tests {
     }
 
     #[test]
-    fn equal_parts_have_the_mean() {
+    fn equal_weights_give_the_mean() {
         let autodiff_device = Device::flex().autodiff();
         let network = config().init_seeded(&autodiff_device, 1);
-        let (mut average, mut last) = (Average::of(&network), network);
+        let (mut average, mut last) = (Average::new(&network), network);
         let mut firsts = Vec::new();
         for seed in 1..=3 {
-            last = average.add(config().init_seeded(&autodiff_device, seed));
+            last = average.update_swa(config().init_seeded(&autodiff_device, seed));
             firsts.push(state_dict(&last)[0].values[0]);
         }
         drop(last);
@@ -248,27 +257,27 @@ mod tests {
         assert!((got - mean).abs() < 1e-6, "{got} for {mean}");
     }
 
-    /// Seen to fail with timm's updates counted from 1.
+    /// Mutations caught: timm's updates counted from 1.
     #[test]
-    fn a_young_average_forgets_quickly() {
+    fn the_warm_up_bounds_the_decay() {
         let tensorflow = EmaWarmup::Tensorflow;
-        assert_eq!(warmed(0.9998, 0, tensorflow), 0.1);
-        assert_eq!(warmed(0.9998, 8, tensorflow), 0.5);
-        assert_eq!(warmed(0.9998, 1_000_000, tensorflow), 0.9998);
-        assert_eq!(warmed(0.9998, 0, EmaWarmup::None), 0.9998);
-        // timm's own, `tests/fixtures/make_schedules.py`.
+        assert_eq!(ema_decay(0.9998, 0, tensorflow), 0.1);
+        assert_eq!(ema_decay(0.9998, 8, tensorflow), 0.5);
+        assert_eq!(ema_decay(0.9998, 1_000_000, tensorflow), 0.9998);
+        assert_eq!(ema_decay(0.9998, 0, EmaWarmup::None), 0.9998);
+        // timm's own values, `tests/fixtures/make_schedules.py`.
         let fixture: serde_json::Value =
             serde_json::from_str(include_str!("../../tests/fixtures/schedules.json")).unwrap();
         for (updates, expected) in fixture["ema"].as_array().unwrap().iter().enumerate() {
             let (got, expected) =
-                (warmed(0.99, updates as u64, EmaWarmup::Timm), expected.as_f64());
+                (ema_decay(0.99, updates as u64, EmaWarmup::Timm), expected.as_f64());
             assert!((got - expected.unwrap()).abs() < 1e-12, "{updates}: {got} for {expected:?}");
         }
     }
 
-    /// Seen to fail with another word taken for none.
+    /// Mutations caught: an unknown word taken for none.
     #[test]
-    fn older_checkpoints_say_yes_or_no() {
+    fn older_checkpoints_hold_a_bool() {
         let read = |text: &str| serde_json::from_str::<EmaWarmup>(text);
         assert_eq!(read("true").unwrap(), EmaWarmup::Tensorflow);
         assert_eq!(read("false").unwrap(), EmaWarmup::None);

@@ -1,5 +1,7 @@
-//! `--tui`: burn-train's terminal dashboard with its plots, driven by our loop. Its renderer ends a killed
-//! process by a panic in the caller; here that is caught and becomes a request to save and stop.
+//! `--tui`: burn-train's terminal dashboard with its plots, driven by our loop.
+//!
+//! When the user kills the process on the dashboard, its renderer panics in the caller. The panic
+//! is caught here and becomes a request to save and stop.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,10 +16,10 @@ use burn::train::metric::{
 use burn::train::renderer::tui::TuiMetricsRendererWrapper;
 use burn::train::renderer::{MetricState, MetricsRenderer, MetricsRendererTraining};
 
-use crate::learner::evaluate::Report;
-use crate::run::logger::BatchRecord;
+use crate::learner::evaluate::EvalReport;
+use crate::run::observer::{BatchRecord, Observer};
 
-/// What is plotted: name, unit, whether more is better.
+/// The plotted metrics: name, unit, whether higher is better.
 const METRICS: [(&str, Option<&str>, bool); 4] = [
     ("Loss", None, false),
     ("Accuracy", Some("%"), true),
@@ -25,7 +27,7 @@ const METRICS: [(&str, Option<&str>, bool); 4] = [
     ("Images/s", None, true),
 ];
 
-/// The dashboard of a run; the terminal is given back when it is dropped.
+/// The dashboard of a run. Dropping it gives the terminal back.
 pub struct Dashboard {
     renderer: Mutex<Option<TuiMetricsRendererWrapper>>,
     interrupter: Interrupter,
@@ -33,7 +35,7 @@ pub struct Dashboard {
 }
 
 impl Dashboard {
-    /// Takes over the terminal for a run of so many epochs.
+    /// Takes over the terminal for a run of `epochs` epochs that begins with epoch `first`.
     pub fn open(epochs: u64, first: u64) -> Self {
         let interrupter = Interrupter::new();
         let mut renderer = TuiMetricsRendererWrapper::new(interrupter.clone(), None);
@@ -52,11 +54,6 @@ impl Dashboard {
         Self { renderer, interrupter, killed }
     }
 
-    /// Whether the user asked to stop.
-    pub fn stop_requested(&self) -> bool {
-        self.killed.load(Ordering::Relaxed) || self.interrupter.should_stop()
-    }
-
     fn with(&self, draw: impl FnOnce(&mut TuiMetricsRendererWrapper)) {
         if self.killed.load(Ordering::Relaxed) {
             return;
@@ -67,33 +64,32 @@ impl Dashboard {
             self.killed.store(true, Ordering::Relaxed);
         }
     }
+}
 
-    /// After every training batch.
-    pub fn batch(&self, line: &BatchRecord) {
+impl Observer for Dashboard {
+    fn batch(&self, record: &BatchRecord) {
         self.with(|renderer| {
-            if line.batch == 1 {
-                renderer.start_split("train", line.batches);
+            if record.batch == 1 {
+                renderer.start_split("train", record.batches);
             }
-            renderer.update_train(point("Loss", line.loss, 4));
-            renderer.update_train(point("Learning rate", line.lr, 6));
-            renderer.update_train(point("Images/s", line.tally.img_per_s(), 1));
-            renderer.update_split(line.batch);
-            if line.batch == line.batches {
+            renderer.update_train(point("Loss", record.loss, 4));
+            renderer.update_train(point("Learning rate", record.lr, 6));
+            renderer.update_train(point("Images/s", record.epoch_stats.img_per_s(), 1));
+            renderer.update_split(record.batch);
+            if record.batch == record.batches {
                 renderer.end_split();
             }
         });
     }
 
-    /// During an evaluation.
-    pub fn evaluated(&self, done: u64, all: usize) {
+    fn evaluated(&self, done: u64, all: usize) {
         self.with(|renderer| {
             renderer.start_split("valid", all);
             renderer.update_split(done as usize);
         });
     }
 
-    /// After an evaluation.
-    pub fn epoch(&self, epoch: u64, report: &Report) {
+    fn epoch(&self, epoch: u64, report: &EvalReport) {
         self.with(|renderer| {
             renderer.update_valid(point("Loss", report.loss, 4));
             renderer.update_valid(point("Accuracy", 100.0 * report.top1, 2));
@@ -101,12 +97,19 @@ impl Dashboard {
             renderer.update_epoch(epoch as usize + 1);
         });
     }
+
+    /// The notes stand on the console and in `train.log`.
+    fn note(&self, _text: &str) {}
+
+    fn stop_requested(&self) -> bool {
+        self.killed.load(Ordering::Relaxed) || self.interrupter.should_stop()
+    }
 }
 
 impl Drop for Dashboard {
     fn drop(&mut self) {
         let renderer = self.renderer.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        // Closing a killed renderer panics once more.
+        // Dropping a killed renderer panics once more.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(renderer)));
     }
 }

@@ -1,5 +1,6 @@
-//! The files of a run beside its checkpoints: `run.json`, `summary.csv`, `steps.jsonl`, `eval/`. Resuming
-//! goes on in the same files: no second header, no step twice.
+//! The files of a run beside its checkpoints: `run.json`, `summary.csv`, `steps.jsonl`, `eval/`.
+//!
+//! A resumed run appends to the same files, without a second header and without a step twice.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -9,24 +10,26 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::error::Error;
-use crate::learner::evaluate::Report;
-use crate::run::checkpoint::{DatasetFingerprint, EpochStats, Position, write_atomically};
+use crate::files::write_atomically;
+use crate::learner::evaluate::EvalReport;
+use crate::run::checkpoint::DatasetFingerprint;
+use crate::run::progress::{EpochStats, Position};
 
-/// Writes `run.json`: what ran where and on what. On a resume the old file is kept and the new start
-/// added to its `resumes`.
+/// Writes `run.json`: the command, the machine and the data of the run. A resume keeps the old file
+/// and adds the new start to its `resumes`.
 ///
 /// # Errors
 /// [`crate::error::ErrorKind::File`].
-pub fn write_facts(
+pub(super) fn write_facts(
     folder: &Path,
     backend: &str,
     data: DatasetFingerprint,
     resumed: Option<Position>,
 ) -> Result<(), Error> {
-    let words: Vec<String> = std::env::args().collect();
+    let command: Vec<String> = std::env::args().collect();
     let start = json!({
         "time": chrono::Local::now().to_rfc3339(),
-        "command": words,
+        "command": command,
         "kindling": env!("CARGO_PKG_VERSION"),
         "backend": backend,
         "os": std::env::consts::OS,
@@ -57,7 +60,7 @@ pub fn write_facts(
 
 /// A line of `steps.jsonl`.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub struct Step {
+pub(super) struct StepRecord {
     /// Epoch, from 0.
     pub epoch: u64,
     /// Batches done in the epoch.
@@ -68,14 +71,14 @@ pub struct Step {
     pub loss: f64,
     /// Learning rate of the step.
     pub lr: f64,
-    /// Norm of all gradients before clipping, where the batch closed a step.
+    /// Norm of all gradients before clipping, if the batch closed a step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grad_norm: Option<f64>,
-    /// Steps of the epoch left out because a loss or gradient was not finite.
+    /// Steps of the epoch skipped because a loss or gradient was not finite.
     pub skipped_steps: u64,
     /// Images per second over the epoch so far.
     pub img_per_s: f64,
-    /// Share of the epoch's time spent waiting for data, percent.
+    /// Share of the epoch's time so far spent waiting for data, percent.
     pub data_wait_pct: f64,
 }
 
@@ -83,15 +86,15 @@ pub struct Step {
 ///
 /// # Errors
 /// [`crate::error::ErrorKind::File`].
-pub fn record_step(folder: &Path, step: &Step) -> Result<(), Error> {
+pub(super) fn record_step(folder: &Path, step: &StepRecord) -> Result<(), Error> {
     append(&folder.join("steps.jsonl"), &serde_json::to_string(step).expect("plain data"))
 }
 
-/// Drops the lines of `steps.jsonl` that lie behind the position a run goes on from.
+/// Removes the lines of `steps.jsonl` after the position that a run is resumed from.
 ///
 /// # Errors
 /// [`crate::error::ErrorKind::File`].
-pub fn rewind_steps(folder: &Path, to: Position) -> Result<(), Error> {
+pub(super) fn rewind_steps(folder: &Path, to: Position) -> Result<(), Error> {
     let path = folder.join("steps.jsonl");
     let Ok(text) = std::fs::read_to_string(&path) else { return Ok(()) };
     let before = |line: &&str| {
@@ -103,21 +106,21 @@ pub fn rewind_steps(folder: &Path, to: Position) -> Result<(), Error> {
     write_atomically(&path, kept.as_bytes())
 }
 
-const HEADER: &str = "epoch,train_loss,eval_loss,eval_top1,eval_top5,lr,img_per_s,data_wait_pct,epoch_s,skipped,\
-     eval_top1_ema\n";
+const HEADER: &str = "epoch,train_loss,eval_loss,eval_top1,eval_top5,lr,img_per_s,data_wait_pct,\
+     epoch_s,skipped,eval_top1_ema\n";
 
-/// Appends an epoch to `summary.csv`; a row of the same or a later epoch (from before a resume) is
-/// replaced, the header is written once.
+/// Appends an epoch to `summary.csv`. Rows of the same or a later epoch (from before a resume) are
+/// replaced; the header is written once.
 ///
 /// # Errors
 /// [`crate::error::ErrorKind::File`].
-pub fn summarise(
+pub(super) fn summarise(
     folder: &Path,
     epoch: u64,
     lr: f64,
-    tally: &EpochStats,
-    eval: &Report,
-    ema: Option<&Report>,
+    stats: &EpochStats,
+    eval: &EvalReport,
+    ema: Option<&EvalReport>,
 ) -> Result<(), Error> {
     let path = folder.join("summary.csv");
     let old = std::fs::read_to_string(&path).unwrap_or_default();
@@ -127,7 +130,7 @@ pub fn summarise(
         let before = row.split(',').next().and_then(|e| e.parse::<u64>().ok());
         if before.is_some_and(|e| e < epoch) {
             text.push_str(row);
-            // Rows from before there was a column for the average.
+            // Older rows have no column for the average.
             let missing = columns.saturating_sub(row.matches(',').count());
             text.push_str(&",".repeat(missing));
             text.push('\n');
@@ -135,14 +138,14 @@ pub fn summarise(
     }
     let row = format!(
         "{epoch},{:.6},{:.6},{:.4},{:.4},{lr:.6e},{:.1},{:.1},{:.1},{},{}\n",
-        tally.mean_loss(),
+        stats.mean_loss(),
         eval.loss,
         100.0 * eval.top1,
         100.0 * eval.top5,
-        tally.img_per_s(),
-        tally.wait_percent(),
-        tally.seconds,
-        tally.skipped,
+        stats.img_per_s(),
+        stats.wait_percent(),
+        stats.seconds,
+        stats.skipped,
         ema.map_or_else(String::new, |report| format!("{:.4}", 100.0 * report.top1)),
     );
     write_atomically(&path, (text + &row).as_bytes())
@@ -152,15 +155,16 @@ pub fn summarise(
 ///
 /// # Errors
 /// [`crate::error::ErrorKind::File`].
-pub fn write_evaluation(folder: &Path, report: &Report) -> Result<(), Error> {
+pub fn write_evaluation(folder: &Path, report: &EvalReport) -> Result<(), Error> {
     std::fs::create_dir_all(folder)
         .map_err(|e| Error::file(format!("{}: cannot make the folder: {e}", folder.display())))?;
     write_atomically(&folder.join("per_class.csv"), per_class(report).as_bytes())?;
     write_atomically(&folder.join("confusion.csv"), confusion(report).as_bytes())
 }
 
-/// One row a class: images, correct, predicted, recall, precision.
-pub fn per_class(report: &Report) -> String {
+/// The text of `per_class.csv`: one row per class with images, correct, predicted, recall,
+/// precision.
+pub fn per_class(report: &EvalReport) -> String {
     let share = |part: u64, all: u64| match all {
         0 => String::new(),
         _ => format!("{:.6}", part as f64 / all as f64),
@@ -180,8 +184,8 @@ pub fn per_class(report: &Report) -> String {
     text
 }
 
-/// Rows: true classes; columns: what they were taken for.
-pub fn confusion(report: &Report) -> String {
+/// The text of `confusion.csv`: a row for each true class, a column for each predicted one.
+pub fn confusion(report: &EvalReport) -> String {
     let names: Vec<String> = report.classes.iter().map(|row| quoted(&row.class)).collect();
     let mut text = format!("true\\predicted,{}\n", names.join(","));
     for (name, row) in names.iter().zip(&report.confusion) {
@@ -191,7 +195,7 @@ pub fn confusion(report: &Report) -> String {
     text
 }
 
-/// RFC 4180: quotes where a comma, a quote or a line break would break the row.
+/// A CSV field by RFC 4180: quoted if a comma, a quote or a line break would break the row.
 pub fn quoted(text: &str) -> String {
     match text.contains([',', '"', '\n', '\r']) {
         true => format!("\"{}\"", text.replace('"', "\"\"")),
@@ -203,7 +207,7 @@ pub fn quoted(text: &str) -> String {
 ///
 /// # Errors
 /// [`crate::error::ErrorKind::File`].
-pub fn append(path: &Path, line: &str) -> Result<(), Error> {
+pub(super) fn append(path: &Path, line: &str) -> Result<(), Error> {
     OpenOptions::new()
         .create(true)
         .append(true)

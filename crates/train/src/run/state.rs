@@ -1,10 +1,14 @@
-//! Everything of a run that a checkpoint holds: begun afresh, from a checkpoint, and written into one.
+//! The state of a run, which is what a checkpoint holds: its initial values, read from a
+//! checkpoint, and written into one.
 
 use std::path::Path;
 
 use burn::tensor::Device;
-use nn::network::{Network, NetworkConfig};
-use nn::weights::{HeadPolicy, WeightsError, load_state_dict, read_weights, state_dict};
+use nn::config::NetworkConfig;
+use nn::network::Network;
+use nn::weights::WeightsError;
+use nn::weights::load::{HeadPolicy, load_state_dict};
+use nn::weights::state_dict::state_dict;
 
 use crate::config::plan::Plan;
 use crate::datasets::image_folder::ImageFolder;
@@ -13,149 +17,157 @@ use crate::learner::nan_guard::NanGuard;
 use crate::optimizers::lr_schedule::Plateau;
 use crate::optimizers::optimizer::Optimizer;
 use crate::optimizers::param_groups;
+use crate::optimizers::param_groups::{ParamGroupConfig, param_groups};
 use crate::optimizers::weight_average::Average;
-use crate::run::checkpoint::{
-    Best, Checkpoint, DatasetFingerprint, EMA, EpochStats, Manifest, Position, SWA, WeightsKind,
-};
-use crate::run::logger::Logger;
+use crate::run::checkpoint::{Checkpoint, DatasetFingerprint, Manifest};
+use crate::run::observer::Observer;
+use crate::run::pretrained;
+use crate::run::progress::{Best, EpochStats, Position};
+use deploy::container::{EMA, SWA};
 
-/// What a run does not change while it runs.
-pub struct Setup<'a> {
+/// The constant part of a run: all that the state's tensors depend on.
+pub struct RunContext {
     /// Resolved configuration.
-    pub plan: &'a Plan,
+    pub plan: Plan,
     /// Class names in the order of the logits.
-    pub classes: &'a [String],
-    /// The training set.
+    pub classes: Vec<String>,
+    /// Fingerprint of the training set.
     pub data: DatasetFingerprint,
-    /// The network.
+    /// Configuration of the network.
     pub network: NetworkConfig,
     /// The autodiff device.
     pub autodiff_device: Device,
-    /// For every tensor in walk order whether it is frozen.
+    /// For every tensor in parameter order whether it is frozen.
     frozen: Vec<bool>,
 }
 
-/// What a run changes while it runs.
-pub struct State {
-    /// The weights and statistics.
+/// The changing part of a run.
+pub struct TrainState {
+    /// Weights and running statistics.
     pub network: Network,
     /// The optimizer with its state.
     pub optimizer: Optimizer,
-    /// The exponential average.
+    /// Exponential average of the weights.
     pub ema: Option<Average>,
-    /// The equal average, from its first epoch on.
+    /// Equal average of the weights, from its first epoch on.
     pub swa: Option<Average>,
     /// Next batch.
     pub position: Position,
     /// Sums of the running epoch.
-    pub tally: EpochStats,
+    pub epoch_stats: EpochStats,
     /// Best evaluation.
     pub best: Option<Best>,
-    /// Whether the exponential average was better at the newest evaluation.
+    /// Whether the exponential average was better than the trained weights at the last evaluation.
     pub prefer_ema: bool,
-    /// Of `--sched plateau`.
+    /// State of `--sched plateau`.
     pub plateau: Plateau,
-    /// Of the guard against losses that are not finite.
-    pub strain: NanGuard,
-    /// Most images that go through the network at a time, where the memory was too small for a batch.
+    /// State of the guard against losses that are not finite.
+    pub nan_guard: NanGuard,
+    /// Most images of a micro-batch, if the memory was too small for a batch.
     pub micro_batch: Option<usize>,
 }
 
-impl<'a> Setup<'a> {
-    /// That of a plan on a training set.
+impl RunContext {
+    /// The context of a plan on a training set.
     ///
     /// # Errors
-    /// A pattern of `--freeze` that matches nothing.
-    pub fn new(
-        plan: &'a Plan,
-        train: &'a ImageFolder,
-        autodiff_device: &Device,
-    ) -> Result<Self, Error> {
+    /// [`crate::error::ErrorKind::Usage`]: a pattern of `--freeze` that matches nothing.
+    pub fn new(plan: &Plan, train: &ImageFolder, autodiff_device: &Device) -> Result<Self, Error> {
         let network = plan.network(train.classes.len());
-        let frozen = param_groups::frozen(&network, &plan.freeze)?;
-        let (classes, data) = (&train.classes[..], mark_of(train, plan.shard_window > 0));
-        Ok(Self { plan, classes, data, network, autodiff_device: autodiff_device.clone(), frozen })
+        let frozen = param_groups::frozen(&network, &plan.network.freeze)?;
+        Ok(Self {
+            plan: plan.clone(),
+            classes: train.classes.clone(),
+            data: fingerprint(train, plan.data.shard_window > 0),
+            network,
+            autodiff_device: autodiff_device.clone(),
+            frozen,
+        })
     }
 
-    /// A network without a value yet, frozen where the plan says so; to be loaded into.
-    fn blank(&self) -> Network {
-        self.network.init_zero(&self.autodiff_device)
-    }
-
-    fn frozen(&self, network: Network) -> Network {
+    fn freeze(&self, network: Network) -> Network {
         param_groups::freeze(network, &self.frozen)
     }
 
-    fn optimizer(&self, optimizer: Optimizer) -> Optimizer {
-        let settings = param_groups::settings(self.plan, &self.network, &self.frozen);
-        optimizer.with_settings(settings)
+    fn with_groups(&self, optimizer: Optimizer) -> Optimizer {
+        let config = ParamGroupConfig {
+            weight_decay: self.plan.optimizer.weight_decay,
+            norm_weight_decay: self.plan.optimizer.norm_weight_decay,
+            layer_decay: self.plan.optimizer.layer_decay,
+        };
+        optimizer.with_groups(param_groups(&self.network, &self.frozen, config))
     }
 
-    /// The state of step 0: initial weights, or those that the plan starts from.
+    /// The state of step 0, with initial weights or the pretrained ones of the plan.
     ///
     /// # Errors
-    /// Weights that cannot be read or do not fit.
-    pub fn begin(&self, logger: &Logger) -> Result<State, Error> {
-        let mut network = self.network.init_seeded(&self.autodiff_device, self.plan.seed);
-        if let Some(path) = &self.plan.pretrained_path {
-            network = start_from(network, path, logger)?;
+    /// [`crate::error::ErrorKind::Checkpoint`]: pretrained weights that cannot be read or do not
+    /// fit.
+    pub fn initial_state(&self, observer: &dyn Observer) -> Result<TrainState, Error> {
+        let mut network = self.network.init_seeded(&self.autodiff_device, self.plan.training.seed);
+        if let Some(path) = &self.plan.network.pretrained_path {
+            network = pretrained::load(network, path, observer)?;
         }
-        let network = self.frozen(network);
-        Ok(State {
-            ema: self.plan.model_ema.then(|| Average::of(&network)),
+        let network = self.freeze(network);
+        Ok(TrainState {
+            ema: self.plan.averaging.model_ema.then(|| Average::new(&network)),
             swa: None,
             network,
-            optimizer: self.optimizer(Optimizer::new(self.plan.optimizer())),
+            optimizer: self.with_groups(Optimizer::new(self.plan.optimizer())),
             position: Position::default(),
-            tally: EpochStats::default(),
+            epoch_stats: EpochStats::default(),
             best: None,
             prefer_ema: false,
             plateau: Plateau::default(),
-            strain: NanGuard::default(),
+            nan_guard: NanGuard::default(),
             micro_batch: None,
         })
     }
 
-    /// The state that a checkpoint holds.
+    /// The state of a checkpoint, with a fresh optimizer if `fresh_optimizer`.
     ///
     /// # Errors
-    /// A checkpoint of other data, or whose tensors do not fit.
-    pub fn resume(&self, from: Checkpoint, fresh_optimizer: bool) -> Result<State, Error> {
-        let mut from = from;
-        same_data(&from.manifest, self.data, self.classes)?;
+    /// [`crate::error::ErrorKind::Data`]: the checkpoint was trained on other data.
+    /// [`crate::error::ErrorKind::Checkpoint`]: its tensors do not fit.
+    pub fn resume(
+        &self,
+        mut checkpoint: Checkpoint,
+        fresh_optimizer: bool,
+    ) -> Result<TrainState, Error> {
+        same_data(&checkpoint.manifest, self.data, &self.classes)?;
         let fault = |e: WeightsError| Error::checkpoint(e.to_string());
-        let average = |from: &mut Checkpoint, prefix: &str, count: Option<u64>| {
-            let tensors = from.take_average(prefix);
+        let average = |checkpoint: &mut Checkpoint, prefix: &str, count: Option<u64>| {
+            let tensors = checkpoint.take_average(prefix);
             count
                 .map(|n| Average::load(tensors, n, &self.network, &self.autodiff_device))
                 .transpose()
         };
-        let (updates, epochs) = (from.manifest.ema_updates, from.manifest.swa_epochs);
-        let ema = average(&mut from, EMA, updates).map_err(fault)?;
-        let swa = average(&mut from, SWA, epochs).map_err(fault)?;
-        let Checkpoint { manifest, weights, optimizer: state, .. } = from;
-        let (network, _) =
-            load_state_dict(self.blank(), weights, HeadPolicy::Exact).map_err(fault)?;
+        let (updates, epochs) = (checkpoint.manifest.ema_updates, checkpoint.manifest.swa_epochs);
+        let ema = average(&mut checkpoint, EMA, updates).map_err(fault)?;
+        let swa = average(&mut checkpoint, SWA, epochs).map_err(fault)?;
+        let Checkpoint { manifest, weights, optimizer: saved, .. } = checkpoint;
+        let blank = self.network.init_zero(&self.autodiff_device);
+        let (network, _) = load_state_dict(blank, weights, HeadPolicy::Exact).map_err(fault)?;
         let optimizer = match fresh_optimizer {
             true => Optimizer::new(self.plan.optimizer()),
             false => {
                 let steps = manifest.optimizer_steps.unwrap_or(manifest.position.step);
                 let device = self.autodiff_device.clone().without_autodiff();
-                Optimizer::load(self.plan.optimizer(), steps, state, &device)
+                Optimizer::load(self.plan.optimizer(), steps, saved, &device)
                     .map_err(Error::checkpoint)?
             }
         };
-        Ok(State {
-            network: self.frozen(network),
-            optimizer: self.optimizer(optimizer),
+        Ok(TrainState {
+            network: self.freeze(network),
+            optimizer: self.with_groups(optimizer),
             ema,
             swa,
             position: manifest.position,
-            tally: manifest.tally,
+            epoch_stats: manifest.epoch_stats,
             best: manifest.best,
             prefer_ema: manifest.prefer_ema,
             plateau: manifest.plateau,
-            strain: manifest.strain,
+            nan_guard: manifest.nan_guard,
             micro_batch: manifest.micro_batch,
         })
     }
@@ -163,24 +175,24 @@ impl<'a> Setup<'a> {
     /// Writes the state to a file.
     ///
     /// # Errors
-    /// [`crate::error::ErrorKind::File`]; what was there before is untouched then.
-    pub fn save(&self, state: &State, path: &Path) -> Result<(), Error> {
+    /// [`crate::error::ErrorKind::File`]; an older file at `path` is untouched then.
+    pub fn save(&self, state: &TrainState, path: &Path) -> Result<(), Error> {
         let manifest = Manifest {
             format: Manifest::format(),
             kindling: env!("CARGO_PKG_VERSION").to_owned(),
             network: self.network.clone(),
-            classes: self.classes.to_vec(),
+            classes: self.classes.clone(),
             preprocess: self.plan.preprocess(),
             plan: self.plan.clone(),
             position: state.position,
-            tally: state.tally,
+            epoch_stats: state.epoch_stats,
             best: state.best,
             optimizer_steps: Some(state.optimizer.steps()),
             ema_updates: state.ema.as_ref().map(|average| average.count),
             swa_epochs: state.swa.as_ref().map(|average| average.count),
             prefer_ema: state.prefer_ema,
             plateau: state.plateau,
-            strain: state.strain,
+            nan_guard: state.nan_guard,
             micro_batch: state.micro_batch,
             data: self.data,
         };
@@ -195,14 +207,14 @@ impl<'a> Setup<'a> {
         Checkpoint { manifest, weights, optimizer, averages }.write(path)
     }
 
-    /// The network of an average.
+    /// The network with the weights of an average.
     pub fn network_of(&self, average: &Average) -> Network {
         average.network(&self.network, &self.autodiff_device)
     }
 }
 
-/// What tells the training set from others; in windows the order of the files belongs to it.
-fn mark_of(folder: &ImageFolder, windowed: bool) -> DatasetFingerprint {
+/// The fingerprint of a training set. With a shard window the positions in the shards belong to it.
+fn fingerprint(folder: &ImageFolder, windowed: bool) -> DatasetFingerprint {
     let mut crc = crc32fast::Hasher::new();
     for (path, label) in &folder.items {
         let path = path.strip_prefix(&folder.root).unwrap_or(path);
@@ -211,9 +223,9 @@ fn mark_of(folder: &ImageFolder, windowed: bool) -> DatasetFingerprint {
     }
     if let (true, Some(shards)) = (windowed, &folder.shards) {
         crc.update(&(shards.files() as u64).to_le_bytes());
-        for place in folder.items.iter().map(|(path, _)| shards.place(path)) {
-            crc.update(&(place.file as u64).to_le_bytes());
-            crc.update(&place.from.to_le_bytes());
+        for entry in folder.items.iter().map(|(path, _)| shards.entry(path)) {
+            crc.update(&(entry.file as u64).to_le_bytes());
+            crc.update(&entry.from.to_le_bytes());
         }
     }
     DatasetFingerprint { images: folder.items.len(), crc32: crc.finalize() }
@@ -221,39 +233,27 @@ fn mark_of(folder: &ImageFolder, windowed: bool) -> DatasetFingerprint {
 
 fn same_data(
     manifest: &Manifest,
-    mark: DatasetFingerprint,
+    data: DatasetFingerprint,
     classes: &[String],
 ) -> Result<(), Error> {
     if manifest.classes != classes {
         return Err(Error::data(format!(
             "{}: {} classes where the run to resume has {}; give the folder it was begun on, or \
              start anew with --pretrained-path",
-            manifest.plan.data_dir.display(),
+            manifest.plan.data.data_dir.display(),
             classes.len(),
             manifest.classes.len()
         )));
     }
-    if manifest.data != mark {
+    if manifest.data != data {
         return Err(Error::data(format!(
             "{}: the training images{} changed since the run began ({} then, {} now); restore \
              them, or start anew with --pretrained-path",
-            manifest.plan.data_dir.display(),
-            if manifest.plan.shard_window > 0 { " or their places in the shards" } else { "" },
+            manifest.plan.data.data_dir.display(),
+            if manifest.plan.data.shard_window > 0 { " or their places in the shards" } else { "" },
             manifest.data.images,
-            mark.images
+            data.images
         )));
     }
     Ok(())
-}
-
-fn start_from(network: Network, path: &Path, logger: &Logger) -> Result<Network, Error> {
-    let fail = |e: &dyn std::fmt::Display| Error::checkpoint(format!("{}: {e}", path.display()));
-    let weights = match path.extension().is_some_and(|x| x == "ckpt") {
-        true => Checkpoint::read(path)?.take(WeightsKind::Best)?,
-        false => read_weights(path).map_err(|e| fail(&e))?,
-    };
-    let (network, report) =
-        load_state_dict(network, weights, HeadPolicy::KeepInitialised).map_err(|e| fail(&e))?;
-    logger.say(&format!("{}: {report}", path.display()));
-    Ok(network)
 }

@@ -1,14 +1,14 @@
-//! Shear, translation and rotation with Pillow's numerics (`Geometry.c`): the centre of every pixel of the
-//! result is mapped into the image, where the nearest pixel, 2 x 2 or 4 x 4 of them are read.
+//! Shear, translation and rotation with Pillow's numerics (`Geometry.c`): the centre of every pixel
+//! of the result is mapped into the image, where the nearest pixel, 2 x 2 or 4 x 4 pixels are read.
 //!
-//! Equal to Pillow in every bit: the same f64 operations in the same order. Left out is only what
-//! cannot change a bit: a shear or shift along one axis lands on whole rows or columns, where the
-//! interpolation across them has the weight 0.
+//! The result equals Pillow's in every bit: the f64 operations are the same, in the same order.
+//! Only operations that cannot change a bit are omitted: a shear or shift along one axis lands on
+//! whole rows or columns, where the interpolation across them has the weight 0.
 
 use crate::augment::canvas::Canvas;
-use crate::preprocess::Interpolation;
+use crate::resize::Interpolation;
 
-/// What affine operations read an image with, and what they put where there is no image.
+/// The filter of an affine operation, and the colour outside of the image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resample {
     /// Filter.
@@ -17,26 +17,26 @@ pub struct Resample {
     pub fill: [u8; 3],
 }
 
-/// `Image.transform(size, AFFINE, matrix)`: pixel (x, y) of the result is what the image has at
+/// `Image.transform(size, AFFINE, matrix)`: pixel (x, y) of the result is the image at
 /// `(m0 x + m1 y + m2, m3 x + m4 y + m5)`, centres of pixels at halves.
-pub fn affine(canvas: &mut Canvas, matrix: [f64; 6], look: Resample) {
+pub fn affine(canvas: &mut Canvas, matrix: [f64; 6], resample: Resample) {
     let (height, width) = (canvas.height(), canvas.width());
     canvas.redraw(|from, to| {
-        let from = Source { pixels: from, height, width };
-        to.as_chunks_mut::<3>().0.fill(look.fill);
-        match look.filter {
+        let from = SourceImage { pixels: from, height, width };
+        to.as_chunks_mut::<3>().0.fill(resample.fill);
+        match resample.filter {
             Interpolation::Nearest if matrix[1] == 0.0 && matrix[3] == 0.0 => {
                 from.nearest_scaled(matrix, to);
             }
             Interpolation::Nearest => from.nearest_fixed(matrix, to),
-            Interpolation::Bilinear => from.interpolate(matrix, to, Source::bilinear),
-            Interpolation::Bicubic => from.interpolate(matrix, to, Source::bicubic),
+            Interpolation::Bilinear => from.interpolate(matrix, to, SourceImage::bilinear),
+            Interpolation::Bicubic => from.interpolate(matrix, to, SourceImage::bicubic),
         }
     });
 }
 
 /// `Image.rotate(degrees)`, counter-clockwise about the centre, the corners cut off.
-pub fn rotate(canvas: &mut Canvas, degrees: f64, look: Resample) {
+pub fn rotate(canvas: &mut Canvas, degrees: f64, resample: Resample) {
     // Python's %: the sign of the divisor.
     let degrees = degrees.rem_euclid(360.0);
     let square = canvas.height() == canvas.width();
@@ -53,7 +53,7 @@ pub fn rotate(canvas: &mut Canvas, degrees: f64, look: Resample) {
     let minus = fifteen_digits(-angle.sin());
     let right = cos * -x + sin * -y + 0.0 + x;
     let down = minus * -x + cos * -y + 0.0 + y;
-    affine(canvas, [cos, sin, right, minus, cos, down], look);
+    affine(canvas, [cos, sin, right, minus, cos, down], resample);
 }
 
 /// Python's `round(value, 15)`.
@@ -61,52 +61,52 @@ fn fifteen_digits(value: f64) -> f64 {
     format!("{value:.15}").parse().expect("a number was written")
 }
 
-/// A square turned by 90 degrees: pixel (x, y) is taken from the (column, row) that `place` says.
-fn quarter(canvas: &mut Canvas, place: fn(usize, usize, usize) -> (usize, usize)) {
+/// Turns a square by 90 degrees: pixel (x, y) is read from the (column, row) that `source` gives.
+fn quarter(canvas: &mut Canvas, source: fn(usize, usize, usize) -> (usize, usize)) {
     let size = canvas.width();
     canvas.redraw(|from, to| {
         let (from, to) = (from.as_chunks::<3>().0, to.as_chunks_mut::<3>().0);
         for (y, row) in to.chunks_exact_mut(size).enumerate() {
             for (x, pixel) in row.iter_mut().enumerate() {
-                let (column, row) = place(size, x, y);
+                let (column, row) = source(size, x, y);
                 *pixel = from[row * size + column];
             }
         }
     });
 }
 
-/// The image that is read.
+/// The image that an operation reads.
 #[derive(Clone, Copy)]
-struct Source<'a> {
+struct SourceImage<'a> {
     pixels: &'a [u8],
     height: usize,
     width: usize,
 }
 
-/// `COORD` of `Geometry.c`: everything below 0 is outside.
+/// `COORD` of `Geometry.c`: every coordinate below 0 is outside.
 fn coordinate(value: f64, size: usize) -> Option<usize> {
     (value >= 0.0 && value < size as f64).then_some(value as usize)
 }
 
-impl<'a> Source<'a> {
+impl<'a> SourceImage<'a> {
     fn row(&self, y: usize) -> &'a [[u8; 3]] {
-        let at = y * self.width * 3;
-        self.pixels[at..at + self.width * 3].as_chunks().0
+        let offset = y * self.width * 3;
+        self.pixels[offset..offset + self.width * 3].as_chunks().0
     }
 
     /// `ImagingScaleAffine`: positions are summed up, rounding errors and all.
     fn nearest_scaled(&self, m: [f64; 6], to: &mut [u8]) {
-        let mut at = m[2] + m[0] * 0.5;
+        let mut position = m[2] + m[0] * 0.5;
         let columns: Vec<Option<usize>> = (0..self.width)
             .map(|_| {
-                let column = coordinate(at, self.width);
-                at += m[0];
+                let column = coordinate(position, self.width);
+                position += m[0];
                 column
             })
             .collect();
-        let mut at = m[5] + m[4] * 0.5;
+        let mut position = m[5] + m[4] * 0.5;
         for out in to.chunks_exact_mut(self.width * 3) {
-            if let Some(y) = coordinate(at, self.height) {
+            if let Some(y) = coordinate(position, self.height) {
                 let row = self.row(y);
                 for (pixel, column) in out.as_chunks_mut::<3>().0.iter_mut().zip(&columns) {
                     if let Some(x) = *column {
@@ -114,7 +114,7 @@ impl<'a> Source<'a> {
                     }
                 }
             }
-            at += m[4];
+            position += m[4];
         }
     }
 
@@ -157,7 +157,7 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// 2 x 2 pixels; beyond the border its last pixel.
+    /// Interpolates 2 x 2 pixels; the last pixel is repeated beyond the border.
     fn bilinear(&self, x: f64, y: f64) -> [u8; 3] {
         let ((left, dx), (top, dy)) = (floor(x), floor(y));
         let [first, second] = [0, 1].map(|step| clamp(left + step, self.width));
@@ -175,7 +175,7 @@ impl<'a> Source<'a> {
         std::array::from_fn(|c| lerp(upper[c], lower[c], dy) as u8)
     }
 
-    /// 4 x 4 pixels; beyond the border its last pixel.
+    /// Interpolates 4 x 4 pixels; the last pixel is repeated beyond the border.
     fn bicubic(&self, x: f64, y: f64) -> [u8; 3] {
         let ((left, dx), (top, dy)) = (floor(x), floor(y));
         let (left, top) = (left - 1, top - 1);
@@ -203,7 +203,7 @@ impl<'a> Source<'a> {
         pixel
     }
 
-    /// The pixels `left`, .., `left + 3` of a row.
+    /// The pixels `left` to `left + 3` of a row.
     fn four(&self, row: usize, left: isize) -> [[u8; 3]; 4] {
         let row = self.row(row);
         match usize::try_from(left) {
@@ -213,8 +213,8 @@ impl<'a> Source<'a> {
     }
 }
 
-/// The whole number below a coordinate that is at least -1, and the rest. (`f64::floor` is a call into the
-/// mathematical library on older instruction sets.)
+/// The whole number below a coordinate that is at least -1, and the fraction. (`f64::floor` is a
+/// call into the mathematical library on older instruction sets.)
 fn floor(value: f64) -> (isize, f64) {
     let whole = if value < 0.0 { -1 } else { value as isize };
     (whole, value - whole as f64)

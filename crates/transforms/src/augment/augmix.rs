@@ -2,7 +2,7 @@
 
 use crate::augment::canvas::Canvas;
 use crate::augment::colour::blend_over;
-use crate::augment::policy::Timm;
+use crate::augment::magnitude::TimmParams;
 use crate::augment::timm;
 use crate::random::Counter;
 
@@ -11,20 +11,20 @@ use crate::random::Counter;
 pub struct AugMix {
     /// Severity.
     pub magnitude: u32,
-    /// Chains.
+    /// Number of chains.
     pub width: usize,
-    /// Operations of a chain; none: 1, 2 or 3.
+    /// Operations of a chain; none means 1, 2 or 3 by chance.
     pub depth: Option<usize>,
-    /// Of the Dirichlet and the Beta distribution.
+    /// Shape of the Dirichlet and the Beta distribution.
     pub alpha: f64,
-    /// Whether the chains are blended into the image one after another.
+    /// Whether the chains are blended into the image one by one instead of being summed first.
     pub blended: bool,
-    /// Deviation of the magnitude; infinite: uniform from 0 to the magnitude.
+    /// Standard deviation of the magnitude; infinite means uniform from 0 to the magnitude.
     pub deviation: f64,
 }
 
 impl AugMix {
-    pub(crate) fn apply(&self, canvas: &mut Canvas, timm: &Timm, random: &mut Counter) {
+    pub(crate) fn apply(&self, canvas: &mut Canvas, params: &TimmParams, random: &mut Counter) {
         let weights = random.dirichlet(self.alpha, self.width);
         let share = random.beta(self.alpha, self.alpha) as f32;
         let magnitude = f64::from(self.magnitude);
@@ -34,7 +34,7 @@ impl AugMix {
             let depth = self.depth.unwrap_or_else(|| 1 + random.range(3));
             for _ in 0..depth {
                 let name = timm::AUGMIX[random.range(timm::AUGMIX.len())];
-                timm.step(&mut chain, name, 1.0, magnitude, random);
+                params.apply(&mut chain, name, 1.0, magnitude, random);
             }
             chain
         };
@@ -48,7 +48,8 @@ impl AugMix {
     }
 }
 
-/// `blend(image, sum of weighted chains, share)`, the sum in f32 and cut to bytes, as timm does it.
+/// Blends the weighted sum of the chains into the image by `share`, as timm does: the sum in f32,
+/// truncated to bytes.
 pub fn mix(canvas: &mut Canvas, chains: &[Canvas], weights: &[f32], share: f32) {
     let mut sums = vec![0.0_f32; canvas.pixels().len()];
     for (chain, weight) in chains.iter().zip(weights) {
@@ -63,7 +64,8 @@ pub fn mix(canvas: &mut Canvas, chains: &[Canvas], weights: &[f32], share: f32) 
     });
 }
 
-/// timm's `b1`: every chain blended into what there is, by shares that come to the same weights.
+/// timm's `b1`: blends one chain after another into the image, by shares that give each chain its
+/// weight.
 pub fn blend_in_turn(canvas: &mut Canvas, chains: &[Canvas], weights: &[f32], share: f32) {
     let mut left = 1.0_f32;
     let shares: Vec<f32> = weights
@@ -84,8 +86,8 @@ pub fn blend_in_turn(canvas: &mut Canvas, chains: &[Canvas], weights: &[f32], sh
     }
 }
 
-/// The image by its share and every chain by its weight, summed in f32 in this order and cut to bytes, as torchvision
-/// does it.
+/// Sums the image by its share `own` and every chain by its weight, in f32 in this order, and
+/// truncates to bytes, as torchvision does.
 pub fn mix_in(canvas: &mut Canvas, own: f32, chains: &[Canvas], weights: &[f32]) {
     canvas.redraw(|from, to| {
         let mut sums: Vec<f32> = from.iter().map(|&byte| own * f32::from(byte)).collect();

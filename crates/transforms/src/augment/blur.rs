@@ -1,9 +1,9 @@
 //! Pillow's `GaussianBlur` (`BoxBlur.c`): three box filters of a fractional radius along each axis
-//! (Gwosdek et al. 2011), in 24 bits after the point. Equal to it in every bit.
+//! (Gwosdek et al. 2011), in 24 bits after the point. The result equals Pillow's in every bit.
 
 use crate::augment::canvas::Canvas;
 
-/// Box filters in a row.
+/// Number of box filters, one after another.
 const PASSES: usize = 3;
 
 /// `ImageFilter.GaussianBlur(radius)`; the radius is the standard deviation, pixels.
@@ -25,7 +25,8 @@ pub fn gaussian_blur(canvas: &mut Canvas, radius: f64) {
     }
 }
 
-/// The mean of `2 * reach + 1` samples with the weight `whole` and of one more on each side with `far`.
+/// A box filter: `2 * reach + 1` samples with the weight `whole`, and one more on each side with
+/// `far`.
 struct BoxFilter {
     reach: usize,
     whole: u32,
@@ -36,17 +37,17 @@ impl BoxFilter {
     fn of_gaussian(radius: f32) -> Self {
         let variance = radius * radius / PASSES as f32;
         let length = (12.0 * f64::from(variance) + 1.0).sqrt() as f32;
-        let least = ((f64::from(length) - 1.0) / 2.0).floor() as f32;
-        let mut part = (2.0 * least + 1.0) * (least * (least + 1.0) - 3.0 * variance);
-        part /= 6.0 * (variance - (least + 1.0) * (least + 1.0));
-        let radius = least + part;
+        let lower = ((f64::from(length) - 1.0) / 2.0).floor() as f32;
+        let mut part = (2.0 * lower + 1.0) * (lower * (lower + 1.0) - 3.0 * variance);
+        part /= 6.0 * (variance - (lower + 1.0) * (lower + 1.0));
+        let radius = lower + part;
         let reach = radius as usize;
         let whole = ((1 << 24) as f32 / (radius * 2.0 + 1.0)) as u32;
         let far = ((1 << 24) - (reach as u32 * 2 + 1) * whole) / 2;
         Self { reach, whole, far }
     }
 
-    /// Beyond the ends of the line its first and last sample.
+    /// Filters a line; its first and last sample are repeated beyond the ends.
     fn pass(&self, from: &[[u8; 3]], to: &mut [[u8; 3]]) {
         let last = from.len() - 1;
         let at = |x: isize| from[x.clamp(0, last as isize) as usize].map(u32::from);
@@ -67,7 +68,7 @@ impl BoxFilter {
         }
     }
 
-    /// The same along the columns of rows of `stride` samples, all columns at once.
+    /// Filters the columns of rows of `stride` samples, all columns at once.
     fn pass_down(&self, from: &[u8], to: &mut [u8], stride: usize) {
         let last = from.len() / stride - 1;
         let row = |y: isize| &from[y.clamp(0, last as isize) as usize * stride..][..stride];

@@ -1,4 +1,4 @@
-//! An image that is worked on in place, and the second buffer of operations that cannot.
+//! An image that operations change in place, with a second buffer for operations that cannot.
 
 /// An RGB image, `[height, width, 3]` bytes.
 #[derive(Clone, Debug)]
@@ -6,12 +6,13 @@ pub struct Canvas {
     height: usize,
     width: usize,
     pixels: Vec<u8>,
-    /// As long as `pixels` once it was needed; what is in it means nothing between two operations.
+    /// The second buffer, empty until it is needed; its content has no meaning between two
+    /// operations.
     spare: Vec<u8>,
 }
 
 impl Canvas {
-    /// A canvas of `[height, width, 3]` bytes, flat.
+    /// Wraps `[height, width, 3]` bytes, flat.
     ///
     /// # Panics
     /// When there are not `3 * height * width` bytes.
@@ -21,13 +22,13 @@ impl Canvas {
         Self { height, width, pixels, spare: Vec::new() }
     }
 
-    /// Rows.
+    /// Height, pixels.
     #[must_use]
     pub fn height(&self) -> usize {
         self.height
     }
 
-    /// Columns.
+    /// Width, pixels.
     #[must_use]
     pub fn width(&self) -> usize {
         self.width
@@ -39,27 +40,27 @@ impl Canvas {
         &self.pixels
     }
 
-    /// The same, to be changed.
+    /// `[height, width, 3]` bytes, flat, to be changed.
     pub fn pixels_mut(&mut self) -> &mut [u8] {
         &mut self.pixels
     }
 
-    /// The bytes themselves.
+    /// Gives the bytes back.
     #[must_use]
     pub fn into_pixels(self) -> Vec<u8> {
         self.pixels
     }
 
-    /// Calls `draw` with the image as it is and a buffer of the same length, which then is the image.
-    /// What stands in the buffer before is arbitrary: `draw` writes all of it.
+    /// Calls `draw` with the image and a buffer of the same length, which then becomes the image.
+    /// The buffer has arbitrary content: `draw` must write all of it.
     pub fn redraw(&mut self, draw: impl FnOnce(&[u8], &mut [u8])) {
         self.spare.resize(self.pixels.len(), 0);
         draw(&self.pixels, &mut self.spare);
         std::mem::swap(&mut self.pixels, &mut self.spare);
     }
 
-    /// Swaps the rows, top to bottom.
-    pub fn turn_over(&mut self) {
+    /// Mirrors the image top to bottom.
+    pub fn flip_vertically(&mut self) {
         let stride = 3 * self.width;
         let mut rows = self.pixels.chunks_exact_mut(stride);
         while let (Some(upper), Some(lower)) = (rows.next(), rows.next_back()) {

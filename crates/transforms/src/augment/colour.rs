@@ -1,15 +1,16 @@
-//! Brightness, colour, contrast, sharpness, posterize, solarize, equalize and their like with Pillow's
-//! numerics (`ImageEnhance`, `ImageOps`, `Blend.c`, `Convert.c`, `Filter.c`), equal to it in every bit.
+//! Operations on colours (brightness, contrast, posterize, solarize, equalize, ..) and sharpness
+//! with Pillow's numerics (`ImageEnhance`, `ImageOps`, `Blend.c`, `Convert.c`, `Filter.c`). The
+//! results equal Pillow's in every bit.
 
 use crate::augment::canvas::Canvas;
 
-/// `Image.blend` of one byte, truncated: in f32, as `Blend.c`; beyond [0, 1] clipped.
+/// `Image.blend` of one byte: in f32 as in `Blend.c`, truncated, clipped to a byte.
 fn blend(from: u8, to: u8, share: f32) -> u8 {
     let value = f32::from(from) + share * f32::from(i16::from(to) - i16::from(from));
     value as u8
 }
 
-/// `Image.blend(from, canvas, share)`: the image's share, the rest from `from`.
+/// `Image.blend(from, canvas, share)`: `share` of the canvas, the rest of `from`.
 ///
 /// # Panics
 /// When `from` has another length.
@@ -20,6 +21,7 @@ pub fn blend_over(from: &[u8], canvas: &mut Canvas, share: f32) {
     }
 }
 
+/// The value of every byte.
 fn table(value: impl Fn(u8) -> u8) -> [u8; 256] {
     std::array::from_fn(|byte| value(byte as u8))
 }
@@ -31,19 +33,19 @@ pub fn invert(canvas: &mut Canvas) {
 
 /// `ImageOps.posterize`: keeps the `bits` highest bits, 0 to 8.
 ///
-/// Pillow 13 refuses 0, where timm's policies ask for it; here it gives black, the mask of no bits.
+/// Pillow 13 refuses 0, which timm's policies ask for; here it gives black, the mask of no bits.
 pub fn posterize(canvas: &mut Canvas, bits: u32) {
     let mask = (0xFF00_u32 >> bits.min(8)) as u8;
     canvas.pixels_mut().iter_mut().for_each(|byte| *byte &= mask);
 }
 
-/// `ImageOps.solarize`: inverts what is not below the threshold.
+/// `ImageOps.solarize`: inverts bytes that are not below the threshold.
 pub fn solarize(canvas: &mut Canvas, threshold: f64) {
     let inverted = |byte: u8| if f64::from(byte) < threshold { byte } else { !byte };
     canvas.look_up_all(&table(inverted));
 }
 
-/// timm's `solarize_add`: adds to what is below 128.
+/// timm's `solarize_add`: adds to bytes below 128.
 pub fn solarize_add(canvas: &mut Canvas, add: u8) {
     canvas.look_up_all(&table(|byte| if byte < 128 { byte.saturating_add(add) } else { byte }));
 }
@@ -74,8 +76,8 @@ fn gray([r, g, b]: [u8; 3]) -> u8 {
     ((u32::from(r) * 19595 + u32::from(g) * 38470 + u32::from(b) * 7471 + 0x8000) >> 16) as u8
 }
 
-/// `ImageEnhance.Sharpness`: smoothed by (1 1 1, 1 5 1, 1 1 1) / 13 at 0, the image at 1. The border
-/// stays as it is.
+/// `ImageEnhance.Sharpness`: the image smoothed by (1 1 1, 1 5 1, 1 1 1) / 13 at 0, the image
+/// itself at 1. The border remains unchanged.
 pub fn sharpness(canvas: &mut Canvas, factor: f32) {
     let stride = 3 * canvas.width();
     if canvas.height() < 3 || canvas.width() < 3 {
@@ -98,7 +100,7 @@ pub fn sharpness(canvas: &mut Canvas, factor: f32) {
             for x in 3..stride - 3 {
                 let sum = three(above, x) + three(here, x) + three(below, x);
                 let sum = sum + 4 * u16::from(here[x]);
-                // Rounded: a thirteenth is never half of anything, so integers say what f32 does.
+                // Rounded: a thirteenth is never a half, so integers give the result of f32.
                 let smooth = (2 * sum + 13) / 26;
                 out[x] = blend(smooth as u8, here[x], factor);
             }
@@ -121,7 +123,7 @@ pub fn auto_contrast(canvas: &mut Canvas) {
     canvas.look_up(&tables);
 }
 
-/// `ImageOps.equalize`: makes every channel's histogram as even as it goes.
+/// `ImageOps.equalize`: makes every channel's histogram as even as possible.
 pub fn equalize(canvas: &mut Canvas) {
     let tables = canvas.histograms().map(|counts| {
         let last = counts.iter().rev().find(|&&count| count > 0).copied().unwrap_or(0);
@@ -142,7 +144,7 @@ pub fn equalize(canvas: &mut Canvas) {
 
 /// torchvision's `adjust_hue`: turns the hue by `turn` of the circle, in [-0.5, 0.5], in 8-bit HSV.
 pub fn hue(canvas: &mut Canvas, turn: f64) {
-    // The factor is cut to a whole number towards 0, and the sum wraps around.
+    // The factor is truncated towards 0, and the sum wraps around.
     let step = (turn * 255.0) as i32 as u8;
     for pixel in canvas.pixels_mut().as_chunks_mut::<3>().0 {
         let [h, s, v] = to_hsv(*pixel);
@@ -150,19 +152,19 @@ pub fn hue(canvas: &mut Canvas, turn: f64) {
     }
 }
 
-/// `rgb2hsv_row` of `Convert.c`, with f32 and f64 where it has them.
+/// `rgb2hsv_row` of `Convert.c`, in f32 and f64 exactly where it uses them.
 fn to_hsv(pixel: [u8; 3]) -> [u8; 3] {
     let [r, g, b] = pixel;
-    let (most, least) = (r.max(g).max(b), r.min(g).min(b));
-    if most == least {
-        return [0, 0, most];
+    let (max, min) = (r.max(g).max(b), r.min(g).min(b));
+    if max == min {
+        return [0, 0, max];
     }
-    let range = f32::from(most - least);
-    let saturation = range / f32::from(most);
-    let [red, green, blue] = pixel.map(|byte| f32::from(most - byte) / range);
-    let hue = if r == most {
+    let range = f32::from(max - min);
+    let saturation = range / f32::from(max);
+    let [red, green, blue] = pixel.map(|byte| f32::from(max - byte) / range);
+    let hue = if r == max {
         blue - green
-    } else if g == most {
+    } else if g == max {
         (2.0 + f64::from(red) - f64::from(blue)) as f32
     } else {
         (4.0 + f64::from(green) - f64::from(red)) as f32
@@ -170,7 +172,7 @@ fn to_hsv(pixel: [u8; 3]) -> [u8; 3] {
     // The remainder by 1 of a number below 2.
     let turn = f64::from(hue) / 6.0 + 1.0;
     let hue = (if turn >= 1.0 { turn - 1.0 } else { turn }) as f32;
-    [(f64::from(hue) * 255.0) as u8, (f64::from(saturation) * 255.0) as u8, most]
+    [(f64::from(hue) * 255.0) as u8, (f64::from(saturation) * 255.0) as u8, max]
 }
 
 /// `hsv2rgb` of `Convert.c`.
@@ -183,7 +185,7 @@ fn from_hsv([h, s, v]: [u8; 3]) -> [u8; 3] {
     let part = (turn - f64::from(sextant)) as f32;
     let saturation = (f64::from(s) / 255.0) as f32;
     let value = f64::from(v);
-    // Half up: the same as half away from 0 for all 2^24 colours.
+    // Rounding half up equals rounding half away from 0 for all 2^24 colours.
     let rounded = |share: f64| (value * share + 0.5) as u8;
     let p = rounded(1.0 - f64::from(saturation));
     let q = rounded(1.0 - f64::from(saturation * part));

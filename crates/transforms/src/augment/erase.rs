@@ -1,15 +1,16 @@
-//! Random erasing (Zhong et al., arXiv:1708.04896) with timm's distribution, on the normalised numbers.
+//! Random erasing (Zhong et al., arXiv:1708.04896) with timm's distribution, on the normalised
+//! numbers.
 
-use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::random::Counter;
 
-/// What an erased rectangle is filled with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+/// The filling of an erased rectangle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
-pub enum Fill {
-    /// Zeros: the mean colour, after normalisation.
+pub enum EraseFill {
+    /// Zeros, which are the mean colour after normalisation.
     Const,
     /// One normal number for each channel.
     Rand,
@@ -17,27 +18,27 @@ pub enum Fill {
     Pixel,
 }
 
-/// How often and how rectangles are erased.
+/// Random erasing: how often, how many rectangles, and their filling.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Erase {
-    /// For an image.
+    /// Probability that an image is erased.
     pub probability: f64,
-    /// What is put there.
-    pub fill: Fill,
-    /// Greatest number of rectangles of an image; each number from 1 to it is equally likely, and they share
-    /// the area.
+    /// Filling of the rectangles.
+    pub fill: EraseFill,
+    /// Largest number of rectangles of an image: each number from 1 to `count` is equally likely,
+    /// and the rectangles share the area.
     pub count: usize,
 }
 
-/// Least and greatest area of all rectangles together, as a share of the image's.
+/// Smallest and largest area of all rectangles together, as a share of the image's.
 const AREA: [f64; 2] = [0.02, 1.0 / 3.0];
 
-/// Least height divided by width of a rectangle; the greatest is one over it.
+/// Smallest height divided by width of a rectangle; the largest is its reciprocal.
 const ASPECT: f64 = 0.3;
 
 impl Erase {
-    /// Erases from `[channels, height, width]` numbers, flat.
+    /// Erases rectangles of `[channels, height, width]` numbers, flat.
     ///
     /// # Panics
     /// When `values` is not a whole number of planes.
@@ -48,18 +49,21 @@ impl Erase {
             for channel in values.chunks_exact_mut(plane) {
                 let rows = channel.chunks_exact_mut(width).skip(top).take(h);
                 match self.fill {
-                    Fill::Const => rows.for_each(|row| row[left..left + w].fill(0.0)),
-                    Fill::Rand => {
+                    EraseFill::Const => rows.for_each(|row| row[left..left + w].fill(0.0)),
+                    EraseFill::Rand => {
                         let value = random.normal() as f32;
                         rows.for_each(|row| row[left..left + w].fill(value));
                     }
-                    Fill::Pixel => rows.for_each(|row| noise(&mut row[left..left + w], random)),
+                    EraseFill::Pixel => {
+                        rows.for_each(|row| noise(&mut row[left..left + w], random));
+                    }
                 }
             }
         }
     }
 
-    /// Top, left, height and width of what is erased; a rectangle that does not fit in ten tries is left out.
+    /// Draws top, left, height and width of the rectangles; a rectangle that does not fit in ten
+    /// tries is omitted.
     pub fn rectangles(&self, [height, width]: [usize; 2], random: &mut Counter) -> Vec<[usize; 4]> {
         if random.unit() >= self.probability {
             return Vec::new();
@@ -82,7 +86,7 @@ impl Erase {
     }
 }
 
-/// Normal numbers, two from one draw.
+/// Fills with normal numbers, two from one draw.
 fn noise(values: &mut [f32], random: &mut Counter) {
     for pair in values.chunks_mut(2) {
         for (value, normal) in pair.iter_mut().zip(random.normals()) {

@@ -1,16 +1,16 @@
-//! What may be written after `--aa`, and how a policy is written.
+//! The text form of a policy, as `--aa` takes it: parsing and printing.
 //!
 //! timm: `original`, `originalr`, `v0`, `v0r`, `3a`, each with `-mstd0.5`;
-//! `rand-m9-n2-p0.5-mstd0.5-mmax10-inc1-t3a`; `augmix-m3-w3-d2-a1-b1-mstd0.5`. torchvision: `imagenet`,
-//! `cifar10`, `svhn`, `ra` (also `ra-m9-n2`), `ta_wide`, `augmix` (also `augmix-s3`, its severity): without a number of
-//! timm's, `augmix` is torchvision's.
+//! `rand-m9-n2-p0.5-mstd0.5-mmax10-inc1-t3a`; `augmix-m3-w3-d2-a1-b1-mstd0.5`. torchvision:
+//! `imagenet`, `cifar10`, `svhn`, `ra` (also `ra-m9-n2`), `ta_wide`, `augmix` (also `augmix-s3`,
+//! its severity). `augmix` without one of timm's numbers is torchvision's.
 
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use crate::augment::augmix::AugMix;
-use crate::augment::policy::{Choice, Dataset, Policy, Rand, Table};
+use crate::augment::policy::{AutoAugmentTable, Choice, Dataset, Policy, Rand};
 
 /// The forms that are accepted, for messages.
 pub const FORMS: &str = "rand-m9-mstd0.5-inc1 (timm's RandAugment; n, p, mmax and t too), original, \
@@ -33,7 +33,7 @@ impl FromStr for Policy {
     }
 }
 
-/// The words after the name of a policy.
+/// The sections after the name of a policy, and the keys that were read from them.
 struct Sections<'a> {
     sections: &'a [&'a str],
     taken: Vec<&'a str>,
@@ -42,11 +42,11 @@ struct Sections<'a> {
 impl Sections<'_> {
     fn policy(&mut self, name: &str) -> Result<Policy, String> {
         let table = match name {
-            "original" => Some(Table::Original),
-            "originalr" => Some(Table::OriginalResearch),
-            "v0" => Some(Table::V0),
-            "v0r" => Some(Table::V0Research),
-            "3a" => Some(Table::Three),
+            "original" => Some(AutoAugmentTable::Original),
+            "originalr" => Some(AutoAugmentTable::OriginalResearch),
+            "v0" => Some(AutoAugmentTable::V0),
+            "v0r" => Some(AutoAugmentTable::V0Research),
+            "3a" => Some(AutoAugmentTable::Three),
             _ => None,
         };
         if let Some(table) = table {
@@ -103,7 +103,7 @@ impl Sections<'_> {
             count: self.whole("n", 1..=64)?.unwrap_or(2),
             probability: self.number("p", 0.0..=1.0)?.unwrap_or(0.5),
             deviation,
-            most: self.whole("mmax", 1..=100)?.unwrap_or(10) as u32,
+            max: self.whole("mmax", 1..=100)?.unwrap_or(10) as u32,
             increasing: self.whole("inc", 0..=1)?.unwrap_or(0) == 1,
             choice,
         })
@@ -184,17 +184,17 @@ impl From<Policy> for String {
     }
 }
 
-/// The words that give the policy again; what is as by default is left away.
+/// The text that parses to this policy; default values are omitted.
 impl fmt::Display for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Policy::Auto { table, deviation } => {
                 f.write_str(match table {
-                    Table::Original => "original",
-                    Table::OriginalResearch => "originalr",
-                    Table::V0 => "v0",
-                    Table::V0Research => "v0r",
-                    Table::Three => "3a",
+                    AutoAugmentTable::Original => "original",
+                    AutoAugmentTable::OriginalResearch => "originalr",
+                    AutoAugmentTable::V0 => "v0",
+                    AutoAugmentTable::V0Research => "v0r",
+                    AutoAugmentTable::Three => "3a",
                 })?;
                 if *deviation > 0.0 {
                     write!(f, "-mstd{deviation}")?;
@@ -208,8 +208,8 @@ impl fmt::Display for Policy {
                 } else if rand.deviation > 0.0 {
                     write!(f, "-mstd{}", rand.deviation)?;
                 }
-                if rand.most != 10 {
-                    write!(f, "-mmax{}", rand.most)?;
+                if rand.max != 10 {
+                    write!(f, "-mmax{}", rand.max)?;
                 }
                 if rand.increasing {
                     f.write_str("-inc1")?;

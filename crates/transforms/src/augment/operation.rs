@@ -1,74 +1,82 @@
-//! One operation on an image, its strength resolved.
+//! One operation on an image, with a resolved strength.
 
 use crate::augment::affine::{Resample, affine, rotate};
 use crate::augment::blur::gaussian_blur;
 use crate::augment::canvas::Canvas;
 use crate::augment::colour;
 
-/// What policies consist of, with Pillow's parameters.
+/// The operations of policies, with Pillow's parameters.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Operation {
-    /// Nothing.
+pub enum ImageOperation {
+    /// Changes nothing.
     Identity,
-    /// Column of the source moves by so many pixels a row.
+    /// Shifts the column that is read by this many pixels per row.
     ShearX(f64),
-    /// Row of the source moves by so many pixels a column.
+    /// Shifts the row that is read by this many pixels per column.
     ShearY(f64),
-    /// The source is read so many pixels further right.
+    /// Reads the image this many pixels further right.
     TranslateX(f64),
-    /// The source is read so many pixels further down.
+    /// Reads the image this many pixels further down.
     TranslateY(f64),
-    /// Degrees, counter-clockwise.
+    /// Rotates by degrees, counter-clockwise.
     Rotate(f64),
-    /// Factor; 1 changes nothing.
+    /// Factor of the brightness; 1 changes nothing.
     Brightness(f64),
     /// Factor of the saturation; 1 changes nothing.
     Color(f64),
-    /// Factor; 1 changes nothing.
+    /// Factor of the contrast; 1 changes nothing.
     Contrast(f64),
-    /// Factor; 1 changes nothing.
+    /// Factor of the sharpness; 1 changes nothing.
     Sharpness(f64),
-    /// Bits that are kept of each channel; from 8 on nothing changes.
+    /// Keeps this many bits of each channel; 8 changes nothing.
     Posterize(u32),
-    /// What is not below it is inverted.
+    /// Inverts bytes that are not below this threshold.
     Solarize(f64),
-    /// Added to what is below 128.
+    /// Adds this to bytes below 128.
     SolarizeAdd(u8),
-    /// Every channel stretched to [0, 255].
+    /// Stretches every channel to [0, 255].
     AutoContrast,
-    /// Every channel's histogram made even.
+    /// Equalizes every channel's histogram.
     Equalize,
-    /// The negative.
+    /// Gives the negative.
     Invert,
-    /// Share of the colour circle.
+    /// Turns the hue by this share of the circle.
     Hue(f64),
-    /// Standard deviation of a Gaussian, pixels.
+    /// Blurs by a Gaussian of this standard deviation, pixels.
     Blur(f64),
 }
 
-impl Operation {
-    /// Does it; `look` is for what moves pixels.
-    pub fn apply(self, canvas: &mut Canvas, look: Resample) {
+impl ImageOperation {
+    /// Carries the operation out; `resample` applies to operations that move pixels.
+    pub fn apply(self, canvas: &mut Canvas, resample: Resample) {
         match self {
-            Operation::Identity => {}
-            Operation::ShearX(factor) => affine(canvas, [1.0, factor, 0.0, 0.0, 1.0, 0.0], look),
-            Operation::ShearY(factor) => affine(canvas, [1.0, 0.0, 0.0, factor, 1.0, 0.0], look),
-            Operation::TranslateX(by) => affine(canvas, [1.0, 0.0, by, 0.0, 1.0, 0.0], look),
-            Operation::TranslateY(by) => affine(canvas, [1.0, 0.0, 0.0, 0.0, 1.0, by], look),
-            Operation::Rotate(degrees) => rotate(canvas, degrees, look),
+            ImageOperation::Identity => {}
+            ImageOperation::ShearX(factor) => {
+                affine(canvas, [1.0, factor, 0.0, 0.0, 1.0, 0.0], resample);
+            }
+            ImageOperation::ShearY(factor) => {
+                affine(canvas, [1.0, 0.0, 0.0, factor, 1.0, 0.0], resample);
+            }
+            ImageOperation::TranslateX(by) => {
+                affine(canvas, [1.0, 0.0, by, 0.0, 1.0, 0.0], resample);
+            }
+            ImageOperation::TranslateY(by) => {
+                affine(canvas, [1.0, 0.0, 0.0, 0.0, 1.0, by], resample);
+            }
+            ImageOperation::Rotate(degrees) => rotate(canvas, degrees, resample),
             // Pillow takes factors as f32.
-            Operation::Brightness(factor) => colour::brightness(canvas, factor as f32),
-            Operation::Color(factor) => colour::color(canvas, factor as f32),
-            Operation::Contrast(factor) => colour::contrast(canvas, factor as f32),
-            Operation::Sharpness(factor) => colour::sharpness(canvas, factor as f32),
-            Operation::Posterize(bits) => colour::posterize(canvas, bits),
-            Operation::Solarize(threshold) => colour::solarize(canvas, threshold),
-            Operation::SolarizeAdd(add) => colour::solarize_add(canvas, add),
-            Operation::AutoContrast => colour::auto_contrast(canvas),
-            Operation::Equalize => colour::equalize(canvas),
-            Operation::Invert => colour::invert(canvas),
-            Operation::Hue(turn) => colour::hue(canvas, turn),
-            Operation::Blur(radius) => gaussian_blur(canvas, radius),
+            ImageOperation::Brightness(factor) => colour::brightness(canvas, factor as f32),
+            ImageOperation::Color(factor) => colour::color(canvas, factor as f32),
+            ImageOperation::Contrast(factor) => colour::contrast(canvas, factor as f32),
+            ImageOperation::Sharpness(factor) => colour::sharpness(canvas, factor as f32),
+            ImageOperation::Posterize(bits) => colour::posterize(canvas, bits),
+            ImageOperation::Solarize(threshold) => colour::solarize(canvas, threshold),
+            ImageOperation::SolarizeAdd(add) => colour::solarize_add(canvas, add),
+            ImageOperation::AutoContrast => colour::auto_contrast(canvas),
+            ImageOperation::Equalize => colour::equalize(canvas),
+            ImageOperation::Invert => colour::invert(canvas),
+            ImageOperation::Hue(turn) => colour::hue(canvas, turn),
+            ImageOperation::Blur(radius) => gaussian_blur(canvas, radius),
         }
     }
 }

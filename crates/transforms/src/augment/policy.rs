@@ -1,25 +1,26 @@
-//! Automatic augmentation: timm's and torchvision's policies with their numbers, and what they do to an image.
-//! How they are written stands in `grammar`.
+//! Automatic augmentation: timm's and torchvision's policies with their numbers, and how they
+//! augment an image. `grammar` reads and writes them as text, `magnitude` draws the strength of an
+//! operation.
 
 use serde::{Deserialize, Serialize};
 
-use crate::augment::affine::Resample;
 use crate::augment::augmix::{AugMix, mix_in};
 use crate::augment::canvas::Canvas;
-use crate::augment::operation::Operation;
+use crate::augment::magnitude::{Filter, TimmParams, TorchvisionParams};
+use crate::augment::timm::{TimmName, TimmStep};
+use crate::augment::torchvision::TorchvisionStep;
 use crate::augment::{timm, torchvision};
-use crate::preprocess::Interpolation;
 use crate::random::Counter;
 
-/// A policy and its numbers. Written as the words that [`Policy`] reads.
+/// A policy and its numbers. It is serialised as the text that [`Policy`] parses.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Policy {
     /// timm's AutoAugment.
     Auto {
-        /// The table.
-        table: Table,
-        /// Deviation of the magnitudes.
+        /// The table of operations.
+        table: AutoAugmentTable,
+        /// Standard deviation of the magnitudes.
         deviation: f64,
     },
     /// timm's RandAugment.
@@ -35,20 +36,20 @@ pub enum Policy {
         /// Operations on an image.
         count: usize,
     },
-    /// torchvision's TrivialAugmentWide: one operation of any strength.
+    /// torchvision's TrivialAugmentWide: one operation of any magnitude.
     TrivialWide,
-    /// torchvision's AugMix: three chains of one to three operations, mixed with one another and with the image, all
-    /// shares alike probable (arXiv:1912.02781).
+    /// torchvision's AugMix: three chains of one to three operations, mixed with one another and
+    /// with the image, all shares equally likely (arXiv:1912.02781).
     Mixed {
-        /// Bins of ten that the operations have, from the weakest on.
+        /// Number of bins to draw from, of ten, from the weakest on.
         severity: usize,
     },
 }
 
-/// A table of timm.
+/// The tables of timm's AutoAugment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the tables stand in `timm`")]
-pub enum Table {
+pub enum AutoAugmentTable {
     Original,
     OriginalResearch,
     V0,
@@ -56,7 +57,7 @@ pub enum Table {
     Three,
 }
 
-/// What a policy of torchvision was searched on.
+/// The data set on which a policy of torchvision was searched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "names of data sets")]
 pub enum Dataset {
@@ -68,19 +69,19 @@ pub enum Dataset {
 /// timm's RandAugment: some operations, each done with a probability.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rand {
-    /// 0 to `most`.
+    /// Magnitude, 0 to `max`.
     pub magnitude: u32,
     /// Operations on an image.
     pub count: usize,
-    /// Probability of each.
+    /// Probability of each operation.
     pub probability: f64,
-    /// Deviation of the magnitude; infinite: uniform from 0 to the magnitude.
+    /// Standard deviation of the magnitude; infinite means uniform from 0 to the magnitude.
     pub deviation: f64,
-    /// Greatest magnitude after the draw.
-    pub most: u32,
-    /// Whether everything grows stronger with the magnitude.
+    /// Largest magnitude after the draw.
+    pub max: u32,
+    /// Whether every operation grows stronger with the magnitude.
     pub increasing: bool,
-    /// What is chosen among.
+    /// The set of operations to choose from.
     pub choice: Choice,
 }
 
@@ -94,65 +95,44 @@ pub enum Choice {
     ThreeWeighted,
 }
 
-/// The filter of affine operations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Filter {
-    /// Always this.
-    Fixed(Interpolation),
-    /// Bilinear or bicubic, by chance.
-    Random,
-}
-
-impl Filter {
-    /// A filter; draws where it is random.
-    pub fn draw(self, random: &mut Counter) -> Interpolation {
-        match self {
-            Filter::Fixed(filter) => filter,
-            Filter::Random => [Interpolation::Bilinear, Interpolation::Bicubic][random.range(2)],
-        }
-    }
-}
-
 impl Policy {
-    /// Whether colour jitter stays on beside it, as timm has it.
+    /// Whether colour jitter stays on beside the policy, as in timm.
     #[must_use]
     pub fn keeps_jitter(&self) -> bool {
         match self {
-            Policy::Auto { table, .. } => *table == Table::Three,
+            Policy::Auto { table, .. } => *table == AutoAugmentTable::Three,
             Policy::Rand(rand) => matches!(rand.choice, Choice::Three | Choice::ThreeWeighted),
             _ => false,
         }
     }
 
-    /// Augments an image. `mean` is what timm's policies put outside of it; torchvision's put black.
+    /// Augments an image. Pixels from outside of it get the colour `mean` in timm's policies and
+    /// black in torchvision's.
     pub fn apply(&self, canvas: &mut Canvas, filter: Filter, mean: [u8; 3], random: &mut Counter) {
         let size = [canvas.height(), canvas.width()];
-        let timm = |deviation, most: u32, translate| Timm {
+        let timm = |deviation, max: u32, translate| TimmParams {
             deviation,
-            most: f64::from(most),
+            max: f64::from(max),
             translate,
             size,
             filter,
             fill: mean,
         };
-        let torchvision = |canvas: &mut Canvas, operation: Operation, random: &mut Counter| {
-            let look = Resample { filter: filter.draw(random), fill: [0; 3] };
-            operation.apply(canvas, look);
-        };
+        let torchvision = |space| TorchvisionParams { space, size, filter };
         match *self {
             Policy::Auto { table, deviation } => {
-                let timm = timm(deviation, 10, 0.45);
                 let mut lines = table.lines();
                 let line = lines.swap_remove(random.range(lines.len()));
                 for (name, probability, magnitude) in line {
-                    timm.step(canvas, name, probability, magnitude, random);
+                    let params = timm(deviation, 10, 0.45);
+                    params.apply(canvas, name, probability, magnitude, random);
                 }
             }
             Policy::Rand(rand) => {
-                let timm = timm(rand.deviation, rand.most, 0.45);
+                let params = timm(rand.deviation, rand.max, 0.45);
                 let magnitude = f64::from(rand.magnitude);
                 for name in rand.draw(random) {
-                    timm.step(canvas, name, rand.probability, magnitude, random);
+                    params.apply(canvas, name, rand.probability, magnitude, random);
                 }
             }
             Policy::AugMix(augmix) => {
@@ -161,52 +141,23 @@ impl Policy {
             Policy::Learned(dataset) => {
                 for (name, probability, bin) in dataset.table()[random.range(25)] {
                     if random.unit() < probability {
-                        let operation =
-                            name.at(signed(name, &torchvision::AUTO, bin, size, random));
-                        torchvision(canvas, operation, random);
+                        torchvision(torchvision::AUTO).apply(canvas, name, bin, random);
                     }
                 }
             }
             Policy::Ra { magnitude, count } => {
                 for _ in 0..count {
                     let name = torchvision::CHOICES[random.range(torchvision::CHOICES.len())];
-                    let operation =
-                        name.at(signed(name, &torchvision::RAND, magnitude, size, random));
-                    torchvision(canvas, operation, random);
+                    torchvision(torchvision::RAND).apply(canvas, name, magnitude, random);
                 }
             }
             Policy::TrivialWide => {
-                let space = torchvision::WIDE;
+                let params = torchvision(torchvision::WIDE);
                 let name = torchvision::CHOICES[random.range(torchvision::CHOICES.len())];
-                let bin = if name.graded() { random.range(space.bins) } else { 0 };
-                let operation = name.at(signed(name, &space, bin, size, random));
-                torchvision(canvas, operation, random);
+                params.apply_any_bin(canvas, name, params.space.bins, random);
             }
             Policy::Mixed { severity } => {
-                let [own, share] = [0, 1].map({
-                    let shares = random.dirichlet(1.0, 2);
-                    move |number: usize| shares[number] as f32
-                });
-                let weights: Vec<f32> = random
-                    .dirichlet(1.0, CHAINS)
-                    .into_iter()
-                    .map(|weight| weight as f32 * share)
-                    .collect();
-                let original = canvas.clone();
-                let chains: Vec<Canvas> = (0..CHAINS)
-                    .map(|_| {
-                        let mut chain = original.clone();
-                        for _ in 0..=random.range(3) {
-                            let choices = torchvision::MIX_CHOICES;
-                            let name = choices[random.range(choices.len())];
-                            let bin = if name.graded() { random.range(severity) } else { 0 };
-                            let magnitude = signed(name, &torchvision::MIX, bin, size, random);
-                            torchvision(&mut chain, name.at(magnitude), random);
-                        }
-                        chain
-                    })
-                    .collect();
-                mix_in(canvas, own, &chains, &weights);
+                augmix_of_torchvision(canvas, severity, &torchvision(torchvision::MIX), random);
             }
         }
     }
@@ -215,77 +166,52 @@ impl Policy {
 /// Chains of torchvision's AugMix.
 const CHAINS: usize = 3;
 
-/// torchvision's magnitude with a random sign where there is one.
-fn signed(
-    name: torchvision::Name,
-    space: &torchvision::Space,
-    bin: usize,
-    size: [usize; 2],
+/// torchvision's AugMix: three chains of one to three operations, mixed with the image.
+fn augmix_of_torchvision(
+    canvas: &mut Canvas,
+    severity: usize,
+    params: &TorchvisionParams,
     random: &mut Counter,
-) -> f64 {
-    let magnitude = name.magnitude(space, bin, size);
-    if name.signed() && random.range(2) == 1 { -magnitude } else { magnitude }
+) {
+    let shares = random.dirichlet(1.0, 2);
+    let [own, share] = [0, 1].map(|number: usize| shares[number] as f32);
+    let weights: Vec<f32> =
+        random.dirichlet(1.0, CHAINS).into_iter().map(|weight| weight as f32 * share).collect();
+    let original = canvas.clone();
+    let chains: Vec<Canvas> = (0..CHAINS)
+        .map(|_| {
+            let mut chain = original.clone();
+            for _ in 0..=random.range(3) {
+                let choices = torchvision::MIX_CHOICES;
+                let name = choices[random.range(choices.len())];
+                params.apply_any_bin(&mut chain, name, severity, random);
+            }
+            chain
+        })
+        .collect();
+    mix_in(canvas, own, &chains, &weights);
 }
 
-/// How timm carries a step out.
-pub(crate) struct Timm {
-    deviation: f64,
-    most: f64,
-    translate: f64,
-    size: [usize; 2],
-    filter: Filter,
-    fill: [u8; 3],
-}
-
-impl Timm {
-    /// Does an operation with its probability, at a magnitude with noise.
-    pub(crate) fn step(
-        &self,
-        canvas: &mut Canvas,
-        name: timm::Name,
-        probability: f64,
-        magnitude: f64,
-        random: &mut Counter,
-    ) {
-        if probability < 1.0 && random.unit() >= probability {
-            return;
-        }
-        let magnitude = drawn_magnitude(magnitude, self.deviation, self.most, random);
-        let operation = name.at(magnitude, self.size, self.translate, random);
-        operation.apply(canvas, Resample { filter: self.filter.draw(random), fill: self.fill });
-    }
-}
-
-/// timm's noise on a magnitude: normal, or uniform below it where the deviation is infinite; cut to [0, most].
-pub fn drawn_magnitude(magnitude: f64, deviation: f64, most: f64, random: &mut Counter) -> f64 {
-    let drawn = if deviation == f64::INFINITY {
-        random.uniform(0.0, magnitude)
-    } else if deviation > 0.0 {
-        magnitude + deviation * random.normal()
-    } else {
-        magnitude
-    };
-    drawn.clamp(0.0, most)
-}
-
-impl Table {
-    /// Its lines: the operations of an image, one after another.
+impl AutoAugmentTable {
+    /// The lines of the table: each the operations of one image, one after another.
     #[must_use]
-    pub fn lines(self) -> Vec<Vec<timm::Step>> {
-        let lines = |table: &[[timm::Step; 2]]| table.iter().map(|line| line.to_vec()).collect();
+    pub fn lines(self) -> Vec<Vec<TimmStep>> {
+        let lines = |table: &[[TimmStep; 2]]| table.iter().map(|line| line.to_vec()).collect();
         match self {
-            Table::Original | Table::OriginalResearch => self.research(lines(&timm::ORIGINAL)),
-            Table::V0 | Table::V0Research => self.research(lines(&timm::V0)),
-            Table::Three => timm::THREE.iter().map(|line| line.to_vec()).collect(),
+            AutoAugmentTable::Original | AutoAugmentTable::OriginalResearch => {
+                self.research(lines(&timm::ORIGINAL))
+            }
+            AutoAugmentTable::V0 | AutoAugmentTable::V0Research => self.research(lines(&timm::V0)),
+            AutoAugmentTable::Three => timm::THREE.iter().map(|line| line.to_vec()).collect(),
         }
     }
 
-    /// The same with the posterize of the research code, in the two tables that have it.
-    fn research(self, mut lines: Vec<Vec<timm::Step>>) -> Vec<Vec<timm::Step>> {
-        if matches!(self, Table::OriginalResearch | Table::V0Research) {
+    /// Replaces posterize by that of the research code, in the two tables that have it.
+    fn research(self, mut lines: Vec<Vec<TimmStep>>) -> Vec<Vec<TimmStep>> {
+        if matches!(self, AutoAugmentTable::OriginalResearch | AutoAugmentTable::V0Research) {
             for step in lines.iter_mut().flatten() {
-                if matches!(step.0, timm::Name::PosterizeOriginal | timm::Name::Posterize) {
-                    step.0 = timm::Name::PosterizeIncreasing;
+                if matches!(step.0, TimmName::PosterizeOriginal | TimmName::Posterize) {
+                    step.0 = TimmName::PosterizeIncreasing;
                 }
             }
         }
@@ -294,9 +220,9 @@ impl Table {
 }
 
 impl Dataset {
-    /// torchvision's table.
+    /// The table of torchvision's policy.
     #[must_use]
-    pub fn table(self) -> &'static [[torchvision::Step; 2]; 25] {
+    pub fn table(self) -> &'static [[TorchvisionStep; 2]; 25] {
         match self {
             Dataset::ImageNet => &torchvision::IMAGENET,
             Dataset::Cifar10 => &torchvision::CIFAR10,
@@ -306,9 +232,10 @@ impl Dataset {
 }
 
 impl Rand {
-    /// Names for one image: independent, or without repetition where they have weights (as numpy's `choice`).
-    pub fn draw(&self, random: &mut Counter) -> Vec<timm::Name> {
-        let even = |names: &[timm::Name], random: &mut Counter| {
+    /// Draws the operations of one image: independently, or without repetition where they have
+    /// weights (as numpy's `choice`).
+    pub fn draw(&self, random: &mut Counter) -> Vec<TimmName> {
+        let even = |names: &[TimmName], random: &mut Counter| {
             (0..self.count).map(|_| names[random.range(names.len())]).collect()
         };
         match self.choice {
@@ -321,15 +248,15 @@ impl Rand {
     }
 }
 
-/// `count` different names, each draw by the weights of what is left.
-fn weighted(names: &[(timm::Name, f64)], count: usize, random: &mut Counter) -> Vec<timm::Name> {
+/// Draws `count` different names, each by the weights of the names that are left.
+fn weighted(names: &[(TimmName, f64)], count: usize, random: &mut Counter) -> Vec<TimmName> {
     let mut left = names.to_vec();
     let mut drawn = Vec::with_capacity(count);
     while drawn.len() < count && !left.is_empty() {
-        let mut at = random.unit() * left.iter().map(|(_, weight)| weight).sum::<f64>();
+        let mut rest = random.unit() * left.iter().map(|(_, weight)| weight).sum::<f64>();
         let index = left.iter().position(|(_, weight)| {
-            at -= weight;
-            at < 0.0
+            rest -= weight;
+            rest < 0.0
         });
         drawn.push(left.remove(index.unwrap_or(left.len() - 1)).0);
     }

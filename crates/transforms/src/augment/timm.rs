@@ -1,15 +1,16 @@
 //! timm's operations by name and magnitude, its AutoAugment tables and its RandAugment sets
-//! (`auto_augment.py` of timm 1.0.31; tables from Cubuk et al., arXiv:1805.09501 and arXiv:1909.13719).
+//! (`auto_augment.py` of timm 1.0.31; tables from Cubuk et al., arXiv:1805.09501 and
+//! arXiv:1909.13719).
 //!
 //! `tests/augment.rs` compares the tables and the arguments with timm's own.
 
-use crate::augment::operation::Operation;
+use crate::augment::operation::ImageOperation;
 use crate::random::Counter;
 
-/// timm's names.
+/// timm's names of operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "the names are timm's; what they do stands at `Name::at`")]
-pub enum Name {
+#[expect(missing_docs, reason = "the names are timm's; what they do stands at `TimmName::at`")]
+pub enum TimmName {
     AutoContrast,
     Equalize,
     Invert,
@@ -37,78 +38,82 @@ pub enum Name {
     GaussianBlurRand,
 }
 
-/// A magnitude of this much is a level of 1.
+/// The magnitude of level 1.
 pub const FULL: f64 = 10.0;
 
-/// A range whose greatest value stands for level 1.
+/// The value at a level of a range; level 1 is `high`.
 fn within(level: f64, low: f64, high: f64) -> f64 {
     (low + (high - low) * level).max(low).min(high)
 }
 
-/// The same size, in half of the cases negative.
+/// Negates the value in half of the cases.
 fn signed(value: f64, random: &mut Counter) -> f64 {
     if random.unit() > 0.5 { -value } else { value }
 }
 
-impl Name {
+impl TimmName {
     /// The operation at a magnitude (0 to 10, above with `mmax`).
     ///
-    /// `size` is the image's height and width, `translate` the share of it that a translation of magnitude 10
-    /// moves by.
+    /// `size` is the image's height and width, `translate` the share of it that a translation of
+    /// magnitude 10 moves by.
     pub fn at(
         self,
         magnitude: f64,
         size: [usize; 2],
         translate: f64,
         random: &mut Counter,
-    ) -> Operation {
+    ) -> ImageOperation {
         let level = magnitude / FULL;
-        // Least and greatest distance from the neutral factor 1.
+        // The distance from the neutral factor 1 grows with the level.
         let mut increasing = || (1.0 + signed(level * 0.9, random)).max(0.1);
         let factor = level * 1.8 + 0.1;
         let bits = (level * 4.0) as i32;
-        let keep = |bits: i32| Operation::Posterize(bits.clamp(0, 8) as u32);
+        let keep = |bits: i32| ImageOperation::Posterize(bits.clamp(0, 8) as u32);
         let threshold = ((level * 256.0) as i32).min(256);
         match self {
-            Name::AutoContrast => Operation::AutoContrast,
-            Name::Equalize => Operation::Equalize,
-            Name::Invert => Operation::Invert,
-            Name::Rotate => Operation::Rotate(signed(level * 30.0, random)),
-            Name::Posterize => keep(bits),
-            Name::PosterizeIncreasing => keep(4 - bits),
-            Name::PosterizeOriginal => keep(bits + 4),
-            Name::Solarize => Operation::Solarize(f64::from(threshold)),
-            Name::SolarizeIncreasing => Operation::Solarize(f64::from(256 - threshold)),
-            Name::SolarizeAdd => Operation::SolarizeAdd(((level * 110.0) as i32).min(128) as u8),
-            Name::Color => Operation::Color(factor),
-            Name::Contrast => Operation::Contrast(factor),
-            Name::Brightness => Operation::Brightness(factor),
-            Name::Sharpness => Operation::Sharpness(factor),
-            Name::ColorIncreasing => Operation::Color(increasing()),
-            Name::ContrastIncreasing => Operation::Contrast(increasing()),
-            Name::BrightnessIncreasing => Operation::Brightness(increasing()),
-            Name::SharpnessIncreasing => Operation::Sharpness(increasing()),
-            Name::ShearX => Operation::ShearX(signed(level * 0.3, random)),
-            Name::ShearY => Operation::ShearY(signed(level * 0.3, random)),
-            Name::TranslateXRel => {
-                Operation::TranslateX(signed(level * translate, random) * size[1] as f64)
+            TimmName::AutoContrast => ImageOperation::AutoContrast,
+            TimmName::Equalize => ImageOperation::Equalize,
+            TimmName::Invert => ImageOperation::Invert,
+            TimmName::Rotate => ImageOperation::Rotate(signed(level * 30.0, random)),
+            TimmName::Posterize => keep(bits),
+            TimmName::PosterizeIncreasing => keep(4 - bits),
+            TimmName::PosterizeOriginal => keep(bits + 4),
+            TimmName::Solarize => ImageOperation::Solarize(f64::from(threshold)),
+            TimmName::SolarizeIncreasing => ImageOperation::Solarize(f64::from(256 - threshold)),
+            TimmName::SolarizeAdd => {
+                ImageOperation::SolarizeAdd(((level * 110.0) as i32).min(128) as u8)
             }
-            Name::TranslateYRel => {
-                Operation::TranslateY(signed(level * translate, random) * size[0] as f64)
+            TimmName::Color => ImageOperation::Color(factor),
+            TimmName::Contrast => ImageOperation::Contrast(factor),
+            TimmName::Brightness => ImageOperation::Brightness(factor),
+            TimmName::Sharpness => ImageOperation::Sharpness(factor),
+            TimmName::ColorIncreasing => ImageOperation::Color(increasing()),
+            TimmName::ContrastIncreasing => ImageOperation::Contrast(increasing()),
+            TimmName::BrightnessIncreasing => ImageOperation::Brightness(increasing()),
+            TimmName::SharpnessIncreasing => ImageOperation::Sharpness(increasing()),
+            TimmName::ShearX => ImageOperation::ShearX(signed(level * 0.3, random)),
+            TimmName::ShearY => ImageOperation::ShearY(signed(level * 0.3, random)),
+            TimmName::TranslateXRel => {
+                ImageOperation::TranslateX(signed(level * translate, random) * size[1] as f64)
             }
-            Name::Desaturate => Operation::Color((1.0 - within(level, 0.5, 1.0)).clamp(0.0, 1.0)),
-            Name::GaussianBlur => Operation::Blur(within(level, 0.1, 2.0)),
-            Name::GaussianBlurRand => {
-                Operation::Blur(random.uniform(0.1, 2.0 * within(level, 0.0, 1.0)))
+            TimmName::TranslateYRel => {
+                ImageOperation::TranslateY(signed(level * translate, random) * size[0] as f64)
+            }
+            TimmName::Desaturate => {
+                ImageOperation::Color((1.0 - within(level, 0.5, 1.0)).clamp(0.0, 1.0))
+            }
+            TimmName::GaussianBlur => ImageOperation::Blur(within(level, 0.1, 2.0)),
+            TimmName::GaussianBlurRand => {
+                ImageOperation::Blur(random.uniform(0.1, 2.0 * within(level, 0.0, 1.0)))
             }
         }
     }
 }
 
 /// An operation of a policy: name, probability, magnitude.
-pub type Step = (Name, f64, f64);
+pub type TimmStep = (TimmName, f64, f64);
 
-use Name::{
+use TimmName::{
     AutoContrast, Brightness, BrightnessIncreasing, Color, ColorIncreasing, Contrast,
     ContrastIncreasing, Desaturate, Equalize, GaussianBlur, GaussianBlurRand, Invert, Posterize,
     PosterizeIncreasing, PosterizeOriginal, Rotate, Sharpness, SharpnessIncreasing, ShearX, ShearY,
@@ -117,7 +122,7 @@ use Name::{
 
 /// `original`: the ImageNet policy of arXiv:1805.09501, table 9 (appendix).
 #[rustfmt::skip]
-pub const ORIGINAL: [[Step; 2]; 25] = [
+pub const ORIGINAL: [[TimmStep; 2]; 25] = [
     [(PosterizeOriginal, 0.4, 8.0), (Rotate,            0.6, 9.0)],
     [(Solarize,          0.6, 5.0), (AutoContrast,      0.6, 5.0)],
     [(Equalize,          0.8, 8.0), (Equalize,          0.6, 3.0)],
@@ -147,7 +152,7 @@ pub const ORIGINAL: [[Step; 2]; 25] = [
 
 /// `v0`: the ImageNet policy of the TPU EfficientNet code.
 #[rustfmt::skip]
-pub const V0: [[Step; 2]; 25] = [
+pub const V0: [[TimmStep; 2]; 25] = [
     [(Equalize,  0.8, 1.0), (ShearY,        0.8,  4.0)],
     [(Color,     0.4, 9.0), (Equalize,      0.6,  3.0)],
     [(Color,     0.4, 1.0), (Rotate,        0.6,  8.0)],
@@ -175,12 +180,12 @@ pub const V0: [[Step; 2]; 25] = [
     [(Color,     0.8, 6.0), (Rotate,        0.4,  5.0)],
 ];
 
-/// `3a`: the three of DeiT III (arXiv:2204.07118).
-pub const THREE: [[Step; 1]; 3] =
+/// `3a`: the three operations of DeiT III (arXiv:2204.07118).
+pub const THREE: [[TimmStep; 1]; 3] =
     [[(Solarize, 1.0, 5.0)], [(Desaturate, 1.0, 10.0)], [(GaussianBlurRand, 1.0, 10.0)]];
 
 /// The operations of RandAugment.
-pub const RAND: [Name; 15] = [
+pub const RAND: [TimmName; 15] = [
     AutoContrast,
     Equalize,
     Invert,
@@ -198,8 +203,8 @@ pub const RAND: [Name; 15] = [
     TranslateYRel,
 ];
 
-/// The same with `inc1`: what grows stronger with the magnitude.
-pub const RAND_INCREASING: [Name; 15] = [
+/// The operations of RandAugment with `inc1`, which all grow stronger with the magnitude.
+pub const RAND_INCREASING: [TimmName; 15] = [
     AutoContrast,
     Equalize,
     Invert,
@@ -217,11 +222,11 @@ pub const RAND_INCREASING: [Name; 15] = [
     TranslateYRel,
 ];
 
-/// `t3a`.
-pub const RAND_THREE: [Name; 3] = [SolarizeIncreasing, Desaturate, GaussianBlur];
+/// The operations of RandAugment with `t3a`.
+pub const RAND_THREE: [TimmName; 3] = [SolarizeIncreasing, Desaturate, GaussianBlur];
 
-/// `t3aw`, with weights that need not sum to 1.
-pub const RAND_THREE_WEIGHTED: [(Name, f64); 14] = [
+/// The operations of RandAugment with `t3aw`, and their weights, which need not sum to 1.
+pub const RAND_THREE_WEIGHTED: [(TimmName, f64); 14] = [
     (SolarizeIncreasing, 6.0),
     (Desaturate, 6.0),
     (GaussianBlur, 6.0),
@@ -238,8 +243,8 @@ pub const RAND_THREE_WEIGHTED: [(Name, f64); 14] = [
     (Invert, 1.0),
 ];
 
-/// `tweights`.
-pub const RAND_WEIGHTED: [(Name, f64); 15] = [
+/// The operations of RandAugment with `tweights`, and their weights.
+pub const RAND_WEIGHTED: [(TimmName, f64); 15] = [
     (Rotate, 3.0),
     (ShearX, 2.0),
     (ShearY, 2.0),
@@ -258,7 +263,7 @@ pub const RAND_WEIGHTED: [(Name, f64); 15] = [
 ];
 
 /// The operations of AugMix.
-pub const AUGMIX: [Name; 13] = [
+pub const AUGMIX: [TimmName; 13] = [
     AutoContrast,
     ColorIncreasing,
     ContrastIncreasing,

@@ -1,15 +1,18 @@
-//! torchvision's operations by name and bin, its AutoAugment tables and the spaces of its RandAugment,
-//! TrivialAugment and AugMix (`autoaugment.py` of torchvision 0.29.2; arXiv:1805.09501, 1909.13719, 2103.10158,
-//! 1912.02781).
+//! torchvision's operations by name and bin, its AutoAugment tables and the spaces of its
+//! RandAugment, TrivialAugment and AugMix (`autoaugment.py` of torchvision 0.29.2;
+//! arXiv:1805.09501, 1909.13719, 2103.10158, 1912.02781).
 //!
 //! `tests/augment.rs` compares tables and magnitudes with torchvision's own.
 
-use crate::augment::operation::Operation;
+use crate::augment::operation::ImageOperation;
 
-/// torchvision's names.
+/// torchvision's names of operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the names are torchvision's; what they do stands at `Name::at`")]
-pub enum Name {
+#[expect(
+    missing_docs,
+    reason = "the names are torchvision's; what they do stands at `TorchvisionName::at`"
+)]
+pub enum TorchvisionName {
     Identity,
     ShearX,
     ShearY,
@@ -27,36 +30,36 @@ pub enum Name {
     Invert,
 }
 
-/// How strong the strongest is.
+/// The magnitudes of a policy: number of bins, and the strongest of each operation.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Space {
-    /// Magnitudes from the weakest to the strongest.
+pub struct AugmentationSpace {
+    /// Number of magnitudes from the weakest to the strongest.
     pub bins: usize,
-    /// Greatest shear.
+    /// Largest shear.
     pub shear: f64,
-    /// Greatest translation: a share of the image, or pixels.
+    /// Largest translation: a share of the image, or pixels.
     pub translate: Translate,
-    /// Greatest rotation, degrees.
+    /// Largest rotation, degrees.
     pub rotate: f64,
-    /// Greatest distance of brightness, colour, contrast and sharpness from 1.
+    /// Largest distance of brightness, colour, contrast and sharpness from 1.
     pub factor: f64,
-    /// Bits of a channel that the strongest posterize takes.
+    /// Bits of a channel that the strongest posterize removes.
     pub bits: f64,
-    /// Bits of a channel that the weakest posterize leaves.
+    /// Bits of a channel that the weakest posterize keeps.
     pub depth: f64,
 }
 
-/// A length.
+/// The length of a translation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Translate {
-    /// Of the image's height or width.
+    /// Share of the image's height or width.
     Share(f64),
     /// Pixels.
     Pixels(f64),
 }
 
-/// AutoAugment.
-pub const AUTO: Space = Space {
+/// Magnitudes of AutoAugment.
+pub const AUTO: AugmentationSpace = AugmentationSpace {
     bins: 10,
     shear: 0.3,
     translate: Translate::Share(150.0 / 331.0),
@@ -66,11 +69,11 @@ pub const AUTO: Space = Space {
     depth: 8.0,
 };
 
-/// RandAugment.
-pub const RAND: Space = Space { bins: 31, ..AUTO };
+/// Magnitudes of RandAugment.
+pub const RAND: AugmentationSpace = AugmentationSpace { bins: 31, ..AUTO };
 
-/// TrivialAugmentWide.
-pub const WIDE: Space = Space {
+/// Magnitudes of TrivialAugmentWide.
+pub const WIDE: AugmentationSpace = AugmentationSpace {
     bins: 31,
     shear: 0.99,
     translate: Translate::Pixels(32.0),
@@ -80,47 +83,47 @@ pub const WIDE: Space = Space {
     depth: 8.0,
 };
 
-/// AugMix.
-pub const MIX: Space =
-    Space { bins: 10, translate: Translate::Share(1.0 / 3.0), depth: 4.0, ..AUTO };
+/// Magnitudes of AugMix.
+pub const MIX: AugmentationSpace =
+    AugmentationSpace { bins: 10, translate: Translate::Share(1.0 / 3.0), depth: 4.0, ..AUTO };
 
-/// What AugMix chooses among, with all operations.
-pub const MIX_CHOICES: [Name; 13] = [
-    Name::ShearX,
-    Name::ShearY,
-    Name::TranslateX,
-    Name::TranslateY,
-    Name::Rotate,
-    Name::Posterize,
-    Name::Solarize,
-    Name::AutoContrast,
-    Name::Equalize,
-    Name::Brightness,
-    Name::Color,
-    Name::Contrast,
-    Name::Sharpness,
+/// The operations of AugMix, with `all_ops`.
+pub const MIX_CHOICES: [TorchvisionName; 13] = [
+    TorchvisionName::ShearX,
+    TorchvisionName::ShearY,
+    TorchvisionName::TranslateX,
+    TorchvisionName::TranslateY,
+    TorchvisionName::Rotate,
+    TorchvisionName::Posterize,
+    TorchvisionName::Solarize,
+    TorchvisionName::AutoContrast,
+    TorchvisionName::Equalize,
+    TorchvisionName::Brightness,
+    TorchvisionName::Color,
+    TorchvisionName::Contrast,
+    TorchvisionName::Sharpness,
 ];
 
-/// What RandAugment and TrivialAugment choose among.
-pub const CHOICES: [Name; 14] = [
-    Name::Identity,
-    Name::ShearX,
-    Name::ShearY,
-    Name::TranslateX,
-    Name::TranslateY,
-    Name::Rotate,
-    Name::Brightness,
-    Name::Color,
-    Name::Contrast,
-    Name::Sharpness,
-    Name::Posterize,
-    Name::Solarize,
-    Name::AutoContrast,
-    Name::Equalize,
+/// The operations of RandAugment and TrivialAugment.
+pub const CHOICES: [TorchvisionName; 14] = [
+    TorchvisionName::Identity,
+    TorchvisionName::ShearX,
+    TorchvisionName::ShearY,
+    TorchvisionName::TranslateX,
+    TorchvisionName::TranslateY,
+    TorchvisionName::Rotate,
+    TorchvisionName::Brightness,
+    TorchvisionName::Color,
+    TorchvisionName::Contrast,
+    TorchvisionName::Sharpness,
+    TorchvisionName::Posterize,
+    TorchvisionName::Solarize,
+    TorchvisionName::AutoContrast,
+    TorchvisionName::Equalize,
 ];
 
-/// Element `bin` of `torch.linspace(first, last, count)`: in f32, from the nearer end, with one rounding for
-/// product and sum, as there.
+/// Element `bin` of `torch.linspace(first, last, count)`, computed as torch does: in f32, from the
+/// nearer end, with one rounding for product and sum.
 fn linspace(first: f64, last: f64, count: usize, bin: usize) -> f64 {
     let (first, last) = (first as f32, last as f32);
     let step = (last - first) / (count - 1) as f32;
@@ -131,83 +134,93 @@ fn linspace(first: f64, last: f64, count: usize, bin: usize) -> f64 {
     f64::from(value)
 }
 
-impl Name {
-    /// Whether it has a strength at all.
+impl TorchvisionName {
+    /// Whether the operation has a magnitude.
     #[must_use]
     pub fn graded(self) -> bool {
-        !matches!(self, Name::Identity | Name::AutoContrast | Name::Equalize | Name::Invert)
+        !matches!(
+            self,
+            TorchvisionName::Identity
+                | TorchvisionName::AutoContrast
+                | TorchvisionName::Equalize
+                | TorchvisionName::Invert
+        )
     }
 
-    /// Whether it has a direction.
+    /// Whether the magnitude has a sign.
     #[must_use]
     pub fn signed(self) -> bool {
-        self.graded() && !matches!(self, Name::Posterize | Name::Solarize)
+        self.graded() && !matches!(self, TorchvisionName::Posterize | TorchvisionName::Solarize)
     }
 
-    /// torchvision's magnitude of a bin, for an image of `size` (height, width).
+    /// The magnitude of a bin, for an image of `size` (height, width).
     #[must_use]
-    pub fn magnitude(self, space: &Space, bin: usize, size: [usize; 2]) -> f64 {
+    pub fn magnitude(self, space: &AugmentationSpace, bin: usize, size: [usize; 2]) -> f64 {
         let up_to = |last: f64| linspace(0.0, last, space.bins, bin);
         let length = |edge: usize| match space.translate {
             Translate::Share(share) => share * edge as f64,
             Translate::Pixels(pixels) => pixels,
         };
         match self {
-            Name::ShearX | Name::ShearY => up_to(space.shear),
-            Name::TranslateX => up_to(length(size[1])),
-            Name::TranslateY => up_to(length(size[0])),
-            Name::Rotate => up_to(space.rotate),
-            Name::Brightness | Name::Color | Name::Contrast | Name::Sharpness => {
-                up_to(space.factor)
-            }
-            Name::Posterize => {
+            TorchvisionName::ShearX | TorchvisionName::ShearY => up_to(space.shear),
+            TorchvisionName::TranslateX => up_to(length(size[1])),
+            TorchvisionName::TranslateY => up_to(length(size[0])),
+            TorchvisionName::Rotate => up_to(space.rotate),
+            TorchvisionName::Brightness
+            | TorchvisionName::Color
+            | TorchvisionName::Contrast
+            | TorchvisionName::Sharpness => up_to(space.factor),
+            TorchvisionName::Posterize => {
                 let one = ((space.bins - 1) as f64 / space.bits) as f32;
                 space.depth - f64::from((bin as f32 / one).round_ties_even())
             }
-            Name::Solarize => linspace(255.0, 0.0, space.bins, bin),
-            Name::Identity | Name::AutoContrast | Name::Equalize | Name::Invert => 0.0,
+            TorchvisionName::Solarize => linspace(255.0, 0.0, space.bins, bin),
+            TorchvisionName::Identity
+            | TorchvisionName::AutoContrast
+            | TorchvisionName::Equalize
+            | TorchvisionName::Invert => 0.0,
         }
     }
 
-    /// `_apply_op` at a magnitude with its sign.
+    /// The operation of `_apply_op` at a magnitude with its sign.
     #[must_use]
-    pub fn at(self, magnitude: f64) -> Operation {
-        // By way of an angle in degrees, rounding errors and all.
+    pub fn at(self, magnitude: f64) -> ImageOperation {
+        // torchvision goes by an angle in degrees, rounding errors included.
         let angle = magnitude.atan().to_degrees().to_radians();
         match self {
-            Name::Identity => Operation::Identity,
-            Name::ShearX => Operation::ShearX(angle.tan()),
-            Name::ShearY => Operation::ShearY(angle.sin() / angle.cos()),
-            Name::TranslateX => Operation::TranslateX(-magnitude.trunc()),
-            Name::TranslateY => Operation::TranslateY(-magnitude.trunc()),
-            Name::Rotate => Operation::Rotate(magnitude),
-            Name::Brightness => Operation::Brightness(1.0 + magnitude),
-            Name::Color => Operation::Color(1.0 + magnitude),
-            Name::Contrast => Operation::Contrast(1.0 + magnitude),
-            Name::Sharpness => Operation::Sharpness(1.0 + magnitude),
-            Name::Posterize => Operation::Posterize(magnitude as u32),
-            Name::Solarize => Operation::Solarize(magnitude),
-            Name::AutoContrast => Operation::AutoContrast,
-            Name::Equalize => Operation::Equalize,
-            Name::Invert => Operation::Invert,
+            TorchvisionName::Identity => ImageOperation::Identity,
+            TorchvisionName::ShearX => ImageOperation::ShearX(angle.tan()),
+            TorchvisionName::ShearY => ImageOperation::ShearY(angle.sin() / angle.cos()),
+            TorchvisionName::TranslateX => ImageOperation::TranslateX(-magnitude.trunc()),
+            TorchvisionName::TranslateY => ImageOperation::TranslateY(-magnitude.trunc()),
+            TorchvisionName::Rotate => ImageOperation::Rotate(magnitude),
+            TorchvisionName::Brightness => ImageOperation::Brightness(1.0 + magnitude),
+            TorchvisionName::Color => ImageOperation::Color(1.0 + magnitude),
+            TorchvisionName::Contrast => ImageOperation::Contrast(1.0 + magnitude),
+            TorchvisionName::Sharpness => ImageOperation::Sharpness(1.0 + magnitude),
+            TorchvisionName::Posterize => ImageOperation::Posterize(magnitude as u32),
+            TorchvisionName::Solarize => ImageOperation::Solarize(magnitude),
+            TorchvisionName::AutoContrast => ImageOperation::AutoContrast,
+            TorchvisionName::Equalize => ImageOperation::Equalize,
+            TorchvisionName::Invert => ImageOperation::Invert,
         }
     }
 }
 
 /// An operation of a policy: name, probability, bin of ten.
-pub type Step = (Name, f64, usize);
+pub type TorchvisionStep = (TorchvisionName, f64, usize);
 
-use Name::{
+use TorchvisionName::{
     AutoContrast, Brightness, Color, Contrast, Equalize, Invert, Posterize, Rotate, Sharpness,
     ShearX, ShearY, Solarize, TranslateX, TranslateY,
 };
 
-/// The bin of what has none.
+/// The bin of operations without a magnitude.
 const NO: usize = 0;
 
 /// The policy found on ImageNet (arXiv:1805.09501).
 #[rustfmt::skip]
-pub const IMAGENET: [[Step; 2]; 25] = [
+pub const IMAGENET: [[TorchvisionStep; 2]; 25] = [
     [(Posterize, 0.4,  8), (Rotate,       0.6,  9)],
     [(Solarize,  0.6,  5), (AutoContrast, 0.6, NO)],
     [(Equalize,  0.8, NO), (Equalize,     0.6, NO)],
@@ -237,7 +250,7 @@ pub const IMAGENET: [[Step; 2]; 25] = [
 
 /// The policy found on CIFAR-10.
 #[rustfmt::skip]
-pub const CIFAR10: [[Step; 2]; 25] = [
+pub const CIFAR10: [[TorchvisionStep; 2]; 25] = [
     [(Invert,       0.1, NO), (Contrast,     0.2,  6)],
     [(Rotate,       0.7,  2), (TranslateX,   0.3,  9)],
     [(Sharpness,    0.8,  1), (Sharpness,    0.9,  3)],
@@ -267,7 +280,7 @@ pub const CIFAR10: [[Step; 2]; 25] = [
 
 /// The policy found on SVHN.
 #[rustfmt::skip]
-pub const SVHN: [[Step; 2]; 25] = [
+pub const SVHN: [[TorchvisionStep; 2]; 25] = [
     [(ShearX,   0.9,  4), (Invert,       0.2, NO)],
     [(ShearY,   0.9,  8), (Invert,       0.7, NO)],
     [(Equalize, 0.6, NO), (Solarize,     0.6,  6)],

@@ -1,19 +1,46 @@
 //! The markers of a JPEG: size, tables, components, up to the entropy code of its one scan.
 
-use crate::jpeg::{Jpeg, ZIGZAG};
+/// The index in natural order of each coefficient in the order of the file (T.81, figure A.6).
+#[rustfmt::skip]
+pub(super) const ZIGZAG: [u8; 64] = [
+     0,  1,  8, 16,  9,  2,  3, 10, 17, 24, 32, 25, 18, 11,  4,  5,
+    12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13,  6,  7, 14, 21, 28,
+    35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51,
+    58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63,
+];
 
-/// How many codes of each length, and their symbols, as they stand in the file.
+/// The header of a JPEG that [`Jpeg::parse`] supports, and its entropy-coded bytes.
+#[derive(Debug)]
+pub struct Jpeg<'a> {
+    /// Width, pixels.
+    pub width: usize,
+    /// Height, pixels.
+    pub height: usize,
+    /// The body of the first EXIF segment, from its TIFF header on.
+    pub exif: Option<&'a [u8]>,
+    pub(super) components: Vec<Component>,
+    pub(super) quantisation: [[u16; 64]; 4],
+    /// Lengths and symbols: DC tables 0 to 3, AC tables 0 to 3.
+    pub(super) codes: [Option<Codes<'a>>; 8],
+    pub(super) restart_interval: usize,
+    /// The entropy-coded bytes, and whatever follows them.
+    pub(super) scan: &'a [u8],
+}
+
+/// A Huffman table as the file has it: the number of codes of each length, and their symbols.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Codes<'a> {
     pub(super) counts: &'a [u8],
     pub(super) symbols: &'a [u8],
 }
 
+/// A colour component: its sampling factors and the numbers of its tables.
 #[derive(Clone, Debug)]
 pub(super) struct Component {
     id: u8,
-    /// Blocks of an MCU.
+    /// Blocks of an MCU, across.
     pub(super) h: usize,
+    /// Blocks of an MCU, down.
     pub(super) v: usize,
     pub(super) quantisation: usize,
     pub(super) dc: usize,
@@ -21,7 +48,8 @@ pub(super) struct Component {
 }
 
 impl<'a> Jpeg<'a> {
-    /// Reads the markers up to the one scan. `None`: broken, truncated, or of a kind that is left to others.
+    /// Reads the markers up to the one scan. `None` for a file that is broken or truncated, or of a
+    /// kind that the general decoder reads.
     #[must_use]
     pub fn parse(bytes: &'a [u8]) -> Option<Self> {
         let mut jpeg = Self {
@@ -37,17 +65,18 @@ impl<'a> Jpeg<'a> {
         if !bytes.starts_with(&[0xFF, 0xD8]) {
             return None;
         }
-        let (mut at, mut adobe, mut jfif) = (2, None, false);
+        let (mut offset, mut adobe, mut jfif) = (2, None, false);
         loop {
-            let &[0xFF, marker] = bytes.get(at..at + 2)? else { return None };
+            let &[0xFF, marker] = bytes.get(offset..offset + 2)? else { return None };
             if marker == 0xFF {
-                at += 1;
+                offset += 1;
                 continue;
             }
-            let length =
-                usize::from(u16::from_be_bytes(bytes.get(at + 2..at + 4)?.try_into().ok()?));
-            let body = bytes.get(at + 4..at + 2 + length.max(2))?;
-            at += 2 + length.max(2);
+            let length = usize::from(u16::from_be_bytes(
+                bytes.get(offset + 2..offset + 4)?.try_into().ok()?,
+            ));
+            let body = bytes.get(offset + 4..offset + 2 + length.max(2))?;
+            offset += 2 + length.max(2);
             match marker {
                 0xC0 | 0xC1 => jpeg.frame(body)?,
                 0xC4 => jpeg.huffman(body)?,
@@ -63,17 +92,18 @@ impl<'a> Jpeg<'a> {
                 0xE1 if jpeg.exif.is_none() => jpeg.exif = body.strip_prefix(b"Exif\0\0"),
                 0xEE if body.starts_with(b"Adobe") => adobe = body.get(11).copied(),
                 0xE0..=0xEF | 0xFE => {}
-                // Other frames, DNL, hierarchical files; markers that have no place here.
+                // Other frames, DNL, hierarchical files, and markers that may not stand here.
                 _ => return None,
             }
         }
-        // Three components are YCbCr unless a marker or their names say RGB; libjpeg's order of belief.
+        // Three components are YCbCr unless a marker or their names say RGB, in libjpeg's order of
+        // precedence.
         let ids: Vec<u8> = jpeg.components.iter().map(|c| c.id).collect();
         let rgb = !jfif && (adobe == Some(0) || (adobe.is_none() && ids == *b"RGB"));
         if ids.len() == 3 && rgb {
             return None;
         }
-        jpeg.scan = bytes.get(at..)?;
+        jpeg.scan = bytes.get(offset..)?;
         is_whole(jpeg.scan).then_some(jpeg)
     }
 
@@ -111,8 +141,8 @@ impl<'a> Jpeg<'a> {
             let table = self.quantisation.get_mut(usize::from(head & 15))?;
             let bytes = if head >> 4 == 0 { 64 } else { 128 };
             let (values, rest) = rest.split_at_checked(bytes)?;
-            for (k, place) in ZIGZAG.into_iter().enumerate() {
-                table[usize::from(place)] = match bytes {
+            for (k, natural) in ZIGZAG.into_iter().enumerate() {
+                table[usize::from(natural)] = match bytes {
                     64 => u16::from(values[k]),
                     _ => u16::from_be_bytes([values[2 * k], values[2 * k + 1]]),
                 };
@@ -137,7 +167,7 @@ impl<'a> Jpeg<'a> {
 
     fn header_of_scan(&mut self, body: &[u8]) -> Option<()> {
         let (&count, rest) = body.split_first()?;
-        // One scan with everything in it.
+        // Only one scan with all components is supported.
         if usize::from(count) != self.components.len() || self.components.is_empty() {
             return None;
         }
@@ -146,7 +176,7 @@ impl<'a> Jpeg<'a> {
             if pair[0] != component.id || dc > 3 || ac > 3 {
                 return None;
             }
-            // A table of zeros is one that was never given.
+            // A table of zeros was never defined.
             (self.quantisation[component.quantisation] != [0; 64]).then_some(())?;
             self.codes[dc].as_ref()?;
             self.codes[4 + ac].as_ref()?;
@@ -157,8 +187,8 @@ impl<'a> Jpeg<'a> {
     }
 }
 
-/// Whether what follows the header of the scan ends with EOI. Usually it is the end of the file; else every marker
-/// is looked at.
+/// Whether the bytes after the header of the scan hold EOI. It usually ends the file; otherwise
+/// every marker is examined.
 fn is_whole(scan: &[u8]) -> bool {
     scan.ends_with(&[0xFF, 0xD9]) || scan.windows(2).any(|pair| pair == [0xFF, 0xD9])
 }

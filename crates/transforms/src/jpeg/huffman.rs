@@ -1,14 +1,18 @@
 //! The entropy code of a JPEG: Huffman tables and the bits they are read from.
 //!
-//! After ITU T.81, annex F; the tables that give a code's coefficient at once are an old trick of many decoders.
+//! After ITU T.81, annex F. As in many decoders, a table gives a short code's coefficient in one
+//! look-up.
 
-use crate::jpeg::header::Codes;
-use crate::jpeg::{Damaged, ZIGZAG};
+use crate::jpeg::header::{Codes, ZIGZAG};
 
-/// Bits that are looked up at once.
-const LOOK: u32 = 11;
+/// The entropy code is damaged or ends too early.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Damaged;
 
-/// What [`Table::look`] holds where more than a look is needed.
+/// Bits of one look-up.
+const LOOKUP_BITS: u32 = 11;
+
+/// The entry of [`HuffmanTable::lookup`] for codes that need more than one look-up.
 const LONG: u32 = 0;
 
 /// End of block, as a number of zeros.
@@ -16,30 +20,32 @@ const END: u32 = 128;
 
 /// A Huffman table.
 #[derive(Clone, Default)]
-pub(super) struct Table {
+pub(super) struct HuffmanTable {
     counts: Vec<u8>,
     symbols: Vec<u8>,
-    /// By the next [`LOOK`] bits: bits 0 to 7 the length of the code with the bits of its value, 8 to 15 zeros
-    /// before it or [`END`], 16 to 31 the value; [`LONG`] where they are longer.
-    look: Vec<u32>,
-    /// By the same bits: length of the code alone and symbol, length 0 where the code is longer.
+    /// Entry by the next [`LOOKUP_BITS`] bits: bits 0 to 7 are the length of the code with the bits
+    /// of its value, 8 to 15 the zeros before it or [`END`], 16 to 31 the value; [`LONG`] where
+    /// they are longer.
+    lookup: Vec<u32>,
+    /// Entry by the next [`LOOKUP_BITS`] bits: length of the code alone and symbol; length 0 where
+    /// the code is longer.
     short: Vec<(u8, u8)>,
-    /// For codes of each length (from 1): past the last code, aligned to 16 bits; index of its first symbol less
-    /// its first code.
+    /// For codes of each length (from 1): the first value past the last code, aligned to 16 bits,
+    /// and the index of the first symbol less the first code.
     bounds: [(u32, i32); 17],
 }
 
-impl Table {
+impl HuffmanTable {
     pub(super) fn is_of(&self, codes: Codes) -> bool {
         self.counts == codes.counts && self.symbols == codes.symbols
     }
 
     pub(super) fn new(codes: Codes) -> Result<Self, Damaged> {
-        let size = 1 << LOOK;
+        let size = 1 << LOOKUP_BITS;
         let mut table = Self {
             counts: codes.counts.to_vec(),
             symbols: codes.symbols.to_vec(),
-            look: vec![LONG; size],
+            lookup: vec![LONG; size],
             short: vec![(0, 0); size],
             bounds: [(0, 0); 17],
         };
@@ -51,7 +57,7 @@ impl Table {
                 if code >= 1 << length {
                     return Err(Damaged);
                 }
-                if length <= LOOK {
+                if length <= LOOKUP_BITS {
                     table.enter(code, length, symbol);
                 }
                 code += 1;
@@ -63,16 +69,16 @@ impl Table {
         Ok(table)
     }
 
-    /// All continuations of a code.
+    /// Enters all continuations of a code.
     fn enter(&mut self, code: u32, length: u32, symbol: u8) {
-        let rest = LOOK - length;
+        let rest = LOOKUP_BITS - length;
         let (zeros, size) = (u32::from(symbol >> 4), u32::from(symbol & 15));
         for tail in 0..1_u32 << rest {
-            let at = (code << rest | tail) as usize;
-            self.short[at] = (length as u8, symbol);
-            self.look[at] = match (symbol, size) {
+            let index = (code << rest | tail) as usize;
+            self.short[index] = (length as u8, symbol);
+            self.lookup[index] = match (symbol, size) {
                 (0x00, _) => END << 8 | length,
-                // Sixteen zeros: fifteen, and a coefficient that is zero.
+                // Sixteen zeros are fifteen zeros and a coefficient of zero.
                 (_, 0) => zeros << 8 | length,
                 (_, size) if size <= rest => {
                     let value = extend(tail >> (rest - size), size);
@@ -90,37 +96,38 @@ fn extend(bits: u32, size: u32) -> i32 {
     bits as i32 - if negative { (1 << size) - 1 } else { 0 }
 }
 
-/// The entropy-coded bits, stuffing removed.
+/// Reader of the entropy-coded bits, which removes the stuffing.
 ///
-/// A value: the loops work on a copy, which stays in registers because the rare cases take it and give it back.
+/// The type is `Copy`: the loops work on a copy, which stays in registers because the rare cases
+/// take it by value and return it.
 #[derive(Clone, Copy)]
 pub(super) struct Bits<'a> {
     bytes: &'a [u8],
-    at: usize,
-    /// The next bits, the first on top.
+    offset: usize,
+    /// The next bits, the first in the highest position.
     next: u64,
-    /// How many of them are good.
+    /// Number of valid bits in `next`.
     count: u32,
-    /// Zeros put in behind the end.
+    /// Zero bits appended past the end.
     padding: u32,
 }
 
 impl<'a> Bits<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, at: 0, next: 0, count: 0, padding: 0 }
+        Self { bytes, offset: 0, next: 0, count: 0, padding: 0 }
     }
 
-    /// At least 56 good bits.
+    /// Fills up to at least 56 valid bits.
     #[inline]
     fn fill(&mut self) {
-        if let Some(bytes) = self.bytes.get(self.at..self.at + 8) {
+        if let Some(bytes) = self.bytes.get(self.offset..self.offset + 8) {
             let word = u64::from_be_bytes(bytes.try_into().expect("eight bytes"));
             // Whether a byte is 0xFF.
             let ones = (!word).wrapping_sub(0x0101_0101_0101_0101) & word & 0x8080_8080_8080_8080;
             if ones == 0 {
                 self.next |= word >> self.count;
                 let taken = (63 - self.count) / 8;
-                self.at += taken as usize;
+                self.offset += taken as usize;
                 self.count += taken * 8;
                 return;
             }
@@ -132,13 +139,13 @@ impl<'a> Bits<'a> {
     #[inline(never)]
     fn filled_slowly(mut self) -> Self {
         while self.count <= 56 {
-            let byte = match self.bytes.get(self.at..self.at + 2) {
+            let byte = match self.bytes.get(self.offset..self.offset + 2) {
                 Some(&[0xFF, 0]) => {
-                    self.at += 2;
+                    self.offset += 2;
                     0xFF
                 }
                 Some(&[byte, _]) if byte != 0xFF => {
-                    self.at += 1;
+                    self.offset += 1;
                     byte
                 }
                 // A marker, or the end.
@@ -147,7 +154,7 @@ impl<'a> Bits<'a> {
                     0
                 }
             };
-            // Bits that the fast way left beyond the good ones are those of this very byte.
+            // Bits that the fast path left beyond the valid ones are bits of this same byte.
             self.next |= u64::from(byte) << (56 - self.count);
             self.count += 8;
         }
@@ -160,38 +167,38 @@ impl<'a> Bits<'a> {
         self.count -= count;
     }
 
-    /// Whether no more was taken than there is.
+    /// Fails if more bits were taken than the file has.
     pub(super) fn check(&self) -> Result<(), Damaged> {
         if self.padding > self.count { Err(Damaged) } else { Ok(()) }
     }
 
-    /// Goes on behind the next restart marker.
+    /// Continues after the next restart marker.
     pub(super) fn restart(&mut self) -> Result<(), Damaged> {
-        // Whole bytes that were read ahead would be before the marker: there are none in a good file.
+        // Whole bytes that were read ahead lie before the marker; an undamaged file has none.
         if self.count - self.padding.min(self.count) >= 8 {
             return Err(Damaged);
         }
         self.check()?;
-        while let Some(&[0xFF, 0xFF]) = self.bytes.get(self.at..self.at + 2) {
-            self.at += 1;
+        while let Some(&[0xFF, 0xFF]) = self.bytes.get(self.offset..self.offset + 2) {
+            self.offset += 1;
         }
-        match self.bytes.get(self.at..self.at + 2) {
-            Some(&[0xFF, 0xD0..=0xD7]) => self.at += 2,
+        match self.bytes.get(self.offset..self.offset + 2) {
+            Some(&[0xFF, 0xD0..=0xD7]) => self.offset += 2,
             _ => return Err(Damaged),
         }
         (self.next, self.count, self.padding) = (0, 0, 0);
         Ok(())
     }
 
-    /// [`Bits::code`] where a look was not enough.
+    /// [`Bits::code`] for codes that need more than one look-up.
     #[cold]
     #[inline(never)]
-    fn long(mut self, table: &Table) -> (Self, u32, i32) {
+    fn long(mut self, table: &HuffmanTable) -> (Self, u32, i32) {
         const NONE: u32 = END / 2;
-        let (length, symbol) = match table.short[(self.next >> (64 - LOOK)) as usize] {
+        let (length, symbol) = match table.short[(self.next >> (64 - LOOKUP_BITS)) as usize] {
             (0, _) => {
                 let word = (self.next >> 48) as u32;
-                let longer = LOOK + 1..=16;
+                let longer = LOOKUP_BITS + 1..=16;
                 let length = longer.into_iter().find(|&l| word < table.bounds[l as usize].0);
                 let Some(length) = length else { return (self, NONE, 0) };
                 let index = (word >> (16 - length)) as i32 + table.bounds[length as usize].1;
@@ -211,16 +218,17 @@ impl<'a> Bits<'a> {
         (self, zeros, extend(bits, size))
     }
 
-    /// Zeros before the next coefficient and its value; [`END`] for the end of the block, half of it where there is
-    /// no such code.
+    /// The zeros before the next coefficient, and its value. The zeros are [`END`] at the end of
+    /// the block, and half of that for bits that are no code.
     #[inline]
-    fn code(&mut self, table: &Table) -> (u32, i32) {
+    fn code(&mut self, table: &HuffmanTable) -> (u32, i32) {
         // The longest code and its value are 31 bits.
         if self.count < 32 {
             self.fill();
         }
-        let look: &[u32; 1 << LOOK] = table.look.as_slice().try_into().expect("a table's size");
-        let entry = look[(self.next >> (64 - LOOK)) as usize];
+        let lookup: &[u32; 1 << LOOKUP_BITS] =
+            table.lookup.as_slice().try_into().expect("a table's size");
+        let entry = lookup[(self.next >> (64 - LOOKUP_BITS)) as usize];
         if entry == LONG {
             let (zeros, value);
             (*self, zeros, value) = self.long(table);
@@ -230,12 +238,13 @@ impl<'a> Bits<'a> {
         (entry >> 8 & 0xFF, i32::from((entry >> 16) as u16 as i16))
     }
 
-    /// The next block, dequantised, in natural order. Whether it has more than its constant.
+    /// Reads the next block, dequantised, in natural order. Returns whether it has more than its
+    /// constant.
     #[inline]
     pub(super) fn block(
         &mut self,
-        dc: &Table,
-        ac: &Table,
+        dc: &HuffmanTable,
+        ac: &HuffmanTable,
         quantisation: &[u16; 64],
         before: &mut i32,
         block: &mut [i16; 64],
@@ -243,7 +252,7 @@ impl<'a> Bits<'a> {
         *block = [0; 64];
         let mut bits = *self;
         bits.constant(dc, before)?;
-        // Products are cut to 16 bits, as libjpeg's vectors do.
+        // Products are truncated to 16 bits, as libjpeg's vector code does.
         block[0] = before.wrapping_mul(i32::from(quantisation[0])) as i16;
         let mut k = 1;
         while k < 64 {
@@ -252,21 +261,22 @@ impl<'a> Bits<'a> {
             if k > 63 {
                 break;
             }
-            let place = usize::from(ZIGZAG[k as usize & 63]) & 63;
-            block[place] = value.wrapping_mul(i32::from(quantisation[place])) as i16;
+            let natural = usize::from(ZIGZAG[k as usize & 63]) & 63;
+            block[natural] = value.wrapping_mul(i32::from(quantisation[natural])) as i16;
             k += 1;
         }
         *self = bits;
-        // Zeros past the last coefficient, or no code.
+        // Zeros past the last coefficient, or bits that are no code.
         if k > 64 && k < END { Err(Damaged) } else { Ok(k != 1 + END) }
     }
 
-    /// The constant of the next block alone, dequantised, at its place; there is nothing more, so false.
+    /// Reads only the constant of the next block, dequantised, into `block[0]`. Returns false: no
+    /// other coefficient is used.
     #[inline]
     pub(super) fn constant_block(
         &mut self,
-        dc: &Table,
-        ac: &Table,
+        dc: &HuffmanTable,
+        ac: &HuffmanTable,
         quantisation: &[u16; 64],
         before: &mut i32,
         block: &mut [i16; 64],
@@ -276,12 +286,12 @@ impl<'a> Bits<'a> {
         Ok(false)
     }
 
-    /// Goes behind the next block.
+    /// Skips the next block.
     #[inline]
     pub(super) fn skip_block(
         &mut self,
-        dc: &Table,
-        ac: &Table,
+        dc: &HuffmanTable,
+        ac: &HuffmanTable,
         before: &mut i32,
     ) -> Result<(), Damaged> {
         let mut bits = *self;
@@ -295,9 +305,9 @@ impl<'a> Bits<'a> {
     }
 
     #[inline]
-    fn constant(&mut self, dc: &Table, before: &mut i32) -> Result<(), Damaged> {
+    fn constant(&mut self, dc: &HuffmanTable, before: &mut i32) -> Result<(), Damaged> {
         match self.code(dc) {
-            // The end of a block stands for a difference of zero here.
+            // The end of a block means a difference of zero here.
             (0 | END, difference) => *before = before.wrapping_add(difference),
             _ => return Err(Damaged),
         }

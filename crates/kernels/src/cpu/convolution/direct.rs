@@ -1,70 +1,73 @@
-//! A network's first convolution, of images with three channels at stride 2, without gathering patches: they hold so
-//! few values that gathering takes longer than multiplying. Neighbouring outputs read places that lie a fixed number of
-//! values apart, so that one address serves them all.
+//! The first convolution of a network, of images with three channels at stride 2, without gathering
+//! patches: they hold so few values that gathering takes longer than multiplying. Neighbouring
+//! outputs read pixels a fixed number of values apart, so that one address serves them all.
 
 use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
 use crate::allocator;
-use crate::cpu::convolution::StandardConv;
+use crate::cpu::geometry::StandardConv;
 use crate::cpu::matmul::{Epilogue, PackedWeights};
 use crate::simd::{Kernel, Simd, unrolled};
 
-/// Channels and stride that are served, and the values between what neighbouring outputs read.
+/// The only number of channels that this kernel supports.
 const CHANNELS: usize = 3;
+/// The only stride that this kernel supports.
 const STRIDE: usize = 2;
+/// Values between the inputs of neighbouring outputs.
 const STEP: usize = CHANNELS * STRIDE;
-/// Rows of the output that are worked on together.
+/// Rows of the output that a thread works on at a time.
 const ROWS: usize = 14;
 
-/// Whether this kernel knows the convolution.
-pub(super) fn knows(d: &StandardConv) -> bool {
-    let g = &d.g;
+/// Whether this kernel supports the convolution.
+pub(super) fn supports(conv: &StandardConv) -> bool {
+    let g = &conv.g;
     g.channels == CHANNELS && g.stride == STRIDE && g.dilation == 1
 }
 
-/// As [`super::forward`].
-pub(super) fn forward(
+/// [`super::f32_conv_patches_nhwc`] without patches, from the same packed weights.
+pub(super) fn f32_conv_direct_nhwc(
     x: &[f32],
     w: &PackedWeights,
-    d: &StandardConv,
-    finish: Epilogue<'_>,
+    conv: &StandardConv,
+    epilogue: Epilogue<'_>,
 ) -> Vec<f32> {
-    let (places, image_len, row) = (d.places(), d.image(), d.g.output[1] * d.filters);
-    assert!(knows(d), "{:?}", d.g);
-    assert_eq!(x.len(), d.g.batch * image_len, "values of the images");
+    let (pixels, image_len, row) =
+        (conv.pixels(), conv.image_len(), conv.g.output[1] * conv.filters);
+    assert!(supports(conv), "{:?}", conv.g);
+    assert_eq!(x.len(), conv.g.batch * image_len, "values of the images");
     // SAFETY: every output of every row is written.
     unsafe {
-        allocator::written(d.g.batch * places * d.filters, |y| {
-            y.par_chunks_mut(places * d.filters).enumerate().for_each(|(image, y)| {
+        allocator::written(conv.g.batch * pixels * conv.filters, |y| {
+            y.par_chunks_mut(pixels * conv.filters).enumerate().for_each(|(image, y)| {
                 let x = &x[image * image_len..][..image_len];
                 y.par_chunks_mut(ROWS * row).enumerate().for_each(|(i, y)| {
-                    let from = (image * d.g.output[0] + i * ROWS) * row;
-                    let skip = finish.skip.map(|skip| &skip[from..from + y.len()]);
+                    let from = (image * conv.g.output[0] + i * ROWS) * row;
+                    let skip = epilogue.skip.map(|skip| &skip[from..from + y.len()]);
                     let rows = (i * ROWS, i * ROWS + y.len() / row);
-                    let finish = Epilogue { skip, ..finish };
-                    w.isa().run(Direct { x, w, d, rows, finish, y });
+                    let epilogue = Epilogue { skip, ..epilogue };
+                    w.isa().run(DirectConv { x, w, conv, rows, epilogue, y });
                 });
             });
         })
     }
 }
 
-struct Direct<'a> {
+struct DirectConv<'a> {
     /// An image.
     x: &'a [f32],
     w: &'a PackedWeights,
-    d: &'a StandardConv,
-    /// Of the output.
+    conv: &'a StandardConv,
+    /// Rows of the output, from and to.
     rows: (usize, usize),
-    /// Its skip path is that of the rows.
-    finish: Epilogue<'a>,
-    /// The rows.
+    /// `skip` holds the values of these rows alone.
+    epilogue: Epilogue<'a>,
+    /// The outputs of these rows.
     y: &'a mut [MaybeUninit<f32>],
 }
 
-impl Kernel for Direct<'_> {
+impl Kernel for DirectConv<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -91,14 +94,14 @@ impl Kernel for Direct<'_> {
 
 /// Taps of an axis, from and to, that lie on the input for an output.
 #[inline(always)]
-fn taps(d: &StandardConv, axis: usize, output: usize) -> (usize, usize) {
-    let (g, first) = (&d.g, output * STRIDE);
+fn taps(conv: &StandardConv, axis: usize, output: usize) -> (usize, usize) {
+    let (g, first) = (&conv.g, output * STRIDE);
     let from = g.before[axis].saturating_sub(first);
     let to = (g.input[axis] + g.before[axis]).saturating_sub(first).min(g.kernel[axis]);
     (from.min(to), to)
 }
 
-impl Direct<'_> {
+impl DirectConv<'_> {
     /// All outputs of one block of filters, `COUNT` neighbours at a time.
     #[inline(always)]
     unsafe fn block<S: Simd, const COUNT: usize, const VECTORS: usize>(
@@ -106,8 +109,8 @@ impl Direct<'_> {
         block: *const f32,
         column: usize,
     ) {
-        let (g, width) = (&self.d.g, self.d.g.output[1]);
-        let whole = |ox: &usize| taps(self.d, 1, *ox) == (0, g.kernel[1]);
+        let (g, width) = (&self.conv.g, self.conv.g.output[1]);
+        let whole = |ox: &usize| taps(self.conv, 1, *ox) == (0, g.kernel[1]);
         let inner = (0..width).find(whole).unwrap_or(width);
         let end = (inner..width).rfind(whole).map_or(inner, |last| last + 1);
         for oy in self.rows.0..self.rows.1 {
@@ -129,7 +132,8 @@ impl Direct<'_> {
         }
     }
 
-    /// `COUNT` neighbouring outputs of one block of filters; more than one see whole rows of the kernel.
+    /// `COUNT` neighbouring outputs of one block of filters; more than one see whole rows of the
+    /// kernel.
     #[inline(always)]
     unsafe fn micro<S: Simd, const COUNT: usize, const VECTORS: usize>(
         &mut self,
@@ -138,11 +142,11 @@ impl Direct<'_> {
         oy: usize,
         ox: usize,
     ) {
-        let g = &self.d.g;
-        let (rows, columns) = (taps(self.d, 0, oy), taps(self.d, 1, ox));
+        let g = &self.conv.g;
+        let (rows, columns) = (taps(self.conv, 0, oy), taps(self.conv, 1, ox));
         let run = (columns.1 - columns.0) * CHANNELS;
         let left = (ox * STRIDE + columns.0 - g.before[1]) * CHANNELS;
-        // SAFETY: the caller's; taps off the image are left out.
+        // SAFETY: the caller's; taps off the image are skipped.
         unsafe {
             let mut sums = [[S::zero(); VECTORS]; COUNT];
             for ky in rows.0..rows.1 {
@@ -163,21 +167,21 @@ impl Direct<'_> {
                     });
                 }
             }
-            let row = ((oy - self.rows.0) * g.output[1] + ox) * self.d.filters;
+            let row = ((oy - self.rows.0) * g.output[1] + ox) * self.conv.filters;
             unrolled!(v < VECTORS => {
                 let at = column + v * S::LANES;
-                let own = (self.d.filters - at).min(S::LANES);
-                let bias = match self.finish.bias {
-                    Some(bias) => S::load_some(bias.as_ptr().add(at), own),
+                let count = (self.conv.filters - at).min(S::LANES);
+                let bias = match self.epilogue.bias {
+                    Some(bias) => S::load_some(bias.as_ptr().add(at), count),
                     None => S::zero(),
                 };
                 unrolled!(i < COUNT => {
-                    let place = row + i * self.d.filters + at;
-                    let mut value = self.finish.activation.apply::<S>(S::add(sums[i][v], bias));
-                    if let Some(skip) = self.finish.skip {
-                        value = S::add(value, S::load_some(skip.as_ptr().add(place), own));
+                    let offset = row + i * self.conv.filters + at;
+                    let mut value = self.epilogue.activation.apply::<S>(S::add(sums[i][v], bias));
+                    if let Some(skip) = self.epilogue.skip {
+                        value = S::add(value, S::load_some(skip.as_ptr().add(offset), count));
                     }
-                    S::store_some(self.y.as_mut_ptr().cast::<f32>().add(place), own, value);
+                    S::store_some(self.y.as_mut_ptr().cast::<f32>().add(offset), count, value);
                 });
             });
         }

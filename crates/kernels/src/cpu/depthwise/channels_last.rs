@@ -1,32 +1,30 @@
-//! The depthwise convolution on channels-last data, `[b, h, w, c]` with weights `[kh, kw, c]`: a vector holds
-//! neighbouring channels of one place, so that borders, strides and dilation are matters of addresses.
-
-#![expect(
-    clippy::inline_always,
-    reason = "a body must become part of each instruction set's function"
-)]
+//! The depthwise convolution on channels-last maps `[b, h, w, c]` with weights `[kh, kw, c]`. A
+//! vector holds neighbouring channels of one pixel, so that borders, strides and dilation only
+//! change addresses.
 
 use rayon::prelude::*;
 
 use crate::allocator;
-use crate::cpu::depthwise::Geometry;
+use crate::cpu::geometry::Geometry;
 use crate::cpu::matmul::Epilogue;
+use crate::cpu::partial_sums::add_in_order;
 use crate::isa::Isa;
 use crate::simd::{Kernel, Simd, unrolled};
 
-/// Bytes of the input rows that belong to a chunk of output rows: a share of the second-level cache.
+/// Bytes of the input rows of a chunk of output rows: a share of the second-level cache.
 const CHUNK: usize = 192 * 1024;
-/// Weights of a block of channels, so that they stay in the first-level cache, and its channels at least.
+/// Weights of a block of channels: they stay in the first-level cache.
 const WEIGHTS: usize = 3 * 1024;
+/// Fewest channels of a block.
 const BLOCK: usize = 64;
-/// Outputs of a row that are computed together, so that they share the loads of weights and inputs.
+/// Outputs of a row that are computed together and share the loads of weights and inputs.
 const TOGETHER: usize = 4;
-/// Vectors of channels of an output that is computed by itself.
+/// Vectors of channels of an output that is computed alone.
 const VECTORS: usize = 4;
-/// Places that they read at most: stride 2, kernel 5.
+/// Most pixels of a row that [`TOGETHER`] outputs read: stride 2, kernel 5.
 const SPAN: usize = (TOGETHER - 1) * 2 + 5;
 
-/// Rows of the output that are worked on together.
+/// Rows of the output that a thread works on at a time.
 fn chunk_rows(g: &Geometry) -> usize {
     let row = g.input[1] * g.channels * 4 * g.stride;
     (CHUNK / row.max(1)).clamp(1, g.output[0].max(1))
@@ -34,9 +32,9 @@ fn chunk_rows(g: &Geometry) -> usize {
 
 /// Outputs `from..to` of an axis for which tap `k` lies on the input.
 fn reached(g: &Geometry, axis: usize, k: usize) -> (usize, usize) {
-    let (before, place) = (g.before[axis], k * g.dilation);
-    let from = before.saturating_sub(place).div_ceil(g.stride);
-    let to = (g.input[axis] + before).saturating_sub(place).div_ceil(g.stride);
+    let (before, offset) = (g.before[axis], k * g.dilation);
+    let from = before.saturating_sub(offset).div_ceil(g.stride);
+    let to = (g.input[axis] + before).saturating_sub(offset).div_ceil(g.stride);
     (from.min(g.output[axis]), to.min(g.output[axis]))
 }
 
@@ -49,12 +47,18 @@ fn on_input(g: &Geometry, axis: usize, output: usize) -> (usize, usize) {
     (from.min(g.kernel[axis]), to.min(g.kernel[axis]))
 }
 
-/// `[b, h, w, c]` to `[b, h', w', c]`, finished. Rows in parallel; the bits do not depend on the number of
-/// threads.
-pub fn forward(isa: Isa, x: &[f32], w: &[f32], g: &Geometry, finish: Epilogue<'_>) -> Vec<f32> {
+/// `[b, h, w, c]` to `[b, h', w', c]`, with the epilogue applied. Rows in parallel; the bits do not
+/// depend on the number of threads.
+pub fn f32_depthwise_nhwc(
+    isa: Isa,
+    x: &[f32],
+    w: &[f32],
+    g: &Geometry,
+    epilogue: Epilogue<'_>,
+) -> Vec<f32> {
     let (row, image_len) = (g.output[1] * g.channels, g.input[0] * g.input[1] * g.channels);
     let chunk = match rayon::current_num_threads() {
-        // Few images: every thread gets rows of each.
+        // Few images: each thread gets rows of every image.
         threads if g.batch < threads => chunk_rows(g).min(g.output[0].div_ceil(threads)).max(1),
         _ => chunk_rows(g),
     };
@@ -65,13 +69,13 @@ pub fn forward(isa: Isa, x: &[f32], w: &[f32], g: &Geometry, finish: Epilogue<'_
         allocator::written(g.outputs(), |y| {
             y.par_chunks_mut(g.output[0] * row).enumerate().for_each(|(image, y)| {
                 let x = &x[image * image_len..][..image_len];
-                let skip = finish.skip.map(|skip| &skip[image * y.len()..][..y.len()]);
+                let skip = epilogue.skip.map(|skip| &skip[image * y.len()..][..y.len()]);
                 let work = |(i, y): (usize, &mut [std::mem::MaybeUninit<f32>])| {
                     let rows = (i * chunk, (i * chunk + y.len() / row));
                     let skip = skip.map(|skip| &skip[i * chunk * row..][..y.len()]);
-                    let finish = Epilogue { skip, ..finish };
+                    let epilogue = Epilogue { skip, ..epilogue };
                     let y = y.as_mut_ptr().cast();
-                    isa.run(Forward { x, w, g, rows, finish, y });
+                    isa.run(DepthwiseForward { x, w, g, rows, epilogue, y });
                 };
                 if chunks > 1 {
                     y.par_chunks_mut(chunk * row).enumerate().for_each(work);
@@ -83,19 +87,19 @@ pub fn forward(isa: Isa, x: &[f32], w: &[f32], g: &Geometry, finish: Epilogue<'_
     }
 }
 
-struct Forward<'a> {
+struct DepthwiseForward<'a> {
     /// An image.
     x: &'a [f32],
     w: &'a [f32],
     g: &'a Geometry,
-    /// Of the output.
+    /// Rows of the output, from and to.
     rows: (usize, usize),
-    /// Its skip path is that of the rows.
-    finish: Epilogue<'a>,
+    /// `skip` holds the values of these rows alone.
+    epilogue: Epilogue<'a>,
     y: *mut f32,
 }
 
-impl Kernel for Forward<'_> {
+impl Kernel for DepthwiseForward<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -113,14 +117,14 @@ impl Kernel for Forward<'_> {
     }
 }
 
-impl Forward<'_> {
-    /// Block by block of channels, then along the rows, then the vectors of the block: what is read next lies
-    /// next to what was read. `WIDE` and `STRIDE` are the kernel's width and stride, 0 for any.
+impl DepthwiseForward<'_> {
+    /// Block by block of channels, then along the rows, then the vectors of the block: memory is
+    /// read in order. `WIDE` and `STRIDE` are the kernel's width and stride, 0 for any.
     #[inline(always)]
     unsafe fn channels<S: Simd, const WIDE: usize, const STRIDE: usize>(&self) {
         let g = self.g;
         let wide = if WIDE > 0 { WIDE } else { g.kernel[1] };
-        // Outputs all of whose taps lie on the input.
+        // The outputs from `inner` to `end` have all their taps on the input.
         let (mut inner, mut end) = (0, g.output[1]);
         for kx in 0..wide {
             let (from, to) = reached(g, 1, kx);
@@ -132,7 +136,7 @@ impl Forward<'_> {
         for first in (0..g.channels).step_by(block) {
             let channels = (first, (first + block).min(g.channels));
             for oy in self.rows.0..self.rows.1 {
-                // SAFETY: the places lie in the image and the chunk.
+                // SAFETY: the pixels lie in the image and the chunk.
                 unsafe {
                     let mut ox = 0;
                     while ox < g.output[1] {
@@ -193,8 +197,8 @@ impl Forward<'_> {
         }
     }
 
-    /// One output at several vectors of channels, so that one addition does not wait for the one before: at a border
-    /// there are no neighbours to share loads with.
+    /// One output at several vectors of channels, so that no addition waits for the one before. At
+    /// a border there are no neighbours to share loads with.
     #[inline(always)]
     unsafe fn one<S: Simd>(&self, oy: usize, ox: usize, channel: usize, y: usize) {
         let (g, c) = (self.g, self.g.channels);
@@ -208,31 +212,33 @@ impl Forward<'_> {
                 let line = self.x.as_ptr().add(row * g.input[1] * c + channel);
                 for kx in columns.0..columns.1 {
                     let column = ox * g.stride + kx * g.dilation - g.before[1];
-                    let place = line.add(column * c);
+                    let pixel = line.add(column * c);
                     let w = self.w.as_ptr().add((ky * g.kernel[1] + kx) * c + channel);
                     unrolled!(v < VECTORS => {
-                        let (x, w) = (S::load(place.add(v * S::LANES)), S::load(w.add(v * S::LANES)));
+                        let x = S::load(pixel.add(v * S::LANES));
+                        let w = S::load(w.add(v * S::LANES));
                         sums[v] = S::fma(x, w, sums[v]);
                     });
                 }
             }
-            let place = y + ox * c;
+            let output = y + ox * c;
             unrolled!(v < VECTORS => {
                 let at = v * S::LANES;
-                let bias = match self.finish.bias {
+                let bias = match self.epilogue.bias {
                     Some(bias) => S::load(bias.as_ptr().add(channel + at)),
                     None => S::zero(),
                 };
-                let mut value = self.finish.activation.apply::<S>(S::add(sums[v], bias));
-                if let Some(skip) = self.finish.skip {
-                    value = S::add(value, S::load(skip.as_ptr().add(place + at)));
+                let mut value = self.epilogue.activation.apply::<S>(S::add(sums[v], bias));
+                if let Some(skip) = self.epilogue.skip {
+                    value = S::add(value, S::load(skip.as_ptr().add(output + at)));
                 }
-                S::store(self.y.add(place + at), value);
+                S::store(self.y.add(output + at), value);
             });
         }
     }
 
-    /// `COUNT` neighbouring outputs; `border` asks of every tap whether it lies on the input.
+    /// `COUNT` neighbouring outputs; with `border`, every tap is tested whether it lies on the
+    /// input.
     #[inline(always)]
     unsafe fn some<
         S: Simd,
@@ -245,7 +251,7 @@ impl Forward<'_> {
         oy: usize,
         ox: usize,
         channel: usize,
-        own: usize,
+        count: usize,
         y: usize,
         border: bool,
     ) {
@@ -253,7 +259,7 @@ impl Forward<'_> {
         let c = g.channels;
         let wide = if WIDE > 0 { WIDE } else { g.kernel[1] };
         let stride = if STRIDE > 0 { STRIDE } else { g.stride };
-        // SAFETY: taps off the input are left out; the rest is the caller's.
+        // SAFETY: taps off the input are skipped; the rest is the caller's.
         unsafe {
             let mut sums = [S::zero(); COUNT];
             for ky in 0..g.kernel[0] {
@@ -264,19 +270,19 @@ impl Forward<'_> {
                 let line = self.x.as_ptr().add(row * g.input[1] * c + channel);
                 let w = self.w.as_ptr().add(ky * wide * c + channel);
                 if (COUNT > 1 || !border) && WIDE > 0 && g.dilation == 1 {
-                    // Neighbouring outputs read overlapping runs: each place is loaded once. What lies off the input
-                    // is zero.
+                    // Neighbouring outputs read overlapping runs: each pixel is loaded once. Pixels
+                    // off the input are zero.
                     let first = (ox * stride).wrapping_sub(g.before[1]);
-                    let place = line.wrapping_add(first.wrapping_mul(c));
+                    let pixel = line.wrapping_add(first.wrapping_mul(c));
                     let mut run = [S::zero(); SPAN];
                     let span = (COUNT - 1) * STRIDE + WIDE;
                     unrolled!(i < SPAN => {
                         if i < span && !(border && first.wrapping_add(i) >= g.input[1]) {
-                            run[i] = read::<S, WHOLE>(place.wrapping_add(i * c), own);
+                            run[i] = S::load_lanes::<WHOLE>(pixel.wrapping_add(i * c), count);
                         }
                     });
                     unrolled!(kx < WIDE => {
-                        let weight = read::<S, WHOLE>(w.add(kx * c), own);
+                        let weight = S::load_lanes::<WHOLE>(w.add(kx * c), count);
                         unrolled!(i < COUNT => {
                             sums[i] = S::fma(run[i * STRIDE + kx], weight, sums[i]);
                         });
@@ -288,70 +294,46 @@ impl Forward<'_> {
                     if border && column >= g.input[1] {
                         continue;
                     }
-                    let weight = read::<S, WHOLE>(w.add(kx * c), own);
+                    let weight = S::load_lanes::<WHOLE>(w.add(kx * c), count);
                     unrolled!(i < COUNT => {
-                        let place = line.add((column + i * stride) * c);
-                        sums[i] = S::fma(read::<S, WHOLE>(place, own), weight, sums[i]);
+                        let pixel = line.add((column + i * stride) * c);
+                        sums[i] = S::fma(S::load_lanes::<WHOLE>(pixel, count), weight, sums[i]);
                     });
                 }
             }
-            let bias = match self.finish.bias {
-                Some(bias) => read::<S, WHOLE>(bias.as_ptr().add(channel), own),
+            let bias = match self.epilogue.bias {
+                Some(bias) => S::load_lanes::<WHOLE>(bias.as_ptr().add(channel), count),
                 None => S::zero(),
             };
             unrolled!(i < COUNT => {
-                let place = y + (ox + i) * g.channels;
-                let mut value = self.finish.activation.apply::<S>(S::add(sums[i], bias));
-                if let Some(skip) = self.finish.skip {
-                    value = S::add(value, read::<S, WHOLE>(skip.as_ptr().add(place), own));
+                let output = y + (ox + i) * g.channels;
+                let mut value = self.epilogue.activation.apply::<S>(S::add(sums[i], bias));
+                if let Some(skip) = self.epilogue.skip {
+                    value = S::add(value, S::load_lanes::<WHOLE>(skip.as_ptr().add(output), count));
                 }
-                write::<S, WHOLE>(self.y.add(place), own, value);
+                S::store_lanes::<WHOLE>(self.y.add(output), count, value);
             });
         }
     }
 }
 
-#[inline(always)]
-unsafe fn read<S: Simd, const WHOLE: bool>(from: *const f32, own: usize) -> S::Vector {
-    // SAFETY: the caller's.
-    unsafe { if WHOLE { S::load(from) } else { S::load_part(from, own) } }
-}
-
-#[inline(always)]
-unsafe fn write<S: Simd, const WHOLE: bool>(to: *mut f32, own: usize, vector: S::Vector) {
-    // SAFETY: the caller's.
-    unsafe {
-        if WHOLE {
-            S::store(to, vector);
-        } else {
-            S::store_part(to, own, vector);
-        }
-    }
-}
-
-/// The gradient of the input, `[b, h, w, c]`. At stride 1 it is a convolution with the kernel turned round;
-/// else every input gathers from the outputs that read it.
-pub fn input_gradient(isa: Isa, w: &[f32], dy: &[f32], g: &Geometry) -> Vec<f32> {
+/// The gradient of the input, `[b, h, w, c]`. At stride 1 it is a convolution with the kernel
+/// rotated by 180 degrees; otherwise every input gathers from the outputs that read it.
+pub fn f32_depthwise_nhwc_dx(isa: Isa, w: &[f32], dy: &[f32], g: &Geometry) -> Vec<f32> {
     let c = g.channels;
-    if g.stride == 1 {
-        let turned: Vec<f32> = w.chunks_exact(c).rev().flatten().copied().collect();
-        let reach = |axis: usize| (g.kernel[axis] - 1) * g.dilation;
-        // More zeros before than the kernel reaches would be a border that no tap touches.
-        if g.before[0] <= reach(0) && g.before[1] <= reach(1) {
-            let before = [reach(0) - g.before[0], reach(1) - g.before[1]];
-            let turned_round = Geometry { input: g.output, output: g.input, before, ..*g };
-            return forward(isa, dy, &turned, &turned_round, Epilogue::NONE);
-        }
+    if let Some(rotated) = g.input_gradient() {
+        let w: Vec<f32> = w.chunks_exact(c).rev().flatten().copied().collect();
+        return f32_depthwise_nhwc(isa, dy, &w, &rotated, Epilogue::NONE);
     }
     let (row, image_len) = (g.input[1] * c, g.output[0] * g.output[1] * c);
-    // Which outputs read a column, and through which tap.
+    // The outputs that read each row or column, and the tap through which they do.
     let readers = |axis: usize| -> Vec<Vec<(usize, usize)>> {
         let mut readers = vec![Vec::new(); g.input[axis]];
         for k in 0..g.kernel[axis] {
             for o in 0..g.output[axis] {
-                let place = (o * g.stride + k * g.dilation).wrapping_sub(g.before[axis]);
-                if place < g.input[axis] {
-                    readers[place].push((k, o));
+                let input = (o * g.stride + k * g.dilation).wrapping_sub(g.before[axis]);
+                if input < g.input[axis] {
+                    readers[input].push((k, o));
                 }
             }
         }
@@ -365,25 +347,25 @@ pub fn input_gradient(isa: Isa, w: &[f32], dy: &[f32], g: &Geometry) -> Vec<f32>
                 let (image, y) = (line / g.input[0], line % g.input[0]);
                 let dy = &dy[image * image_len..][..image_len];
                 let dx = dx.as_mut_ptr().cast();
-                isa.run(Gather { dy, w, g, above: &above[y], beside: &beside, dx });
+                isa.run(DepthwiseInputGradient { dy, w, g, above: &above[y], beside: &beside, dx });
             });
         })
     }
 }
 
-struct Gather<'a> {
+struct DepthwiseInputGradient<'a> {
     /// An image.
     dy: &'a [f32],
     w: &'a [f32],
     g: &'a Geometry,
-    /// Kernel row and output row of those that read this row.
+    /// Kernel row and output row of each reader of this row.
     above: &'a [(usize, usize)],
-    /// The same for every column.
+    /// Kernel column and output column of each reader of every column.
     beside: &'a [Vec<(usize, usize)>],
     dx: *mut f32,
 }
 
-impl Kernel for Gather<'_> {
+impl Kernel for DepthwiseInputGradient<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -391,35 +373,35 @@ impl Kernel for Gather<'_> {
         let g = self.g;
         let c = g.channels;
         for channel in (0..c).step_by(S::LANES) {
-            let own = (c - channel).min(S::LANES);
+            let count = (c - channel).min(S::LANES);
             for (x, beside) in self.beside.iter().enumerate() {
                 // SAFETY: the readers lie in the output, the taps in the kernel.
                 unsafe {
                     let mut sum = S::zero();
                     for &(ky, oy) in self.above {
                         for &(kx, ox) in beside {
-                            let place = (oy * g.output[1] + ox) * c + channel;
+                            let output = (oy * g.output[1] + ox) * c + channel;
                             let tap = (ky * g.kernel[1] + kx) * c + channel;
-                            let dy = S::load_some(self.dy.as_ptr().add(place), own);
-                            let weight = S::load_some(self.w.as_ptr().add(tap), own);
+                            let dy = S::load_some(self.dy.as_ptr().add(output), count);
+                            let weight = S::load_some(self.w.as_ptr().add(tap), count);
                             sum = S::fma(dy, weight, sum);
                         }
                     }
-                    S::store_some(self.dx.add(x * c + channel), own, sum);
+                    S::store_some(self.dx.add(x * c + channel), count, sum);
                 }
             }
         }
     }
 }
 
-/// The gradient of the weights, `[kh, kw, c]`. Images in parallel, their sums added in order: the bits do
-/// not depend on the number of threads.
-pub fn weight_gradient(isa: Isa, x: &[f32], dy: &[f32], g: &Geometry) -> Vec<f32> {
+/// The gradient of the weights, `[kh, kw, c]`. Images in parallel, their sums added in order: the
+/// bits do not depend on the number of threads.
+pub fn f32_depthwise_nhwc_dw(isa: Isa, x: &[f32], dy: &[f32], g: &Geometry) -> Vec<f32> {
     let c = g.channels;
     let (image_len, out_image_len) = (g.input[0] * g.input[1] * c, g.output[0] * g.output[1] * c);
     assert_eq!([x.len(), dy.len()], [g.batch * image_len, g.batch * out_image_len], "values");
     let chunk = chunk_rows(g);
-    // Few images are cut, so that there is work for several threads.
+    // Few images are cut into strips, so that there is work for several threads.
     let strips = if g.batch >= 8 { 1 } else { 4.min(g.output[0].div_ceil(chunk)) };
     let strip = g.output[0].div_ceil(strips.max(1));
     let parts: Vec<Vec<f32>> = (0..g.batch * strips)
@@ -434,53 +416,49 @@ pub fn weight_gradient(isa: Isa, x: &[f32], dy: &[f32], g: &Geometry) -> Vec<f32
                     &x[image * image_len..][..image_len],
                     &dy[image * out_image_len..][..out_image_len],
                 );
-                isa.run(Weights { x, dy, g, rows, dw: dw.as_mut_ptr() });
+                isa.run(DepthwiseWeightGradient { x, dy, g, rows, dw: dw.as_mut_ptr() });
             }
             dw
         })
         .collect();
-    let mut total = vec![0.0; g.taps() * c];
-    for part in parts {
-        total.iter_mut().zip(&part).for_each(|(sum, value)| *sum += value);
-    }
-    total
+    add_in_order(vec![0.0; g.taps() * c], parts)
 }
 
-struct Weights<'a> {
+struct DepthwiseWeightGradient<'a> {
     /// An image.
     x: &'a [f32],
     /// An image.
     dy: &'a [f32],
     g: &'a Geometry,
-    /// Of the output.
+    /// Rows of the output, from and to.
     rows: (usize, usize),
     dw: *mut f32,
 }
 
-impl Kernel for Weights<'_> {
+impl Kernel for DepthwiseWeightGradient<'_> {
     type Output = ();
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let g = self.g;
         for channel in (0..g.channels).step_by(S::LANES) {
-            let own = (g.channels - channel).min(S::LANES);
+            let count = (g.channels - channel).min(S::LANES);
             for ky in 0..g.kernel[0] {
                 // SAFETY: the caller's.
                 unsafe {
-                    match (g.kernel[1], own == S::LANES) {
-                        (3, true) => self.taps::<S, 3, true>(channel, own, ky, 0),
-                        (3, false) => self.taps::<S, 3, false>(channel, own, ky, 0),
-                        (5, true) => self.taps::<S, 5, true>(channel, own, ky, 0),
-                        (5, false) => self.taps::<S, 5, false>(channel, own, ky, 0),
+                    match (g.kernel[1], count == S::LANES) {
+                        (3, true) => self.taps::<S, 3, true>(channel, count, ky, 0),
+                        (3, false) => self.taps::<S, 3, false>(channel, count, ky, 0),
+                        (5, true) => self.taps::<S, 5, true>(channel, count, ky, 0),
+                        (5, false) => self.taps::<S, 5, false>(channel, count, ky, 0),
                         (wide, true) => {
                             for kx in 0..wide {
-                                self.taps::<S, 1, true>(channel, own, ky, kx);
+                                self.taps::<S, 1, true>(channel, count, ky, kx);
                             }
                         }
                         (wide, false) => {
                             for kx in 0..wide {
-                                self.taps::<S, 1, false>(channel, own, ky, kx);
+                                self.taps::<S, 1, false>(channel, count, ky, kx);
                             }
                         }
                     }
@@ -490,13 +468,13 @@ impl Kernel for Weights<'_> {
     }
 }
 
-impl Weights<'_> {
+impl DepthwiseWeightGradient<'_> {
     /// Taps `first..first + WIDE` of row `ky` of the kernel.
     #[inline(always)]
     unsafe fn taps<S: Simd, const WIDE: usize, const WHOLE: bool>(
         &self,
         channel: usize,
-        own: usize,
+        count: usize,
         ky: usize,
         first: usize,
     ) {
@@ -509,61 +487,62 @@ impl Weights<'_> {
             (inner, end) = (inner.max(from), end.min(to));
         }
         let end = end.max(inner);
-        // SAFETY: taps off the input are left out.
+        // SAFETY: taps off the input are skipped.
         unsafe {
-            // Two sums a tap: one addition does not wait for the one before.
+            // Two sums for each tap: no addition waits for the one before.
             let mut sums = [[S::zero(); WIDE]; 2];
             for oy in self.rows.0.max(from)..self.rows.1.min(to) {
                 let row = oy * g.stride + ky * g.dilation - g.before[0];
                 let line = self.x.as_ptr().add(row * g.input[1] * c + channel);
                 let dy = self.dy.as_ptr().add(oy * g.output[1] * c + channel);
                 for ox in 0..inner.min(g.output[1]) {
-                    self.border::<S, WIDE, WHOLE>(line, dy, own, ox, first, &mut sums[0]);
+                    self.border::<S, WIDE, WHOLE>(line, dy, count, ox, first, &mut sums[0]);
                 }
                 let mut ox = inner;
                 while ox + 2 <= end {
                     unrolled!(i < 2 => {
-                        let dy = read::<S, WHOLE>(dy.add((ox + i) * c), own);
+                        let dy = S::load_lanes::<WHOLE>(dy.add((ox + i) * c), count);
                         let column = (ox + i) * g.stride + first * g.dilation - g.before[1];
-                        let place = line.add(column * c);
+                        let pixel = line.add(column * c);
                         unrolled!(kx < WIDE => {
-                            let x = read::<S, WHOLE>(place.add(kx * g.dilation * c), own);
+                            let x = S::load_lanes::<WHOLE>(pixel.add(kx * g.dilation * c), count);
                             sums[i][kx] = S::fma(dy, x, sums[i][kx]);
                         });
                     });
                     ox += 2;
                 }
                 for ox in ox..g.output[1] {
-                    self.border::<S, WIDE, WHOLE>(line, dy, own, ox, first, &mut sums[0]);
+                    self.border::<S, WIDE, WHOLE>(line, dy, count, ox, first, &mut sums[0]);
                 }
             }
             unrolled!(kx < WIDE => {
                 let to = self.dw.add((ky * g.kernel[1] + first + kx) * c + channel);
                 let sum = S::add(sums[0][kx], sums[1][kx]);
-                S::store_some(to, own, S::add(S::load_some(to, own), sum));
+                S::store_some(to, count, S::add(S::load_some(to, count), sum));
             });
         }
     }
 
-    /// One output of a row, each tap asked whether it lies on the input.
+    /// One output of a row; each tap is tested whether it lies on the input.
     #[inline(always)]
     unsafe fn border<S: Simd, const WIDE: usize, const WHOLE: bool>(
         &self,
         line: *const f32,
         dy: *const f32,
-        own: usize,
+        count: usize,
         ox: usize,
         first: usize,
         sums: &mut [S::Vector; WIDE],
     ) {
         let (g, c) = (self.g, self.g.channels);
-        // SAFETY: taps off the input are left out.
+        // SAFETY: taps off the input are skipped.
         unsafe {
-            let dy = read::<S, WHOLE>(dy.add(ox * c), own);
+            let dy = S::load_lanes::<WHOLE>(dy.add(ox * c), count);
             unrolled!(kx < WIDE => {
                 let column = (ox * g.stride + (first + kx) * g.dilation).wrapping_sub(g.before[1]);
                 if column < g.input[1] {
-                    sums[kx] = S::fma(dy, read::<S, WHOLE>(line.add(column * c), own), sums[kx]);
+                    let x = S::load_lanes::<WHOLE>(line.add(column * c), count);
+                    sums[kx] = S::fma(dy, x, sums[kx]);
                 }
             });
         }

@@ -1,25 +1,27 @@
-//! The layer on an autodiff device, of any backend: what is kept, and the one backward pass.
+//! The layer on an autodiff device, of any backend: the tensors that training keeps, and the
+//! backward pass.
 
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops, OpsKind};
+use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend};
 use burn::tensor::ops::ConvOptions;
 
+use crate::ops::autodiff::{record, register_all};
 use crate::ops::branch;
-
-use crate::ops::conv_norm_activation::{Cache, ConvNormActivation, ConvNormConfig};
-use crate::ops::cpu_tensor::stock;
+use crate::ops::conv_norm_activation::{ConvNormOps, WeightCache};
+use crate::ops::conv_norm_config::ConvNormConfig;
+use crate::ops::cpu_tensor::burn_ops_requested;
 use crate::ops::reference;
 
-/// The backward pass of [`ConvNormActivation::conv_norm`] with `N` parents: `x, w, gamma, beta` and perhaps
+/// The backward pass of [`ConvNormOps::conv_norm`] with 4 parents, `x, w, gamma, beta`, or 5 with
 /// the skip path.
 #[derive(Debug)]
 struct ConvNormStep<const N: usize>;
 
-impl<B: Backend + ConvNormActivation, const N: usize> Backward<B, N> for ConvNormStep<N> {
+impl<B: Backend + ConvNormOps, const N: usize> Backward<B, N> for ConvNormStep<N> {
     /// `x, w, gamma, beta, y, mean, variance`.
     type State = ([FloatTensor<B>; 7], ConvNormConfig);
 
@@ -33,18 +35,14 @@ impl<B: Backend + ConvNormActivation, const N: usize> Backward<B, N> for ConvNor
         let (dx, dw, dgamma, dbeta) =
             B::conv_norm_backward(x, w, gamma, beta, y, mean, variance, dout, layer, input_too);
         let gradients = [dx, Some(dw), Some(dgamma), Some(dbeta)];
-        for (node, gradient) in ops.parents.iter().zip(gradients) {
-            if let (Some(node), Some(gradient)) = (node, gradient) {
-                branch::register::<B>(grads, node.id, gradient);
-            }
-        }
+        register_all::<B>(grads, ops.parents.map(|node| node.map(|node| node.id)), gradients);
     }
 }
 
 #[derive(Debug)]
 struct ConvolutionStep;
 
-impl<B: Backend + ConvNormActivation> Backward<B, 2> for ConvolutionStep {
+impl<B: Backend + ConvNormOps> Backward<B, 2> for ConvolutionStep {
     type State = (FloatTensor<B>, FloatTensor<B>, ConvOptions<2>);
 
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
@@ -61,25 +59,19 @@ impl<B: Backend + ConvNormActivation> Backward<B, 2> for ConvolutionStep {
     }
 }
 
-impl<B: Backend + ConvNormActivation, C: CheckpointStrategy> ConvNormActivation for Autodiff<B, C> {
+impl<B: Backend + ConvNormOps, C: CheckpointStrategy> ConvNormOps for Autodiff<B, C> {
     fn convolution(
         x: FloatTensor<Self>,
         w: FloatTensor<Self>,
         options: ConvOptions<2>,
     ) -> FloatTensor<Self> {
-        if stock() {
+        if burn_ops_requested() {
             return reference::convolution::<Self>(x, w, options);
         }
-        match ConvolutionStep.prepare::<C>([x.node(), w.node()]).compute_bound().stateful() {
-            OpsKind::Tracked(step) => {
-                let (x, w) = (x.into_primitive(), w.into_primitive());
-                let y = B::convolution(x.clone(), w.clone(), options.clone());
-                step.finish((x, w, options), y)
-            }
-            OpsKind::UnTracked(step) => {
-                step.finish(B::convolution(x.into_primitive(), w.into_primitive(), options))
-            }
-        }
+        let nodes = [x.node(), w.node()];
+        let (x, w) = (x.into_primitive(), w.into_primitive());
+        let y = B::convolution(x.clone(), w.clone(), options.clone());
+        record::<B, C, _, 2>(ConvolutionStep, nodes, || (x, w, options), y)
     }
 
     fn convolution_backward(
@@ -89,7 +81,7 @@ impl<B: Backend + ConvNormActivation, C: CheckpointStrategy> ConvNormActivation 
         _: ConvOptions<2>,
         _: bool,
     ) -> (Option<FloatTensor<Self>>, FloatTensor<Self>) {
-        panic!("the gradient of a convolution has no gradient here");
+        panic!("a convolution has no second derivative here");
     }
 
     fn conv_norm(
@@ -101,7 +93,7 @@ impl<B: Backend + ConvNormActivation, C: CheckpointStrategy> ConvNormActivation 
         skips: bool,
         layer: ConvNormConfig,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        if stock() {
+        if burn_ops_requested() {
             return reference::conv_norm::<Self>(x, w, gamma, beta, skips.then_some(skip), layer);
         }
         let nodes = [x.node(), w.node(), gamma.node(), beta.node()];
@@ -126,10 +118,10 @@ impl<B: Backend + ConvNormActivation, C: CheckpointStrategy> ConvNormActivation 
         _: ConvNormConfig,
         _: bool,
     ) -> (Option<FloatTensor<Self>>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        panic!("the gradient of a layer has no gradient here");
+        panic!("a layer has no second derivative");
     }
 
-    /// With gradients, by Burn behind the convolution: what a frozen layer does in training.
+    /// A frozen layer in training: behind the convolution, Burn's own operations with gradients.
     fn conv_norm_inference(
         x: FloatTensor<Self>,
         w: FloatTensor<Self>,
@@ -140,7 +132,7 @@ impl<B: Backend + ConvNormActivation, C: CheckpointStrategy> ConvNormActivation 
         skip: FloatTensor<Self>,
         skips: bool,
         layer: ConvNormConfig,
-        _: Cache,
+        _: WeightCache,
     ) -> FloatTensor<Self> {
         let y = Self::convolution(x, w, layer.conv.clone());
         let (running, skip) = ([mean, variance], skips.then_some(skip));
@@ -148,25 +140,23 @@ impl<B: Backend + ConvNormActivation, C: CheckpointStrategy> ConvNormActivation 
     }
 }
 
-type Outputs<B> = (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, FloatTensor<B>);
+type ConvNormOutputs<B> = (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, FloatTensor<B>);
 
-fn tracked<B: Backend + ConvNormActivation, C: CheckpointStrategy, const N: usize>(
+fn tracked<B: Backend + ConvNormOps, C: CheckpointStrategy, const N: usize>(
     nodes: [NodeGuard; N],
     tensors: [FloatTensor<B>; 4],
     skip: FloatTensor<B>,
     layer: ConvNormConfig,
-) -> Outputs<Autodiff<B, C>> {
+) -> ConvNormOutputs<Autodiff<B, C>> {
     let [x, w, gamma, beta] = tensors.clone();
     let (out, y, mean, variance) = B::conv_norm(x, w, gamma, beta, skip, N == 5, layer.clone());
     let constants =
         [&y, &mean, &variance].map(|tensor| FloatTensor::<Autodiff<B, C>>::new(tensor.clone()));
-    let out = match ConvNormStep::<N>.prepare::<C>(nodes).compute_bound().stateful() {
-        OpsKind::Tracked(step) => {
-            let [x, w, gamma, beta] = tensors;
-            step.finish(([x, w, gamma, beta, y, mean, variance], layer), out)
-        }
-        OpsKind::UnTracked(step) => step.finish(out),
+    let state = || {
+        let [x, w, gamma, beta] = tensors;
+        ([x, w, gamma, beta, y, mean, variance], layer)
     };
+    let out = record::<B, C, _, N>(ConvNormStep::<N>, nodes, state, out);
     let [y, mean, variance] = constants;
     (out, y, mean, variance)
 }

@@ -7,18 +7,19 @@ use std::sync::Arc;
 use clap::Args;
 use image::{ImageFormat, Rgb, RgbImage};
 
-use crate::commands::model_args;
+use crate::commands::plan_args;
 use crate::config::options::Options;
-use crate::datasets::loader::{Batch, Mode};
+use crate::datasets::batch::Batch;
+use crate::datasets::loader::Mode;
 use crate::error::Error;
+use crate::files::write_atomically;
 use crate::out;
-use crate::run::checkpoint::write_atomically;
-use crate::run::fit;
+use crate::run::open_data;
 use transforms::preprocess::Preprocess;
 
-/// The words of `kindling data preview`. `--output` is the PNG file here.
+/// Arguments of `kindling data preview`. `--output` is the PNG file here.
 #[derive(Args)]
-pub struct Preview {
+pub struct PreviewArgs {
     #[command(flatten)]
     options: Options,
     /// TOML file with any of the options; `args.toml` of a run is one
@@ -35,19 +36,18 @@ pub struct Preview {
 /// Runs the subcommand.
 ///
 /// # Errors
-/// As `train`, before it begins; a file that cannot be written.
-pub fn preview(args: &Preview) -> Result<u8, Error> {
-    let under = match &args.config {
-        Some(path) => Options::read(path)?,
-        None => Options::default(),
-    };
-    let file = args.options.output.clone().unwrap_or_else(|| "preview.png".into());
-    let plan =
-        model_args::follow_weights(crate::config::recipe::under(args.options.over(&under))?)?
-            .plan()?;
-    let (train, _) = fit::open(&plan)?;
+/// The errors of `train` before its first step; a file that cannot be written.
+pub fn preview(args: &PreviewArgs) -> Result<u8, Error> {
+    let file = args.options.logging.output.clone().unwrap_or_else(|| "preview.png".into());
+    let plan = plan_args::plan(&args.options, args.config.as_deref())?;
+    let (train, _) = open_data::open(&plan)?;
     let classes = train.classes.clone();
-    let loader = fit::loader(&plan, &Arc::new(train), Mode::Train(plan.augment()), plan.batch_size);
+    let loader = open_data::loader(
+        &plan,
+        &Arc::new(train),
+        Mode::Train(plan.augment()),
+        plan.training.batch_size,
+    );
     let rule = plan.preprocess();
 
     let count = usize::from(args.count);
@@ -72,7 +72,7 @@ pub fn preview(args: &Preview) -> Result<u8, Error> {
     if tiles.is_empty() {
         return Err(Error::data(format!(
             "{}: no image could be read; `kindling train` says which",
-            plan.data_dir.display()
+            plan.data.data_dir.display()
         )));
     }
     let sheet = contact_sheet(&tiles);
@@ -87,7 +87,7 @@ pub fn preview(args: &Preview) -> Result<u8, Error> {
         tiles[0].0.width(),
         tiles[0].0.height(),
         args.epoch,
-        plan.data_dir.display()
+        plan.data.data_dir.display()
     );
     Ok(0)
 }
@@ -145,12 +145,12 @@ fn contact_sheet(tiles: &[(RgbImage, String)]) -> RgbImage {
 /// Writes as much of a text as fits into `width` pixels.
 fn write(sheet: &mut RgbImage, text: &str, [left, top]: [u32; 2], width: u32, zoom: u32) {
     let letters = text.chars().flat_map(char::to_uppercase);
-    for (place, letter) in (0..).zip(letters).take((width / (4 * zoom)) as usize) {
+    for (column, letter) in (0..).zip(letters).take((width / (4 * zoom)) as usize) {
         // What has no glyph is a box.
         let glyph = GLYPHS.iter().find(|(known, _)| *known == letter).map_or(0x7FFF, |g| g.1);
         for (y, x) in (0..5 * zoom).flat_map(|y| (0..3 * zoom).map(move |x| (y, x))) {
             if glyph >> (14 - (y / zoom * 3 + x / zoom)) & 1 == 1 {
-                sheet.put_pixel(left + place * 4 * zoom + x, top + y, Rgb([0; 3]));
+                sheet.put_pixel(left + column * 4 * zoom + x, top + y, Rgb([0; 3]));
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use kernels::cpu::matmul::{Epilogue, PackedWeights, product};
+use kernels::cpu::matmul::{Epilogue, PackedWeights, f32_matmul};
 use kernels::isa::Isa;
 use rayon::prelude::*;
 use serde::Serialize;
@@ -11,7 +11,7 @@ use serde::Serialize;
 /// Measured at the start of a profile.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Roof {
-    /// Of a matrix product of this crate's kernels, all threads.
+    /// Speed of a matrix product of this crate's kernels on all threads.
     pub gflops: f64,
     /// Bytes read and written by a copy of more than the caches hold, all threads.
     pub gbytes_per_s: f64,
@@ -29,7 +29,7 @@ impl Roof {
         let (a, b) = (vec![0.5_f32; m * k], vec![0.25_f32; k * n]);
         let b = PackedWeights::new(Isa::chosen(), &b, [k, n], [n, 1], None);
         let seconds = best(30, || {
-            black_box(product(black_box(&a), &b, Epilogue::NONE));
+            black_box(f32_matmul(black_box(&a), &b, Epilogue::NONE));
         });
         let gflops = 2.0 * (m * k * n) as f64 / seconds / 1e9;
         let (from, mut to) = (vec![1.0_f32; COPY], vec![0.0_f32; COPY]);

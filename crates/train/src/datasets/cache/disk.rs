@@ -1,6 +1,6 @@
 //! Decoded images as files, one each, named by a hash of where the image lies.
 //!
-//! A file is written beside its place and renamed, so that runs can share a folder; its head holds path, size, times and
+//! A file is written under a temporary name and renamed, so that runs can share a folder; its head holds path, size, times and
 //! inode of the image and a checksum of everything, so that one of another image, of an older state or a damaged one
 //! is not taken.
 
@@ -13,7 +13,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use image::RgbImage;
 use rayon::prelude::*;
 
-use crate::datasets::cache::Stamp;
 use crate::datasets::image_folder::ImageFolder;
 
 /// First bytes of a file: what it is, and the version of the layout.
@@ -22,10 +21,24 @@ const MAGIC: [u8; 8] = *b"KdlPix\x00\x02";
 /// Bytes before the path: magic, checksum of what follows, the stamp of the image, width, height, path's length.
 const FIXED: usize = 8 + 4 + 4 * 8 + 4 + 4 + 4;
 
+/// Tells whether an image's file changed: equal stamps mean an unchanged file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    /// Length in bytes.
+    size: u64,
+    /// Time of the last change of the content, nanoseconds since 1970; the checksum for an image in a shard.
+    time: u64,
+    /// Time of the last change of the inode, which no program can set, so that a replacement of equal size and time is
+    /// noticed. Unix only.
+    change: u64,
+    /// Number of the file in its file system. Unix only.
+    inode: u64,
+}
+
 /// The files of a folder of images.
-pub(super) struct Disk {
+pub(super) struct DiskCache {
     folder: PathBuf,
-    /// Of the images, as absolute as can be.
+    /// The folder of the images, absolute where possible.
     root: PathBuf,
     exif: bool,
     /// In the names of files that are being written: no other run has it.
@@ -33,7 +46,7 @@ pub(super) struct Disk {
     written: AtomicU64,
 }
 
-impl Disk {
+impl DiskCache {
     /// Makes the folder and tries it.
     ///
     /// # Errors
@@ -67,8 +80,8 @@ impl Disk {
         path.strip_prefix(&images.root).map_or_else(|_| path.clone(), |p| self.root.join(p))
     }
 
-    /// The file of an image.
-    fn place(&self, path: &Path) -> PathBuf {
+    /// The cache file of an image.
+    fn cache_file(&self, path: &Path) -> PathBuf {
         // FNV-1a of 64 bits; the path in the head tells two of one hash apart.
         let turned = [u8::from(self.exif)];
         let all = path.as_os_str().as_encoded_bytes().iter().chain(&turned);
@@ -83,10 +96,10 @@ impl Disk {
         (FIXED + self.path(images, index).as_os_str().len()) as u64
     }
 
-    /// Of every image: the bytes of its file, 0 where there is none.
+    /// For every image: the length of its cache file, 0 if there is none.
     pub(super) fn bytes(&self, images: &ImageFolder) -> Vec<u64> {
-        let place = |index| self.place(&self.path(images, index));
-        let bytes = |index| std::fs::metadata(place(index)).map_or(0, |file| file.len());
+        let file = |index| self.cache_file(&self.path(images, index));
+        let bytes = |index| std::fs::metadata(file(index)).map_or(0, |file| file.len());
         (0..images.items.len()).into_par_iter().map(bytes).collect()
     }
 
@@ -111,7 +124,7 @@ impl Disk {
         memory: &mut Vec<u8>,
     ) -> Option<(RgbImage, u64)> {
         let path = self.path(images, index);
-        let mut file = File::open(self.place(&path)).ok()?;
+        let mut file = File::open(self.cache_file(&path)).ok()?;
         let name = path.as_os_str().as_encoded_bytes();
         let mut head = vec![0; FIXED + name.len()];
         file.read_exact(&mut head).ok()?;
@@ -163,7 +176,7 @@ impl Disk {
     /// Writes the file of an image; the checksum tells later what a crash or a disk has left of it.
     ///
     /// # Errors
-    /// Whatever the disk says; nothing half written stays.
+    /// The error of the system; no partial file remains.
     pub(super) fn write(
         &self,
         images: &ImageFolder,
@@ -172,7 +185,7 @@ impl Disk {
         pixels: &RgbImage,
     ) -> Result<(), Error> {
         let path = self.path(images, index);
-        let place = self.place(&path);
+        let target = self.cache_file(&path);
         let name = path.as_os_str().as_encoded_bytes();
         let mut head = self.head_of(name, 0, stamp, pixels.dimensions());
         let mut hasher = crc32fast::Hasher::new();
@@ -180,7 +193,7 @@ impl Disk {
         hasher.update(pixels.as_raw());
         head[8..12].copy_from_slice(&hasher.finalize().to_le_bytes());
         let number = self.written.fetch_add(1, Ordering::Relaxed);
-        let parent = place.parent().expect("a folder of 256");
+        let parent = target.parent().expect("a folder of 256");
         std::fs::create_dir_all(parent)?;
         let scratch = parent.join(format!("{}-{number}.tmp", self.token));
         let write = || {
@@ -188,7 +201,7 @@ impl Disk {
             file.write_all(&head)?;
             file.write_all(pixels.as_raw())?;
             drop(file);
-            std::fs::rename(&scratch, &place)
+            std::fs::rename(&scratch, &target)
         };
         write().inspect_err(|_| {
             let _ = std::fs::remove_file(&scratch);
@@ -204,7 +217,7 @@ fn identity(file: &Metadata) -> (u64, u64) {
     (change as u64, file.ino())
 }
 
-/// Nothing that costs nothing.
+/// Zeros: other systems have no such numbers.
 #[cfg(not(unix))]
 fn identity(_: &Metadata) -> (u64, u64) {
     (0, 0)

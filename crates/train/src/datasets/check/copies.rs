@@ -6,7 +6,7 @@ use std::path::Path;
 use rayon::prelude::*;
 
 use crate::datasets::check::file::{ImageFile, same_bytes};
-use crate::datasets::check::image_hash::{ImageHash, Index};
+use crate::datasets::check::image_hash::{HashIndex, ImageHash};
 use crate::datasets::check::report::{Finding, Item};
 
 /// What was found, and which images a quarantine would list for it.
@@ -83,7 +83,7 @@ pub(super) fn copies(root: &Path, images: &[ImageFile], nearness: Nearness) -> C
 fn groups(images: &[ImageFile]) -> BTreeMap<usize, Vec<usize>> {
     let mut by_hash: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
     for (i, image) in images.iter().enumerate() {
-        if let Ok(seen) = &image.seen {
+        if let Ok(seen) = &image.decoded {
             by_hash.entry(seen.pixel_hash).or_default().push(i);
         }
     }
@@ -159,45 +159,45 @@ fn exact(root: &Path, images: &[ImageFile]) -> Copies {
     }
 }
 
-struct Pair {
+struct SimilarPair {
     val: usize,
     train: usize,
     mirrored: bool,
     bits: u32,
     levels: f64,
-    /// As `ImageHash::deviation`.
+    /// Standard deviation of the difference, see `ImageHash::deviation`.
     deviation: f64,
-    /// Of the image that has less.
+    /// Contrast of the image with less.
     contrast: f64,
 }
 
 /// For every image to evaluate on the training image that looks most like it, if one is near enough.
-fn alike(images: &[ImageFile], leaked: &[bool], nearness: Nearness) -> Vec<Pair> {
+fn alike(images: &[ImageFile], leaked: &[bool], nearness: Nearness) -> Vec<SimilarPair> {
     let of_split = |split: usize| -> Vec<(usize, &ImageHash)> {
         let look = |(i, image): (usize, &'_ ImageFile)| {
-            let seen = image.seen.as_ref().ok()?;
-            let usable = image.split == split && !leaked[i] && !seen.look.is_flat();
+            let facts = image.decoded.as_ref().ok()?;
+            let usable = image.split == split && !leaked[i] && !facts.image_hash.is_flat();
             usable.then_some(i)
         };
         let numbers = images.iter().enumerate().filter_map(look);
-        numbers.filter_map(|i| Some((i, &images[i].seen.as_ref().ok()?.look))).collect()
+        numbers.filter_map(|i| Some((i, &images[i].decoded.as_ref().ok()?.image_hash))).collect()
     };
     let (train, val) = (of_split(0), of_split(1));
-    let index = Index::new(train.par_iter().map(|(_, look)| look.hash()).collect());
+    let index = HashIndex::new(train.par_iter().map(|(_, look)| look.hash()).collect());
     val.par_iter()
         .filter_map(|&(number, look)| {
             let best = [(look.clone(), false), (look.mirrored(), true)].into_iter().flat_map(
                 |(look, mirrored)| {
                     let hash = look.hash();
                     let near = index.within(hash, nearness.distance);
-                    let pair = |place: usize| Pair {
+                    let pair = |candidate: usize| SimilarPair {
                         val: number,
-                        train: train[place].0,
+                        train: train[candidate].0,
                         mirrored,
-                        bits: (train[place].1.hash() ^ hash).count_ones(),
-                        levels: train[place].1.difference(&look),
-                        deviation: train[place].1.deviation(&look),
-                        contrast: train[place].1.contrast().min(look.contrast()),
+                        bits: (train[candidate].1.hash() ^ hash).count_ones(),
+                        levels: train[candidate].1.difference(&look),
+                        deviation: train[candidate].1.deviation(&look),
+                        contrast: train[candidate].1.contrast().min(look.contrast()),
                     };
                     near.into_iter().map(pair).collect::<Vec<_>>()
                 },

@@ -1,4 +1,4 @@
-//! What one file is: format, size, colour, whether it decodes, and what it looks like.
+//! The facts of one file: format, size, colour, whether it decodes, and a hash of its looks.
 
 use std::hash::{DefaultHasher, Hasher as _};
 use std::io::Cursor;
@@ -18,11 +18,11 @@ pub(super) struct ImageFile {
     pub(super) split: usize,
     pub(super) class: usize,
     pub(super) bytes: u64,
-    /// Of the file.
+    /// Hash of the file's bytes.
     pub(super) file_hash: u64,
     /// The format that the content has.
     pub(super) format: Option<ImageFormat>,
-    pub(super) seen: Result<Seen, Unusable>,
+    pub(super) decoded: Result<ImageFacts, Unusable>,
 }
 
 /// Why an image cannot be trained on.
@@ -33,15 +33,15 @@ pub(super) struct Unusable {
 }
 
 /// An image that decodes.
-pub(super) struct Seen {
+pub(super) struct ImageFacts {
     pub(super) width: u32,
     pub(super) height: u32,
     pub(super) colour: Colour,
     /// Whether EXIF asks to turn it.
     pub(super) turned: bool,
-    /// Of size and decoded RGB: equal for files that differ in container, compression without loss or metadata.
+    /// Hash of size and decoded RGB: equal for files that differ in container, compression without loss or metadata.
     pub(super) pixel_hash: u64,
-    pub(super) look: ImageHash,
+    pub(super) image_hash: ImageHash,
 }
 
 /// How samples are stored in the file.
@@ -59,8 +59,8 @@ impl ImageFile {
         let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,
             Err(error) => {
-                let seen = Err(Unusable { truncated: false, why: error.to_string() });
-                return Self { path, split, class, bytes: 0, file_hash: 0, format: None, seen };
+                let decoded = Err(Unusable { truncated: false, why: error.to_string() });
+                return Self { path, split, class, bytes: 0, file_hash: 0, format: None, decoded };
             }
         };
         Self {
@@ -70,19 +70,20 @@ impl ImageFile {
             bytes: bytes.len() as u64,
             file_hash: hash(&[&bytes]),
             format: image::guess_format(&bytes).ok(),
-            seen: see(&bytes),
+            decoded: facts_of(&bytes),
         }
     }
 
-    /// The format that the name promises, where the content has another one.
+    /// The format of the extension and of the content, where they differ.
     pub(super) fn promised(&self) -> Option<(ImageFormat, ImageFormat)> {
         let promised = ImageFormat::from_path(&self.path).ok()?;
-        let held = self.format?;
-        (promised != held).then_some((promised, held))
+        let actual = self.format?;
+        (promised != actual).then_some((promised, actual))
     }
 }
 
-fn see(bytes: &[u8]) -> Result<Seen, Unusable> {
+/// Decodes an image and collects its facts.
+fn facts_of(bytes: &[u8]) -> Result<ImageFacts, Unusable> {
     let pixels = decode(bytes, false).map_err(|error| Unusable {
         truncated: matches!(error, DecodeError::Truncated),
         why: error.to_string(),
@@ -93,9 +94,10 @@ fn see(bytes: &[u8]) -> Result<Seen, Unusable> {
     let (colour, turned) =
         catch_unwind(|| header(bytes)).ok().flatten().unwrap_or((Colour::default(), false));
     let pixel_hash = hash(&[&size, pixels.as_raw()]);
-    Ok(Seen { width, height, colour, turned, pixel_hash, look: ImageHash::of(&pixels) })
+    Ok(ImageFacts { width, height, colour, turned, pixel_hash, image_hash: ImageHash::of(&pixels) })
 }
 
+/// Colour and EXIF orientation from the header of an encoded image.
 fn header(bytes: &[u8]) -> Option<(Colour, bool)> {
     let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().ok()?;
     let jpeg = reader.format() == Some(ImageFormat::Jpeg);
@@ -117,20 +119,20 @@ fn header(bytes: &[u8]) -> Option<(Colour, bool)> {
 
 /// Components of a JPEG, from its frame header (SOF): 1 gray, 3 colour, 4 CMYK or YCCK.
 fn jpeg_components(bytes: &[u8]) -> Option<u8> {
-    let mut at = 2; // after SOI
+    let mut offset = 2; // after SOI
     loop {
-        let &[first, marker] = bytes.get(at..at + 2)? else { return None };
+        let &[first, marker] = bytes.get(offset..offset + 2)? else { return None };
         match (first, marker) {
             (0xFF, 0xC0..=0xC3 | 0xC5..=0xC7 | 0xC9..=0xCB | 0xCD..=0xCF) => {
-                return bytes.get(at + 9).copied(); // length 2, precision 1, height 2, width 2
+                return bytes.get(offset + 9).copied(); // length 2, precision 1, height 2, width 2
             }
-            (0xFF, 0x01 | 0xD0..=0xD8) => at += 2,
-            (0xFF, 0x00 | 0xFF) => at += 1,
+            (0xFF, 0x01 | 0xD0..=0xD8) => offset += 2,
+            (0xFF, 0x00 | 0xFF) => offset += 1,
             (0xFF, _) => {
-                let &[high, low] = bytes.get(at + 2..at + 4)? else { return None };
-                at += 2 + usize::from(u16::from_be_bytes([high, low]));
+                let &[high, low] = bytes.get(offset + 2..offset + 4)? else { return None };
+                offset += 2 + usize::from(u16::from_be_bytes([high, low]));
             }
-            _ => at += 1,
+            _ => offset += 1,
         }
     }
 }

@@ -17,8 +17,8 @@ const STEP: i32 = 2;
 /// Standard deviation of the cells' brightness below which an image is flat.
 const CONTRAST: f64 = 6.0;
 
-/// The largest distance in bits that [`Index::within`] can find.
-pub(super) const FARTHEST: u32 = 7;
+/// The largest distance in bits that [`HashIndex::within`] can find.
+pub(super) const MAX_DISTANCE: u32 = 7;
 
 /// The whole image as 9 x 8 cells, however large it is.
 #[derive(Clone)]
@@ -116,9 +116,9 @@ fn shares(pixels: usize, cells: usize) -> Vec<(usize, usize, f32)> {
     shares
 }
 
-/// Hashes that can be asked for what is near. Two hashes at most [`FARTHEST`] = 7 bits apart differ by at most one
+/// Hashes that can be asked for what is near. Two hashes at most [`MAX_DISTANCE`] = 7 bits apart differ by at most one
 /// bit in one of their four quarters, so 4 x 17 look-ups find every candidate.
-pub(super) struct Index {
+pub(super) struct HashIndex {
     hashes: Vec<u64>,
     quarters: [HashMap<u16, Vec<u32>>; 4],
 }
@@ -127,7 +127,7 @@ fn quarter(hash: u64, number: usize) -> u16 {
     (hash >> (16 * number)) as u16
 }
 
-impl Index {
+impl HashIndex {
     pub(super) fn new(hashes: Vec<u64>) -> Self {
         let mut quarters: [HashMap<u16, Vec<u32>>; 4] = Default::default();
         for (i, &hash) in hashes.iter().enumerate() {
@@ -141,9 +141,9 @@ impl Index {
     /// Numbers of the hashes at most `distance` bits away, in order.
     ///
     /// # Panics
-    /// When `distance` is above [`FARTHEST`].
+    /// When `distance` is above [`MAX_DISTANCE`].
     pub(super) fn within(&self, hash: u64, distance: u32) -> Vec<usize> {
-        assert!(distance <= FARTHEST, "a distance of {distance} bits, at most {FARTHEST}");
+        assert!(distance <= MAX_DISTANCE, "a distance of {distance} bits, at most {MAX_DISTANCE}");
         let mut found = Vec::new();
         for (number, table) in self.quarters.iter().enumerate() {
             let own = quarter(hash, number);
@@ -164,10 +164,10 @@ impl Index {
 mod tests {
     use image::{Rgb, RgbImage};
 
-    use super::{FARTHEST, ImageHash, Index};
+    use super::{HashIndex, ImageHash, MAX_DISTANCE};
     use transforms::random::Counter;
 
-    /// Seen to fail: without the flipped bits of a quarter.
+    /// Mutations caught: without the flipped bits of a quarter.
     #[test]
     fn the_index_finds_what_comparing_all_pairs_finds() {
         let mut draw = Counter::new(1, 0, 0, 0);
@@ -176,9 +176,9 @@ mod tests {
             (0..draw.u64() % 12).fold(centre, |hash, _| hash ^ 1 << (draw.u64() % 64))
         };
         let hashes: Vec<u64> = (0..2000).map(|i| near(centres[i % 20])).collect();
-        let index = Index::new(hashes.clone());
+        let index = HashIndex::new(hashes.clone());
         let mut total = 0;
-        for distance in 0..=FARTHEST {
+        for distance in 0..=MAX_DISTANCE {
             for &asked in &hashes[..100] {
                 let naive: Vec<usize> = (0..hashes.len())
                     .filter(|&i| (hashes[i] ^ asked).count_ones() <= distance)
@@ -190,7 +190,7 @@ mod tests {
         assert!(total > 10_000, "the test has something to find: {total}");
     }
 
-    /// Seen to fail: a hash without the step.
+    /// Mutations caught: a hash without the step.
     #[test]
     fn a_mirrored_or_resized_image_looks_like_itself() {
         let image = RgbImage::from_fn(85, 61, |x, y| {

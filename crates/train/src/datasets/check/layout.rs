@@ -5,14 +5,15 @@ use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use crate::config::options::nearest;
 use crate::datasets::check::report::{Finding, Item};
-use crate::datasets::image_folder::{VAL_NAMES, entries, images, is_image, natural};
+use crate::datasets::listing::{entries, images, is_image, natural};
+use crate::datasets::open::VAL_NAMES;
 use crate::error::Error;
-use transforms::decode::looks_like_a_image;
+use crate::suggest::nearest;
+use transforms::decode::looks_like_an_image;
 
 /// A split as it lies on the disk.
-pub(super) struct Split {
+pub(super) struct ScannedSplit {
     /// `train`, `val` and so on, or empty: the folder itself.
     pub(super) name: String,
     pub(super) root: PathBuf,
@@ -32,7 +33,7 @@ pub(super) struct Split {
 ///
 /// # Errors
 /// [`crate::error::ErrorKind::Data`]: no such folder, no class folder anywhere.
-pub(super) fn splits(root: &Path, val_split: Option<&str>) -> Result<Vec<Split>, Error> {
+pub(super) fn splits(root: &Path, val_split: Option<&str>) -> Result<Vec<ScannedSplit>, Error> {
     if !root.is_dir() {
         return Err(Error::data(format!(
             "{}: no such folder; give one with train/<class>/* and val/<class>/*, or <class>/*",
@@ -48,7 +49,7 @@ pub(super) fn splits(root: &Path, val_split: Option<&str>) -> Result<Vec<Split>,
         )));
     }
     if !train.is_dir() && val_split.is_none() {
-        let whole = Split::scan(root, "")?;
+        let whole = ScannedSplit::scan(root, "")?;
         if whole.classes.is_empty() && whole.loose.is_empty() {
             return Err(Error::data(format!(
                 "{}: neither a train folder nor class folders with images in it",
@@ -58,7 +59,7 @@ pub(super) fn splits(root: &Path, val_split: Option<&str>) -> Result<Vec<Split>,
         return Ok(vec![whole]);
     }
     if train.is_dir() {
-        found.push(Split::scan(&train, "train")?);
+        found.push(ScannedSplit::scan(&train, "train")?);
     }
     let val = match val_split {
         Some(name) if !root.join(name).is_dir() => {
@@ -71,12 +72,12 @@ pub(super) fn splits(root: &Path, val_split: Option<&str>) -> Result<Vec<Split>,
         None => VAL_NAMES.into_iter().find(|name| root.join(name).is_dir()),
     };
     if let Some(name) = val {
-        found.push(Split::scan(&root.join(name), name)?);
+        found.push(ScannedSplit::scan(&root.join(name), name)?);
     }
     Ok(found)
 }
 
-impl Split {
+impl ScannedSplit {
     fn scan(root: &Path, name: &str) -> Result<Self, Error> {
         let mut split = Self {
             name: name.to_owned(),
@@ -135,56 +136,74 @@ fn hidden_with_images(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// What is wrong with the folders themselves.
-pub(super) fn findings(splits: &[Split], root: &Path) -> Vec<Finding> {
-    let mut found = Vec::new();
-    for split in splits {
-        let items = |paths: &[PathBuf]| paths.iter().map(|p| Item::of(root, p)).collect();
-        found.push(Finding::error(
+/// Faults of the folders themselves.
+pub(super) fn findings(splits: &[ScannedSplit], root: &Path) -> Vec<Finding> {
+    let mut found: Vec<Finding> =
+        splits.iter().flat_map(|split| split_findings(split, root)).collect();
+    found.extend(class_findings(&splits[0], root));
+    match splits.get(1) {
+        Some(val) => found.extend(val_findings(&splits[0], val, root)),
+        None => {
+            let detail = "train with --val-fraction 0.1, or add val/<class>/*";
+            let item = Item::of(root, root).detail(detail);
+            found.push(Finding::warning("no_val", "no split to evaluate on", vec![item]));
+        }
+    }
+    found
+}
+
+/// Faults of the files and folders of one split.
+fn split_findings(split: &ScannedSplit, root: &Path) -> Vec<Finding> {
+    let items = |paths: &[PathBuf]| paths.iter().map(|p| Item::of(root, p)).collect();
+    let (overlooked, others): (Vec<PathBuf>, Vec<PathBuf>) =
+        split.others.iter().cloned().partition(|p| begins_like_an_image(p));
+    vec![
+        Finding::error(
             "unusable_folder",
             "class folders that cannot be used",
             split.broken.iter().map(|(p, why)| Item::of(root, p).detail(why)).collect(),
-        ));
-        found.push(Finding::error(
+        ),
+        Finding::error(
             "no_class",
             "images beside the class folders, without a class: move each into a folder named by its class",
             items(&split.loose),
-        ));
-        found.push(Finding::note(
-            "hidden",
-            "hidden folders with images are left alone",
-            items(&split.hidden),
-        ));
-        let (overlooked, others): (Vec<PathBuf>, Vec<PathBuf>) =
-            split.others.iter().cloned().partition(|p| begins_like_a_image(p));
-        found.push(Finding::warning(
+        ),
+        Finding::note("hidden", "hidden folders with images are left alone", items(&split.hidden)),
+        Finding::warning(
             "overlooked",
             "images by content that are ignored for their names: give them a usual extension",
             items(&overlooked),
-        ));
-        found.push(Finding::note("other_files", "files that are no images", items(&others)));
-        found.push(Finding::warning(
+        ),
+        Finding::note("other_files", "files that are no images", items(&others)),
+        Finding::warning(
             "alike_names",
             "classes whose names differ only in case, blanks, `-` or `_`",
             alike(&split.names())
                 .into_iter()
                 .map(|(a, b)| Item::of(root, &split.root.join(a)).other(b))
                 .collect(),
-        ));
-    }
-    let base = &splits[0];
-    let empty = base.classes.iter().filter(|(_, images)| images.is_empty());
-    let class = |split: &Split, name: &str| Item::of(root, &split.root.join(name));
-    found.push(Finding::error(
+        ),
+    ]
+}
+
+/// The item of a class folder.
+fn class_item(root: &Path, split: &ScannedSplit, name: &str) -> Item {
+    Item::of(root, &split.root.join(name))
+}
+
+/// Faults of the class list, which the training split gives.
+fn class_findings(train: &ScannedSplit, root: &Path) -> Vec<Finding> {
+    let empty = train.classes.iter().filter(|(_, images)| images.is_empty());
+    let mut found = vec![Finding::error(
         "empty_class",
         "classes without an image to train on: add some or remove the folder",
-        empty.map(|(name, _)| class(base, name)).collect(),
-    ));
-    if base.classes.len() < 2 {
-        let item = Item::of(root, &base.root).detail(&format!("{} class", base.classes.len()));
+        empty.map(|(name, _)| class_item(root, train, name)).collect(),
+    )];
+    if train.classes.len() < 2 {
+        let item = Item::of(root, &train.root).detail(&format!("{} class", train.classes.len()));
         found.push(Finding::error("few_classes", "fewer than two classes to train on", vec![item]));
     }
-    let names = base.names();
+    let names = train.names();
     let mut as_text = names.clone();
     as_text.sort();
     if names != as_text {
@@ -193,63 +212,66 @@ pub(super) fn findings(splits: &[Split], root: &Path) -> Vec<Finding> {
         found.push(Finding::note(
             "numeric_names",
             "class numbers are ordered as numbers here, as text by torchvision and timm: labels differ from theirs",
-            vec![Item::of(root, &base.root).detail(&detail)],
+            vec![Item::of(root, &train.root).detail(&detail)],
         ));
     }
-    let Some(val) = splits.get(1) else {
-        let detail = "train with --val-fraction 0.1, or add val/<class>/*";
-        found.push(Finding::warning(
-            "no_val",
-            "no split to evaluate on",
-            vec![Item::of(root, root).detail(detail)],
-        ));
-        return found;
-    };
-    let unused = |name: &&str| root.join(name).is_dir() && *name != val.name;
-    found.push(Finding::note(
-        "other_splits",
-        "further splits, not examined (--val-split takes another one)",
-        VAL_NAMES.into_iter().filter(unused).map(|name| Item::of(root, &root.join(name))).collect(),
-    ));
-    let held: BTreeMap<&str, usize> =
-        val.classes.iter().map(|(name, p)| (name.as_str(), p.len())).collect();
-    found.push(Finding::warning(
-        "missing_class",
-        "classes without an image to evaluate on",
-        base.classes
-            .iter()
-            .filter(|(name, _)| held.get(name.as_str()).is_none_or(|count| *count == 0))
-            .map(|(name, _)| {
-                let there = if held.contains_key(name.as_str()) { "empty" } else { "missing" };
-                class(val, name).detail(there)
-            })
-            .collect(),
-    ));
-    let extra = val.classes.iter().filter(|(name, _)| !names.contains(name));
-    let (full, empty): (Vec<_>, Vec<_>) = extra.partition(|(_, images)| !images.is_empty());
-    found.push(Finding::error(
-        "extra_class",
-        "classes to evaluate on that the training does not have: remove them or train with them",
-        full.iter()
-            .map(|(name, images)| {
-                let near = nearest(name, &names)
-                    .map_or_else(String::new, |n| format!("; did you mean `{n}`?"));
-                class(val, name).detail(&format!("{} images{near}", images.len()))
-            })
-            .collect(),
-    ));
-    found.push(Finding::note(
-        "extra_empty_class",
-        "empty folders of no class of the training",
-        empty.iter().map(|(name, _)| class(val, name)).collect(),
-    ));
     found
 }
 
-fn begins_like_a_image(path: &Path) -> bool {
+/// Faults of the evaluation split beside the training split.
+fn val_findings(train: &ScannedSplit, val: &ScannedSplit, root: &Path) -> Vec<Finding> {
+    let names = train.names();
+    let unused = |name: &&str| root.join(name).is_dir() && *name != val.name;
+    let counts: BTreeMap<&str, usize> =
+        val.classes.iter().map(|(name, p)| (name.as_str(), p.len())).collect();
+    let lacking = names.iter().filter(|name| counts.get(name.as_str()).is_none_or(|n| *n == 0));
+    let extra = val.classes.iter().filter(|(name, _)| !names.contains(name));
+    let (full, empty): (Vec<_>, Vec<_>) = extra.partition(|(_, images)| !images.is_empty());
+    vec![
+        Finding::note(
+            "other_splits",
+            "further splits, not examined (--val-split takes another one)",
+            VAL_NAMES
+                .into_iter()
+                .filter(unused)
+                .map(|name| Item::of(root, &root.join(name)))
+                .collect(),
+        ),
+        Finding::warning(
+            "missing_class",
+            "classes without an image to evaluate on",
+            lacking
+                .map(|name| {
+                    let is_there = counts.contains_key(name.as_str());
+                    let detail = if is_there { "empty" } else { "missing" };
+                    class_item(root, val, name).detail(detail)
+                })
+                .collect(),
+        ),
+        Finding::error(
+            "extra_class",
+            "classes to evaluate on that the training does not have: remove them or train with them",
+            full.iter()
+                .map(|(name, images)| {
+                    let near = nearest(name, &names)
+                        .map_or_else(String::new, |n| format!("; did you mean `{n}`?"));
+                    class_item(root, val, name).detail(&format!("{} images{near}", images.len()))
+                })
+                .collect(),
+        ),
+        Finding::note(
+            "extra_empty_class",
+            "empty folders of no class of the training",
+            empty.iter().map(|(name, _)| class_item(root, val, name)).collect(),
+        ),
+    ]
+}
+
+/// Whether a file starts like an image, whatever its name.
+fn begins_like_an_image(path: &Path) -> bool {
     let mut start = [0; 64];
     let read = std::fs::File::open(path).and_then(|mut file| file.read(&mut start));
-    read.is_ok_and(|count| looks_like_a_image(&start[..count]))
+    read.is_ok_and(|count| looks_like_an_image(&start[..count]))
 }
 
 /// Pairs of names that people would take for the same one.

@@ -1,4 +1,4 @@
-//! What was found, for people and as JSON.
+//! The report of a check, as text and as JSON.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -11,7 +11,7 @@ use crate::datasets::quarantine::relative;
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Severity {
+pub enum Severity {
     /// Training is refused, loses images, or its accuracy is not what it seems.
     Error,
     /// Worth a look.
@@ -22,30 +22,30 @@ pub(super) enum Severity {
 
 /// One fault and where it is.
 #[derive(Debug, Serialize)]
-pub(super) struct Finding {
-    pub(super) severity: Severity,
+pub struct Finding {
+    pub severity: Severity,
     /// A word to select it by.
-    pub(super) kind: &'static str,
+    pub kind: &'static str,
     /// What, and the way out.
-    pub(super) what: &'static str,
-    pub(super) count: usize,
-    pub(super) items: Vec<Item>,
+    pub what: &'static str,
+    pub count: usize,
+    pub items: Vec<Item>,
 }
 
-/// A place.
+/// One file or folder of a finding.
 #[derive(Debug, Serialize)]
-pub(super) struct Item {
+pub struct Item {
     /// Relative to the folder.
-    pub(super) path: String,
+    pub path: String,
     /// What it is paired with.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) other: Option<String>,
+    pub other: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) detail: Option<String>,
+    pub detail: Option<String>,
 }
 
 impl Item {
-    pub(super) fn of(root: &Path, path: &Path) -> Self {
+    pub fn of(root: &Path, path: &Path) -> Self {
         let path = match relative(root, path) {
             Some(inside) if inside.is_empty() => ".".into(),
             Some(inside) => inside,
@@ -54,11 +54,11 @@ impl Item {
         Self { path, other: None, detail: None }
     }
 
-    pub(super) fn detail(self, detail: &str) -> Self {
+    pub fn detail(self, detail: &str) -> Self {
         Self { detail: Some(detail.to_owned()).filter(|d| !d.is_empty()), ..self }
     }
 
-    pub(super) fn other(self, other: impl Into<String>) -> Self {
+    pub fn other(self, other: impl Into<String>) -> Self {
         Self { other: Some(other.into()), ..self }
     }
 }
@@ -68,15 +68,15 @@ impl Finding {
         Self { severity, kind, what, count: items.len(), items }
     }
 
-    pub(super) fn error(kind: &'static str, what: &'static str, items: Vec<Item>) -> Self {
+    pub fn error(kind: &'static str, what: &'static str, items: Vec<Item>) -> Self {
         Self::new(Severity::Error, kind, what, items)
     }
 
-    pub(super) fn warning(kind: &'static str, what: &'static str, items: Vec<Item>) -> Self {
+    pub fn warning(kind: &'static str, what: &'static str, items: Vec<Item>) -> Self {
         Self::new(Severity::Warning, kind, what, items)
     }
 
-    pub(super) fn note(kind: &'static str, what: &'static str, items: Vec<Item>) -> Self {
+    pub fn note(kind: &'static str, what: &'static str, items: Vec<Item>) -> Self {
         Self::new(Severity::Note, kind, what, items)
     }
 }
@@ -98,71 +98,71 @@ pub(super) fn joined(findings: Vec<Finding>) -> Vec<Finding> {
 
 /// A split in numbers.
 #[derive(Debug, Serialize)]
-pub(super) struct SplitRow {
-    pub(super) name: String,
+pub struct SplitRow {
+    pub name: String,
     #[serde(rename = "pictures")]
-    pub(super) images: usize,
+    pub images: usize,
     /// Class and images, in label order.
-    pub(super) classes: Vec<(String, usize)>,
+    pub classes: Vec<(String, usize)>,
 }
 
 /// How evenly the classes of the training are filled.
 #[derive(Debug, Serialize)]
-pub(super) struct Balance {
-    pub(super) largest: (String, usize),
-    pub(super) smallest: (String, usize),
+pub struct Balance {
+    pub largest: (String, usize),
+    pub smallest: (String, usize),
     /// Largest by smallest, of the classes that are not empty.
-    pub(super) ratio: f64,
+    pub ratio: f64,
     /// exp(entropy) of the class shares: as many equally filled classes would be as varied.
-    pub(super) effective_classes: f64,
+    pub effective_classes: f64,
 }
 
 /// Sizes of the images that decode, in pixels.
 #[derive(Debug, Default, Serialize)]
-pub(super) struct Sizes {
+pub struct Sizes {
     /// Images by their shorter edge: (from, up to but not including, count).
-    pub(super) short_edge: Vec<(u32, Option<u32>, usize)>,
+    pub short_edge: Vec<(u32, Option<u32>, usize)>,
     /// Smallest, median and largest shorter edge.
-    pub(super) short: [u32; 3],
-    /// The same of the longer edge.
-    pub(super) long: [u32; 3],
+    pub short: [u32; 3],
+    /// Smallest, median and largest longer edge.
+    pub long: [u32; 3],
 }
 
 /// How fast reading and decoding went.
 #[derive(Debug, Default, Serialize)]
-pub(super) struct Rate {
-    pub(super) seconds: f64,
+pub struct Rate {
+    pub seconds: f64,
     #[serde(rename = "pictures_per_s")]
-    pub(super) images_per_s: f64,
-    pub(super) megabytes_per_s: f64,
-    pub(super) threads: usize,
+    pub images_per_s: f64,
+    pub megabytes_per_s: f64,
+    pub threads: usize,
 }
 
-/// Everything.
+/// The result of a check.
 #[derive(Debug, Serialize)]
-pub(super) struct Report {
-    pub(super) folder: String,
-    pub(super) errors: usize,
-    pub(super) warnings: usize,
-    pub(super) splits: Vec<SplitRow>,
+pub struct CheckReport {
+    pub folder: String,
+    pub errors: usize,
+    pub warnings: usize,
+    pub splits: Vec<SplitRow>,
     /// Images of the quarantine list, which were not looked at.
-    pub(super) quarantined: usize,
-    pub(super) balance: Option<Balance>,
-    pub(super) formats: BTreeMap<String, usize>,
+    pub quarantined: usize,
+    pub balance: Option<Balance>,
+    pub formats: BTreeMap<String, usize>,
     /// Gray, colour, CMYK, alpha, 16 bits, turned by EXIF.
-    pub(super) samples: BTreeMap<&'static str, usize>,
-    pub(super) sizes: Sizes,
-    pub(super) decoding: Rate,
+    pub samples: BTreeMap<&'static str, usize>,
+    pub sizes: Sizes,
+    pub decoding: Rate,
     /// Errors first.
-    pub(super) findings: Vec<Finding>,
+    pub findings: Vec<Finding>,
 }
 
 /// Rows of the class table before its middle is left out.
 const ROWS: usize = 12;
 
-impl Report {
-    /// The report for people, at most `examples` places of a finding.
-    pub(super) fn text(&self, examples: usize) -> String {
+impl CheckReport {
+    /// The report for people, at most `examples` items of a finding.
+    pub fn text(&self, examples: usize) -> String {
         let mut text = String::new();
         let put = |text: &mut String, line: String| {
             text.push_str(line.trim_end());

@@ -1,23 +1,53 @@
-//! The running epoch: threads that take batches by number, and the order in which they are given out.
+//! The running epoch: threads take batches by number, and the consumer receives them in that order. What is in a batch is
+//! the business of the [`BatchSource`].
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
-use burn::data::dataset::DatasetError;
-use burn::tensor::Device;
+use crate::datasets::batch::Batch;
+use crate::datasets::data_error::DataError;
+use crate::datasets::loader::scratch::WorkerScratch;
+use crate::datasets::sync::{lock, wait};
 
-use crate::datasets::image_folder::DataError;
-use crate::datasets::loader::{Batch, Loader, WorkerScratch};
-use crate::datasets::shards::order::Windowed;
-use crate::datasets::shards::read_ahead::Windows;
+/// Makes the batches of one epoch.
+pub(super) trait BatchSource: Send + Sync {
+    /// Makes batch `number`; `scratch` is the calling thread's own.
+    fn make(&self, number: usize, scratch: &mut WorkerScratch) -> Result<Batch, DataError>;
 
-struct State {
-    /// Next batch that a worker takes.
+    /// Tells the source that a batch is made, or given up.
+    fn made(&self, number: usize);
+
+    /// Whether a thread of its own reads files ahead.
+    fn reads_ahead(&self) -> bool;
+
+    /// The work of that thread, until the epoch ends or [`BatchSource::stop`] is called.
+    fn read_ahead(&self);
+
+    /// Ends [`BatchSource::read_ahead`].
+    fn stop(&self);
+
+    /// The error for a batch whose preparation panicked.
+    fn panicked(&self, number: usize) -> DataError;
+}
+
+/// Which batches an epoch makes, and with how many threads.
+pub(super) struct EpochConfig {
+    /// The first batch.
+    pub(super) first_batch: usize,
+    /// The end of the epoch, as a batch number.
+    pub(super) batches: usize,
+    /// Threads that make batches.
+    pub(super) workers: usize,
+    /// Bytes of finished batches that may wait; one batch always may.
+    pub(super) prefetch_bytes: usize,
+}
+
+struct EpochState {
+    /// The next batch for a worker.
     next: usize,
-    /// Next batch that is given out.
+    /// The next batch for the consumer.
     wanted: usize,
     ready: BTreeMap<usize, Result<Batch, DataError>>,
     /// Bytes in `ready`.
@@ -25,13 +55,10 @@ struct State {
     stopped: bool,
 }
 
-struct Shared {
-    loader: Loader,
-    order: Vec<usize>,
-    /// Where shards are read in such: what is read ahead, and the order before repeats.
-    windows: Option<(Windows, Windowed)>,
-    epoch: u64,
-    state: Mutex<State>,
+struct SharedEpoch {
+    source: Box<dyn BatchSource>,
+    config: EpochConfig,
+    state: Mutex<EpochState>,
     changed: Condvar,
 }
 
@@ -39,104 +66,72 @@ fn bytes_of(batch: &Result<Batch, DataError>) -> usize {
     batch.as_ref().map_or(0, |b| b.images.len() * 4)
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // A worker never panics while it holds the lock; if one did, the state is still whole.
-        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        self.changed.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
+impl SharedEpoch {
+    /// The work of a thread: takes the next number and makes that batch, until none is left.
     fn work(&self) {
-        let mut room = WorkerScratch::default();
-        loop {
-            let number = {
-                let mut state = self.lock();
-                // The batch that is wanted next may always be made, or nothing would move.
-                while !state.stopped
-                    && state.bytes >= self.loader.config.prefetch_bytes
-                    && state.next != state.wanted
-                {
-                    state = self.wait(state);
-                }
-                if state.stopped || state.next >= self.loader.batches() {
-                    return;
-                }
-                state.next += 1;
-                state.next - 1
-            };
-            let windows = self.windows.as_ref().map(|(windows, _)| windows);
-            let mut make = || self.loader.make(&self.order, self.epoch, number, windows, &mut room);
+        let mut scratch = WorkerScratch::default();
+        while let Some(number) = self.take_number() {
+            let mut make = || self.source.make(number, &mut scratch);
             let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(&mut make));
-            let batch = made.unwrap_or_else(|_| {
-                let path = self.loader.folder.root.clone();
-                let why =
-                    format!("preparing batch {number} panicked; this is a defect of Kindling");
-                Err(DataError::Folder { path, why })
-            });
-            windows.iter().for_each(|windows| windows.made(number));
-            let mut state = self.lock();
+            let batch = made.unwrap_or_else(|_| Err(self.source.panicked(number)));
+            self.source.made(number);
+            let mut state = lock(&self.state);
             state.bytes += bytes_of(&batch);
             state.ready.insert(number, batch);
             self.changed.notify_all();
         }
     }
 
-    /// The work of the thread that reads windows ahead.
-    fn read_ahead(&self) {
-        if let Some((windows, windowed)) = &self.windows {
-            windows.read_ahead(|place| self.loader.unread(windowed.places[place]));
+    /// The next batch to make; none when the epoch ends. Waits while finished batches take all the memory they may.
+    fn take_number(&self) -> Option<usize> {
+        let mut state = lock(&self.state);
+        // The batch that is wanted next may always be made, or nothing would move.
+        while !state.stopped
+            && state.bytes >= self.config.prefetch_bytes
+            && state.next != state.wanted
+        {
+            state = wait(&self.changed, state);
         }
+        if state.stopped || state.next >= self.config.batches {
+            return None;
+        }
+        state.next += 1;
+        Some(state.next - 1)
     }
 }
 
 /// The running epoch; dropping it stops and joins the threads.
 pub struct Epoch {
-    shared: Arc<Shared>,
+    shared: Arc<SharedEpoch>,
     threads: Vec<JoinHandle<()>>,
     waited: Duration,
-    given: usize,
 }
 
 impl Epoch {
-    /// Starts the threads of a loader's epoch.
-    pub(super) fn begin(
-        loader: Loader,
-        order: Vec<usize>,
-        windowed: Option<Windowed>,
-        epoch: u64,
-        first_batch: usize,
-    ) -> Self {
-        let left = loader.batches().saturating_sub(first_batch);
-        let workers = loader.config.workers.min(left);
-        let windows =
-            windowed.and_then(|order| loader.windows(&order, first_batch).map(|w| (w, order)));
-        let shared = Arc::new(Shared {
-            loader,
-            order,
-            windows,
-            epoch,
-            state: Mutex::new(State {
-                next: first_batch,
-                wanted: first_batch,
-                ready: BTreeMap::new(),
-                bytes: 0,
-                stopped: false,
-            }),
-            changed: Condvar::new(),
+    /// Starts the threads of an epoch.
+    pub(super) fn start(source: Box<dyn BatchSource>, config: EpochConfig) -> Self {
+        let left = config.batches.saturating_sub(config.first_batch);
+        let workers = config.workers.min(left);
+        let state = Mutex::new(EpochState {
+            next: config.first_batch,
+            wanted: config.first_batch,
+            ready: BTreeMap::new(),
+            bytes: 0,
+            stopped: false,
         });
-        let start = |work: fn(&Shared)| {
+        let shared = Arc::new(SharedEpoch { source, config, state, changed: Condvar::new() });
+        let start = |work: fn(&SharedEpoch)| {
             let shared = Arc::clone(&shared);
             std::thread::spawn(move || work(&shared))
         };
-        let reader = shared.windows.as_ref().map(|_| start(Shared::read_ahead));
-        let threads = reader.into_iter().chain((0..workers).map(|_| start(Shared::work))).collect();
-        Self { shared, threads, waited: Duration::ZERO, given: 0 }
+        let reader =
+            shared.source.reads_ahead().then(|| start(|shared| shared.source.read_ahead()));
+        let threads =
+            reader.into_iter().chain((0..workers).map(|_| start(SharedEpoch::work))).collect();
+        Self { shared, threads, waited: Duration::ZERO }
     }
 
-    /// Time that the consumer has waited for batches.
+    /// How long the consumer has waited for batches.
     pub fn waited(&self) -> Duration {
         self.waited
     }
@@ -147,74 +142,33 @@ impl Iterator for Epoch {
 
     fn next(&mut self) -> Option<Self::Item> {
         let began = Instant::now();
-        let mut state = self.shared.lock();
+        let mut state = lock(&self.shared.state);
         let wanted = state.wanted;
-        if wanted >= self.shared.loader.batches() {
+        if wanted >= self.shared.config.batches {
             return None;
         }
         let batch = loop {
             if let Some(batch) = state.ready.remove(&wanted) {
                 break batch;
             }
-            state = self.shared.wait(state);
+            state = wait(&self.shared.changed, state);
         };
         state.bytes -= bytes_of(&batch);
         state.wanted += 1;
         drop(state);
         self.shared.changed.notify_all();
         self.waited += began.elapsed();
-        self.given += batch.as_ref().map_or(0, |b| b.labels.len() + b.skipped.len());
         Some(batch)
     }
 }
 
 impl Drop for Epoch {
     fn drop(&mut self) {
-        self.shared.lock().stopped = true;
+        lock(&self.shared.state).stopped = true;
         self.shared.changed.notify_all();
-        self.shared.windows.iter().for_each(|(windows, _)| windows.stop());
+        self.shared.source.stop();
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
-    }
-}
-
-/// Burn's view of an epoch.
-struct BurnEpoch(Epoch);
-
-impl Iterator for BurnEpoch {
-    type Item = Result<Batch, DatasetError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        Some(self.0.next()?.map_err(DatasetError::new))
-    }
-}
-
-impl DataLoaderIterator<Batch> for BurnEpoch {
-    fn progress(&self) -> Progress {
-        let total = self.0.shared.loader.images();
-        Progress { items_processed: self.0.given, items_total: total, unit: Some("images".into()) }
-    }
-}
-
-/// Batches are plain memory, so a device changes nothing; `iter` gives epoch 0 (Burn's trait knows no
-/// epochs; the training loop calls [`Loader::epoch`]).
-impl DataLoader<Batch> for Loader {
-    fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<Batch> + 'a> {
-        Box::new(BurnEpoch(self.epoch(0, 0)))
-    }
-
-    fn num_items(&self) -> usize {
-        self.images()
-    }
-
-    fn to_device(&self, _device: &Device) -> Arc<dyn DataLoader<Batch>> {
-        Arc::new(self.clone())
-    }
-
-    fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<Batch>> {
-        let mut part = self.clone();
-        part.range = (self.range.0 + start, self.range.0 + end.min(self.images()));
-        Arc::new(part)
     }
 }

@@ -4,11 +4,12 @@
 //! of the order be another reader's. Neighbours: `shards/window.rs` reads what it says.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::datasets::image_folder::ImageFolder;
-use crate::datasets::shards::Shards;
+use crate::datasets::tar_reader::TarReader;
 use transforms::random::Counter;
 
 /// Purpose of the counter that draws the order of the files.
@@ -22,43 +23,43 @@ const WINDOW: u64 = 0x5D;
 
 /// The images of a folder of shards, file by file, and how many make a window.
 #[derive(Debug)]
-pub(crate) struct Layout {
-    shards: Arc<Shards>,
-    /// Of every file: the items that it holds, from its first byte to its last.
+pub(crate) struct WindowShuffle {
+    shards: Arc<TarReader>,
+    /// For every file: its items, from its first byte to its last.
     files: Vec<Vec<usize>>,
     size: usize,
 }
 
 /// The order of an epoch.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Windowed {
-    /// What comes when, counted from the start of the range.
-    pub(crate) places: Vec<usize>,
+pub(crate) struct WindowedOrder {
+    /// Indices of the items, in the order of the epoch.
+    pub(crate) indices: Vec<usize>,
     /// Where each window begins in it, and where the last one ends.
     pub(crate) bounds: Vec<usize>,
-    /// Of every file: when its turn is.
+    /// For every file: its turn in the order.
     pub(crate) turns: Vec<usize>,
 }
 
-impl Layout {
-    /// That of a folder; `None` where it is none of shards.
+impl WindowShuffle {
+    /// The files of a folder of shards; `None` for a folder of images.
     ///
     /// # Panics
     /// When a window holds nothing.
     pub(crate) fn new(folder: &ImageFolder, size: usize) -> Option<Self> {
         assert!(size > 0, "a window holds at least 1 image, got 0");
         let shards = Arc::clone(folder.shards.as_ref()?);
-        let mut files = vec![Vec::new(); shards.files.len()];
+        let mut files = vec![Vec::new(); shards.files()];
         for (item, (path, _)) in folder.items.iter().enumerate() {
-            files[shards.place(path).file].push(item);
+            files[shards.entry(path).file].push(item);
         }
-        let from = |item: &usize| shards.place(&folder.items[*item].0).from;
+        let from = |item: &usize| shards.entry(&folder.items[*item].0).from;
         files.iter_mut().for_each(|items| items.sort_by_cached_key(from));
         Some(Self { shards, files, size })
     }
 
     /// The files.
-    pub(crate) fn shards(&self) -> &Arc<Shards> {
+    pub(crate) fn shards(&self) -> &Arc<TarReader> {
         &self.shards
     }
 
@@ -67,41 +68,40 @@ impl Layout {
     /// The files stand in a random order and the epoch begins at a random image of them (the first ones come last), so
     /// that windows are cut elsewhere each time and no image is always among those left out at the end. Windows
     /// are as equal as can be.
-    pub(crate) fn order(&self, range: (usize, usize), seed: u64, epoch: u64) -> Windowed {
+    pub(crate) fn order(&self, range: &Range<usize>, seed: u64, epoch: u64) -> WindowedOrder {
         let mut files: Vec<usize> = (0..self.files.len()).collect();
         Counter::new(seed, epoch, 0, FILES).shuffle(&mut files);
         let mut turns = vec![0; files.len()];
         files.iter().enumerate().for_each(|(turn, file)| turns[*file] = turn);
         let items = files.iter().flat_map(|file| &self.files[*file]);
-        let inside = items.filter(|item| (range.0..range.1).contains(item));
-        let mut places: Vec<usize> = inside.map(|item| item - range.0).collect();
-        let count = places.len();
+        let mut indices: Vec<usize> = items.filter(|item| range.contains(item)).copied().collect();
+        let count = indices.len();
         if count > 0 {
-            places.rotate_left(Counter::new(seed, epoch, 0, BEGIN).range(count));
+            indices.rotate_left(Counter::new(seed, epoch, 0, BEGIN).range(count));
         }
         let windows = count.div_ceil(self.size);
         let bound =
             |window: usize| (window as u128 * count as u128 / windows.max(1) as u128) as usize;
         let bounds: Vec<usize> = (0..=windows).map(bound).collect();
         for (window, ends) in bounds.windows(2).enumerate() {
-            let own = &mut places[ends[0]..ends[1]];
+            let own = &mut indices[ends[0]..ends[1]];
             Counter::new(seed, epoch, window as u64, WINDOW).shuffle(own);
         }
-        Windowed { places, bounds, turns }
+        WindowedOrder { indices, bounds, turns }
     }
 
     /// Bytes of memory that two windows take, of the mean image.
     pub(crate) fn bytes(&self, folder: &ImageFolder) -> u64 {
-        let of = |path: &Path| self.shards.place(path).count as u64;
+        let of = |path: &Path| self.shards.entry(path).count as u64;
         let all: u64 = folder.items.iter().map(|(path, _)| of(path)).sum();
         let count = folder.items.len().max(1) as u64;
         (u128::from(all) * (2 * self.size as u64).min(count) as u128 / u128::from(count)) as u64
     }
 
-    /// What a user should know of a training in these windows.
+    /// Notes for the user about training in these windows.
     pub(crate) fn notes(&self, folder: &ImageFolder, seed: u64) -> Vec<String> {
         let count = folder.items.len();
-        let windowed = self.order((0, count), seed, 0);
+        let windowed = self.order(&(0..count), seed, 0);
         let windows = windowed.bounds.len().saturating_sub(1).max(1);
         let mut notes = vec![format!(
             "note: shards are read in {windows} windows of {} images, of which two take about {:.1} MB of memory",
@@ -109,11 +109,12 @@ impl Layout {
             self.bytes(folder) as f64 / f64::from(1 << 20)
         )];
         let classes = |ends: &[usize]| {
-            let labels = windowed.places[ends[0]..ends[1]].iter().map(|item| folder.items[*item].1);
+            let labels =
+                windowed.indices[ends[0]..ends[1]].iter().map(|item| folder.items[*item].1);
             labels.collect::<HashSet<usize>>().len()
         };
         let found = windowed.bounds.windows(2).map(classes).sum::<usize>() as f64 / windows as f64;
-        // Of so many draws a class of this share is missing with (1 - share) to their power.
+        // A class with this share of the images is missing from n draws with probability (1 - share)^n.
         let draws = (count / windows) as f64;
         let missing = |own: usize| (1.0 - own as f64 / count.max(1) as f64).powf(draws);
         let expected: f64 = folder
@@ -132,38 +133,44 @@ impl Layout {
     }
 }
 
+/// Megabytes that the windows of `--shard-window` take; 0 without them.
+pub fn window_mb(folder: &ImageFolder, images: usize) -> f64 {
+    let layout = if images > 0 { WindowShuffle::new(folder, images) } else { None };
+    layout.map_or(0.0, |layout| layout.bytes(folder) as f64 / f64::from(1 << 20))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     /// 30 items in 4 files, one of them without any.
-    fn layout(size: usize) -> Layout {
-        let shards = Arc::new(Shards::default());
+    fn layout(size: usize) -> WindowShuffle {
+        let shards = Arc::new(TarReader::default());
         let files = vec![
             vec![3, 9, 1, 28, 0, 5, 6],
             vec![],
             (10..28).rev().collect(),
             vec![29, 2, 4, 7, 8],
         ];
-        Layout { shards, files, size }
+        WindowShuffle { shards, files, size }
     }
 
     /// What the files hold one after the other, by their turns.
-    fn in_turn(layout: &Layout, order: &Windowed) -> Vec<usize> {
+    fn in_turn(layout: &WindowShuffle, order: &WindowedOrder) -> Vec<usize> {
         let mut files: Vec<usize> = (0..layout.files.len()).collect();
         files.sort_by_key(|file| order.turns[*file]);
         files.into_iter().flat_map(|file| layout.files[file].clone()).collect()
     }
 
-    /// Planted and seen red, each alone: a shuffle over the end of a window, one image twice for another, windows of one
+    /// Mutations caught, each alone: a shuffle over the end of a window, one image twice for another, windows of one
     /// image too many, the turns of the files turned round.
     #[test]
     fn an_order_is_a_permutation_shuffled_within_windows_of_what_the_files_hold_in_turn() {
         for size in [1, 4, 7, 30, 99] {
             let layout = layout(size);
             for epoch in 0..20 {
-                let order = layout.order((0, 30), 5, epoch);
-                let mut sorted = order.places.clone();
+                let order = layout.order(&(0..30), 5, epoch);
+                let mut sorted = order.indices.clone();
                 sorted.sort_unstable();
                 assert!(sorted.into_iter().eq(0..30), "every item once");
                 let count = 30_usize.div_ceil(size);
@@ -179,7 +186,7 @@ mod tests {
                         let own = |all: &[usize]| {
                             all[ends[0]..ends[1]].iter().copied().collect::<HashSet<_>>()
                         };
-                        own(files) == own(&order.places)
+                        own(files) == own(&order.indices)
                     })
                 };
                 let turned = (0..30).any(|_| {
@@ -194,36 +201,36 @@ mod tests {
         }
     }
 
-    /// Planted and seen red, each alone: the epoch or the seed left out of a counter (files, begin, windows), the begin
+    /// Mutations caught, each alone: the epoch or the seed left out of a counter (files, begin, windows), the begin
     /// always at the first image, all windows shuffled alike.
     #[test]
     fn an_order_is_a_function_of_seed_and_epoch_and_every_part_of_it_changes_with_both() {
         let layout = layout(10);
-        let order = |seed, epoch| layout.order((0, 30), seed, epoch);
+        let order = |seed, epoch| layout.order(&(0..30), seed, epoch);
         assert_eq!(order(5, 3), order(5, 3));
         let mut keys: Vec<(u64, u64)> = (0..12).map(|epoch| (5, epoch)).collect();
         keys.extend((6..17).map(|seed| (seed, 0)));
         // How an order is cut, and how a window is shuffled, which 10! orders make different for certain.
-        let cut = |order: &Windowed| {
+        let cut = |order: &WindowedOrder| {
             let files = in_turn(&layout, order);
-            let first: HashSet<usize> = order.places[..10].iter().copied().collect();
+            let first: HashSet<usize> = order.indices[..10].iter().copied().collect();
             (0..30).find(|at| (0..10).all(|i| first.contains(&files[(at + i) % 30]))).unwrap()
         };
-        let shuffled = |order: &Windowed, window: usize| -> Vec<usize> {
-            let own = &order.places[order.bounds[window]..order.bounds[window + 1]];
+        let shuffled = |order: &WindowedOrder, window: usize| -> Vec<usize> {
+            let own = &order.indices[order.bounds[window]..order.bounds[window + 1]];
             let mut ranks: Vec<usize> = (0..10).collect();
             let files = in_turn(&layout, order);
             let start = cut(order) + order.bounds[window];
-            let place = |item: &usize| {
+            let position = |item: &usize| {
                 (files.iter().position(|own| own == item).unwrap() + 30 - start % 30) % 30
             };
-            ranks.sort_by_key(|at| place(&own[*at]));
+            ranks.sort_by_key(|at| position(&own[*at]));
             ranks
         };
         for keys in [&keys[..12], &keys[12..]] {
-            let orders: Vec<Windowed> =
+            let orders: Vec<WindowedOrder> =
                 keys.iter().map(|(seed, epoch)| order(*seed, *epoch)).collect();
-            let different = |what: &dyn Fn(&Windowed) -> Vec<usize>| {
+            let different = |what: &dyn Fn(&WindowedOrder) -> Vec<usize>| {
                 orders.iter().map(what).collect::<HashSet<_>>().len()
             };
             assert!(different(&|order| order.turns.clone()) > 5, "the files' turns");
@@ -235,14 +242,14 @@ mod tests {
         assert_ne!(shuffled(&first, 0), shuffled(&first, 1), "each window has an order of its own");
     }
 
-    /// Planted and seen red: places counted from the first item of all, items outside taken too.
+    /// Mutations caught: items outside the range taken too.
     #[test]
     fn a_range_of_the_items_has_an_order_of_its_own() {
-        let order = layout(4).order((8, 27), 5, 1);
-        let mut sorted = order.places.clone();
+        let order = layout(4).order(&(8..27), 5, 1);
+        let mut sorted = order.indices.clone();
         sorted.sort_unstable();
-        assert!(sorted.into_iter().eq(0..19));
+        assert!(sorted.into_iter().eq(8..27));
         assert_eq!(order.bounds.len(), 19_usize.div_ceil(4) + 1);
-        assert_eq!(layout(4).order((8, 8), 5, 1).bounds, [0]);
+        assert_eq!(layout(4).order(&(8..8), 5, 1).bounds, [0]);
     }
 }

@@ -7,12 +7,12 @@ use std::io::{Error, Write};
 pub(crate) const BLOCK: usize = 512;
 
 /// Writes a tar file and knows how far it is.
-pub(crate) struct Tar<W> {
+pub(crate) struct TarWriter<W> {
     inner: W,
     written: u64,
 }
 
-impl<W: Write> Tar<W> {
+impl<W: Write> TarWriter<W> {
     pub(crate) fn new(inner: W) -> Self {
         Self { inner, written: 0 }
     }
@@ -106,7 +106,7 @@ fn header(kind: u8, prefix: &str, name: &str, bytes: u64) -> [u8; BLOCK] {
 mod tests {
     use super::record;
 
-    /// POSIX's own example and the lengths about a power of ten. Planted and seen red: the length without its own
+    /// POSIX's own example and the lengths about a power of ten. Mutations caught: the length without its own
     /// figures, the loop run once.
     #[test]
     fn a_records_length_counts_itself() {

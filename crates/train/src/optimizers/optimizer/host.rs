@@ -1,21 +1,23 @@
-//! The rules on plain memory, one pass over values, gradient and state: what the CPU backends run. The
-//! arithmetic of each value is that of `composed`, in the same order, so the two give the same bits (but for
-//! LAMB's norms, which are summed in another order).
+//! The optimizers on slices, in one pass over values, gradient and state, for the CPU backends.
+//!
+//! Each value goes through the arithmetic of `tensor` in the order of `tensor`, so both give the
+//! same bits. LAMB's norms are the exception: they are summed in another order.
 
 use rayon::prelude::*;
 
 use crate::optimizers::buffer::{Buffer, PART, pairs, squares};
-use crate::optimizers::optimizer::{OptimizerKind, Update};
+use crate::optimizers::optimizer::update::Update;
+use crate::optimizers::optimizer_kind::OptimizerKind;
 
-fn host(values: &mut Buffer) -> &mut [f32] {
+fn slice(values: &mut Buffer) -> &mut [f32] {
     match values {
         Buffer::Host(own) => own,
-        Buffer::Device(_) => panic!("a state of the other kind"),
+        Buffer::Device(_) => panic!("a state on the device for values in memory"),
     }
 }
 
-/// `each(value, gradient, state)`.
-fn one(
+/// Replaces every value by `each(value, gradient, state)`.
+fn with_one_state(
     values: &mut [f32],
     grad: &[f32],
     a: &mut [f32],
@@ -33,8 +35,8 @@ fn one(
     all.for_each(|((values, grad), a)| part(values, grad, a));
 }
 
-/// `each(value, gradient, first state, second state)`.
-fn two(
+/// Replaces every value by `each(value, gradient, first state, second state)`.
+fn with_two_states(
     values: &mut [f32],
     grad: &[f32],
     [a, b]: [&mut [f32]; 2],
@@ -53,47 +55,47 @@ fn two(
     all.for_each(|((values, grad), (a, b))| part(values, grad, a, b));
 }
 
-/// One parameter's update in place, its state too.
-pub(super) fn update(u: &Update, values: &mut [f32], grad: &[f32], slot: &mut [Buffer]) {
+/// Updates one parameter and its state in place.
+pub(super) fn update(u: &Update, values: &mut [f32], grad: &[f32], state: &mut [Buffer]) {
     assert_eq!(values.len(), grad.len(), "{} values, {} gradients", values.len(), grad.len());
     let [lr, decay, momentum, epsilon] = [u.lr, u.decay, u.momentum, u.epsilon].map(|v| v as f32);
     let (alpha, new_alpha) = (u.alpha as f32, (1.0 - u.alpha) as f32);
     let [beta1, beta2] = u.betas.map(|v| v as f32);
     let [new1, new2] = u.betas.map(|v| (1.0 - v) as f32);
-    let [correct1, correct2] = [u.corrections[0] as f32, u.corrections[1].sqrt() as f32];
+    let correct2 = u.corrections[1].sqrt() as f32;
     let keep = (1.0 - u.lr * u.decay) as f32;
     let l2 = |value: f32, grad: f32| if decay == 0.0 { grad } else { grad + value * decay };
-    let mut states = slot.iter_mut().map(host);
-    match (u.rule, states.next(), states.next()) {
+    let mut states = state.iter_mut().map(slice);
+    match (u.kind, states.next(), states.next()) {
         (OptimizerKind::Sgd | OptimizerKind::Momentum, None, _) => {
             pairs(values, grad, |values, grad| {
                 for (value, grad) in values.iter_mut().zip(grad) {
                     *value -= l2(*value, *grad) * lr;
                 }
-            })
+            });
         }
         (OptimizerKind::Sgd, Some(buffer), _) => {
-            one(values, grad, buffer, |value, grad, buffer| {
+            with_one_state(values, grad, buffer, |value, grad, buffer| {
                 let grad = l2(value, grad);
                 *buffer = *buffer * momentum + grad;
                 value - (grad + *buffer * momentum) * lr
-            })
+            });
         }
         (OptimizerKind::Momentum, Some(buffer), _) => {
-            one(values, grad, buffer, |value, grad, buffer| {
+            with_one_state(values, grad, buffer, |value, grad, buffer| {
                 *buffer = *buffer * momentum + l2(value, grad);
                 value - *buffer * lr
-            })
+            });
         }
         (OptimizerKind::Rmsprop, Some(square), None) => {
-            one(values, grad, square, |value, grad, square| {
+            with_one_state(values, grad, square, |value, grad, square| {
                 let grad = l2(value, grad);
                 *square = *square * alpha + grad * grad * new_alpha;
                 value - grad / (square.sqrt() + epsilon) * lr
-            })
+            });
         }
         (OptimizerKind::Rmsprop, Some(square), Some(buffer)) => {
-            two(values, grad, [square, buffer], |value, grad, square, buffer| {
+            with_two_states(values, grad, [square, buffer], |value, grad, square, buffer| {
                 let grad = l2(value, grad);
                 *square = *square * alpha + grad * grad * new_alpha;
                 *buffer = *buffer * momentum + grad / (square.sqrt() + epsilon);
@@ -101,14 +103,14 @@ pub(super) fn update(u: &Update, values: &mut [f32], grad: &[f32], slot: &mut [B
             });
         }
         (OptimizerKind::RmspropTf, Some(square), None) => {
-            one(values, grad, square, |value, grad, square| {
+            with_one_state(values, grad, square, |value, grad, square| {
                 let grad = l2(value, grad);
                 *square = *square * alpha + grad * grad * new_alpha;
                 value - grad / (*square + epsilon).sqrt() * lr
             });
         }
         (OptimizerKind::RmspropTf, Some(square), Some(buffer)) => {
-            two(values, grad, [square, buffer], |value, grad, square, buffer| {
+            with_two_states(values, grad, [square, buffer], |value, grad, square, buffer| {
                 let grad = l2(value, grad);
                 *square = *square * alpha + grad * grad * new_alpha;
                 *buffer = *buffer * momentum + grad / (*square + epsilon).sqrt() * lr;
@@ -121,9 +123,9 @@ pub(super) fn update(u: &Update, values: &mut [f32], grad: &[f32], slot: &mut [B
             Some(second),
         ) => {
             let rate = (u.lr / u.corrections[0]) as f32;
-            let coupled = u.rule == OptimizerKind::Adam;
+            let coupled = u.kind == OptimizerKind::Adam;
             let keep = if coupled { 1.0 } else { keep };
-            two(values, grad, [first, second], |value, grad, first, second| {
+            with_two_states(values, grad, [first, second], |value, grad, first, second| {
                 let grad = if coupled { l2(value, grad) } else { grad };
                 *first = *first * beta1 + grad * new1;
                 *second = *second * beta2 + grad * grad * new2;
@@ -131,32 +133,41 @@ pub(super) fn update(u: &Update, values: &mut [f32], grad: &[f32], slot: &mut [B
             });
         }
         (OptimizerKind::Lamb, Some(first), Some(second)) => {
-            // The step needs its own norm before it is taken: it is kept for one more pass.
-            let mut step = values.to_vec();
-            two(&mut step, grad, [first, second], |value, grad, first, second| {
-                *first = *first * beta1 + grad * new1;
-                *second = *second * beta2 + grad * grad * new2;
-                let step = *first / correct1 / (second.sqrt() / correct2 + epsilon);
-                if decay == 0.0 { step } else { step + value * decay }
-            });
-            let (own, other) = (squares(values).sqrt() as f32, squares(&step).sqrt() as f32);
-            let adapts = decay != 0.0 && own * other != 0.0;
-            let rate = if adapts { own / other * lr } else { lr };
-            pairs(values, &step, |values, step| {
-                for (value, step) in values.iter_mut().zip(step) {
-                    *value -= step * rate;
-                }
-            });
+            lamb(u, values, grad, [first, second]);
         }
         (OptimizerKind::Lion, Some(momentum), _) => {
-            one(values, grad, momentum, |value, grad, momentum| {
+            with_one_state(values, grad, momentum, |value, grad, momentum| {
                 let blend = *momentum * beta1 + grad * new1;
                 *momentum = *momentum * beta2 + grad * new2;
-                // `signum` of 0 is 1; nothing must happen then.
+                // `signum` of 0 is 1, but a blend of 0 must not move the value.
                 let sign = if blend == 0.0 { 0.0 } else { blend.signum() };
                 value * keep - sign * lr
-            })
+            });
         }
-        (rule, ..) => panic!("{rule:?} with {} buffers of state", slot.len()),
+        (kind, ..) => panic!("{kind:?} with {} buffers of state", state.len()),
     }
+}
+
+/// LAMB's update of one parameter. The step is scaled by its own norm, so it is stored for a second
+/// pass.
+fn lamb(u: &Update, values: &mut [f32], grad: &[f32], moments: [&mut [f32]; 2]) {
+    let [lr, decay, epsilon] = [u.lr, u.decay, u.epsilon].map(|v| v as f32);
+    let [beta1, beta2] = u.betas.map(|v| v as f32);
+    let [new1, new2] = u.betas.map(|v| (1.0 - v) as f32);
+    let [correct1, correct2] = [u.corrections[0] as f32, u.corrections[1].sqrt() as f32];
+    let mut step = values.to_vec();
+    with_two_states(&mut step, grad, moments, |value, grad, first, second| {
+        *first = *first * beta1 + grad * new1;
+        *second = *second * beta2 + grad * grad * new2;
+        let step = *first / correct1 / (second.sqrt() / correct2 + epsilon);
+        if decay == 0.0 { step } else { step + value * decay }
+    });
+    let (own, other) = (squares(values).sqrt() as f32, squares(&step).sqrt() as f32);
+    let adapts = decay != 0.0 && own * other != 0.0;
+    let rate = if adapts { own / other * lr } else { lr };
+    pairs(values, &step, |values, step| {
+        for (value, step) in values.iter_mut().zip(step) {
+            *value -= step * rate;
+        }
+    });
 }

@@ -1,27 +1,31 @@
-//! The transforms of minimal filtering, two axes at a time and a vector of channels at once: windows of the input and
-//! filters to positions, products back to outputs, and for the gradient of the weights the transposes of the last two.
+//! The transforms of Winograd's minimal filtering, two axes at a time and a vector of channels at
+//! once: input tiles and filters to positions, products back to outputs, and for the gradient of
+//! the weights the transposes of the last two.
 //!
-//! `F(m x m, 3 x 3)` takes windows of `n x n`, `n = m + 2`, to `n x n` positions. For `n` 4 the points are 0, 1, -1 and
-//! infinity, for `n` 6 they are 0, [`A`], -A, [`B`], -B and infinity.
+//! `F(m x m, 3 x 3)` transforms input tiles of `n x n`, `n = m + 2`, to `n x n` positions. The
+//! interpolation points are 0, 1, -1 and infinity for `n` 4; 0, [`A`], -A, [`B`], -B and infinity
+//! for `n` 6.
 
 use std::mem::MaybeUninit;
 
-use crate::cpu::convolution::winograd::Tiles;
+use crate::cpu::convolution::winograd::tiles::Tiles;
 use crate::cpu::matmul::Epilogue;
 use crate::simd::{Kernel, Simd, unrolled};
 
-/// The points of `n` 6. Lavin and Gray's are 1 and 2; with these the mean error is less than half of theirs and the greatest
-/// about a third, because no number of the transforms is as large. The best of ten pairs that were measured, on maps after a
-/// ReLU.
-pub(super) const A: f32 = 0.625;
-pub(super) const B: f32 = 1.5;
-/// One over the product of a point's distances from the other finite ones.
+/// The first interpolation point of `n` 6. Lavin and Gray chose 1 and 2; 0.625 and 1.5 have less
+/// than half of their mean error and about a third of their greatest, because the transforms
+/// contain smaller numbers. The best of ten pairs that were measured, on maps after a ReLU.
+const A: f32 = 0.625;
+/// The second interpolation point of `n` 6.
+const B: f32 = 1.5;
+/// One over the product of the distances of `A` from the other finite points.
 const NEAR: f32 = 1.0 / (2.0 * A * A * (A * A - B * B));
+/// One over the product of the distances of `B` from the other finite points.
 const FAR: f32 = 1.0 / (2.0 * B * B * (B * B - A * A));
 
-/// A window's row or column to positions, `B^T d`.
+/// A row or column of an input tile to positions, `B^T d`.
 #[inline(always)]
-unsafe fn window<S: Simd, const N: usize>(d: [S::Vector; N]) -> [S::Vector; N] {
+unsafe fn input_axis<S: Simd, const N: usize>(d: [S::Vector; N]) -> [S::Vector; N] {
     // SAFETY: the caller's.
     unsafe {
         if N == 4 {
@@ -52,7 +56,9 @@ unsafe fn window<S: Simd, const N: usize>(d: [S::Vector; N]) -> [S::Vector; N] {
 
 /// A row or column of products to outputs, `A^T m`.
 #[inline(always)]
-unsafe fn outputs<S: Simd, const M: usize, const N: usize>(m: [S::Vector; N]) -> [S::Vector; M] {
+unsafe fn output_axis<S: Simd, const M: usize, const N: usize>(
+    m: [S::Vector; N],
+) -> [S::Vector; M] {
     // SAFETY: the caller's.
     unsafe {
         let mut out = [S::zero(); M];
@@ -74,7 +80,7 @@ unsafe fn outputs<S: Simd, const M: usize, const N: usize>(m: [S::Vector; N]) ->
 
 /// A row or column of a filter to positions, `G g`.
 #[inline(always)]
-unsafe fn taps<S: Simd, const N: usize>(g: [S::Vector; 3]) -> [S::Vector; N] {
+unsafe fn filter_axis<S: Simd, const N: usize>(g: [S::Vector; 3]) -> [S::Vector; N] {
     // SAFETY: the caller's.
     unsafe {
         let mut out = [S::zero(); N];
@@ -104,9 +110,12 @@ unsafe fn taps<S: Simd, const N: usize>(g: [S::Vector; 3]) -> [S::Vector; N] {
     }
 }
 
-/// The gradient of a row or column of outputs to positions, `A dy`: the transpose of [`outputs`].
+/// The gradient of a row or column of outputs to positions, `A dy`: the transpose of
+/// [`output_axis`].
 #[inline(always)]
-unsafe fn slopes<S: Simd, const M: usize, const N: usize>(dy: [S::Vector; M]) -> [S::Vector; N] {
+unsafe fn output_gradient_axis<S: Simd, const M: usize, const N: usize>(
+    dy: [S::Vector; M],
+) -> [S::Vector; N] {
     // SAFETY: the caller's.
     unsafe {
         let mut out = [S::zero(); N];
@@ -131,9 +140,10 @@ unsafe fn slopes<S: Simd, const M: usize, const N: usize>(dy: [S::Vector; M]) ->
     }
 }
 
-/// A row or column of positions to the gradient of taps, `G^T u`: the transpose of [`taps`].
+/// A row or column of positions to the gradient of filter taps, `G^T u`: the transpose of
+/// [`filter_axis`].
 #[inline(always)]
-unsafe fn gradients<S: Simd, const N: usize>(u: [S::Vector; N]) -> [S::Vector; 3] {
+unsafe fn filter_gradient_axis<S: Simd, const N: usize>(u: [S::Vector; N]) -> [S::Vector; 3] {
     // SAFETY: the caller's.
     unsafe {
         let (sum, difference) = (S::add(u[1], u[2]), S::sub(u[1], u[2]));
@@ -153,62 +163,42 @@ unsafe fn gradients<S: Simd, const N: usize>(u: [S::Vector; N]) -> [S::Vector; 3
     }
 }
 
-/// Reads `LANES` values where `WHOLE`, else `count`.
-#[inline(always)]
-unsafe fn read<S: Simd, const WHOLE: bool>(from: *const f32, count: usize) -> S::Vector {
-    // SAFETY: the caller's.
-    unsafe { if WHOLE { S::load(from) } else { S::load_part(from, count) } }
-}
-
-/// Writes `LANES` values where `WHOLE`, else `count`.
-#[inline(always)]
-unsafe fn write<S: Simd, const WHOLE: bool>(to: *mut f32, count: usize, values: S::Vector) {
-    // SAFETY: the caller's.
-    unsafe {
-        if WHOLE {
-            S::store(to, values);
-        } else {
-            S::store_part(to, count, values);
-        }
-    }
-}
-
-/// One of the transforms from places to positions, of a row or a column.
-trait Transform<const R: usize, const N: usize> {
+/// The transform of a row or column of a tile's pixels to positions.
+trait AxisTransform<const R: usize, const N: usize> {
     /// # Safety
-    /// That of [`Simd`].
+    /// The contract of [`Simd`].
     unsafe fn axis<S: Simd>(d: [S::Vector; R]) -> [S::Vector; N];
 }
 
-/// [`window`].
-struct Window;
+/// [`input_axis`].
+struct InputAxis;
 
-impl<const N: usize> Transform<N, N> for Window {
+impl<const N: usize> AxisTransform<N, N> for InputAxis {
     #[inline(always)]
     unsafe fn axis<S: Simd>(d: [S::Vector; N]) -> [S::Vector; N] {
         // SAFETY: the caller's.
-        unsafe { window::<S, N>(d) }
+        unsafe { input_axis::<S, N>(d) }
     }
 }
 
-/// [`slopes`].
-struct Slope;
+/// [`output_gradient_axis`].
+struct OutputGradientAxis;
 
-impl<const M: usize, const N: usize> Transform<M, N> for Slope {
+impl<const M: usize, const N: usize> AxisTransform<M, N> for OutputGradientAxis {
     #[inline(always)]
     unsafe fn axis<S: Simd>(d: [S::Vector; M]) -> [S::Vector; N] {
         // SAFETY: the caller's.
-        unsafe { slopes::<S, M, N>(d) }
+        unsafe { output_gradient_axis::<S, M, N>(d) }
     }
 }
 
-/// A tile's places, `channels` values each, to positions `stride` values apart.
+/// Transforms a tile's pixels, `channels` values each, to positions `stride` values apart.
 ///
 /// # Safety
-/// That of [`Simd`]; every place has so many values, and so has every position.
+/// The contract of [`Simd`]; every pixel and every position has so many values.
 #[inline(always)]
-unsafe fn spread<S: Simd, T: Transform<R, N>, const R: usize, const N: usize>(
-    places: &[[*const f32; R]; R],
+unsafe fn transform_tile<S: Simd, T: AxisTransform<R, N>, const R: usize, const N: usize>(
+    pixels: &[[*const f32; R]; R],
     channels: usize,
     to: *mut f32,
     stride: usize,
@@ -217,25 +207,25 @@ unsafe fn spread<S: Simd, T: Transform<R, N>, const R: usize, const N: usize>(
     // SAFETY: the caller's.
     unsafe {
         while at + S::LANES <= channels {
-            spread_vector::<S, T, R, N, true>(places, at, S::LANES, to, stride);
+            transform_vector::<S, T, R, N, true>(pixels, at, S::LANES, to, stride);
             at += S::LANES;
         }
         if at < channels {
-            spread_vector::<S, T, R, N, false>(places, at, channels - at, to, stride);
+            transform_vector::<S, T, R, N, false>(pixels, at, channels - at, to, stride);
         }
     }
 }
 
-/// [`spread`] of `count` channels from `at` on, a whole vector where `WHOLE`.
+/// [`transform_tile`] of `count` channels from `at` on, a whole vector where `WHOLE`.
 #[inline(always)]
-unsafe fn spread_vector<
+unsafe fn transform_vector<
     S: Simd,
-    T: Transform<R, N>,
+    T: AxisTransform<R, N>,
     const R: usize,
     const N: usize,
     const WHOLE: bool,
 >(
-    places: &[[*const f32; R]; R],
+    pixels: &[[*const f32; R]; R],
     at: usize,
     count: usize,
     to: *mut f32,
@@ -246,24 +236,52 @@ unsafe fn spread_vector<
         let mut d = [[S::zero(); R]; N];
         unrolled!(j < R => {
             let mut column = [S::zero(); R];
-            unrolled!(i < R => { column[i] = read::<S, WHOLE>(places[i][j].add(at), count); });
+            unrolled!(i < R => {
+                column[i] = S::load_lanes::<WHOLE>(pixels[i][j].add(at), count);
+            });
             let column = T::axis::<S>(column);
             unrolled!(i < N => { d[i][j] = column[i]; });
         });
         unrolled!(i < N => {
             let row = T::axis::<S>(d[i]);
             unrolled!(j < N => {
-                write::<S, WHOLE>(to.add((i * N + j) * stride + at), count, row[j]);
+                S::store_lanes::<WHOLE>(to.add((i * N + j) * stride + at), count, row[j]);
             });
         });
     }
 }
 
-/// The windows of tiles to positions: `to[position][tile][channel]`, positions `stride` values apart.
-pub(super) struct Windows<'a, const M: usize, const N: usize> {
+/// Pointers to `R` by `R` pixels of an image of a map `[b, h, w, c]`, from `corner` on. Pixels
+/// beside the image are read from `zeros`: no vector asks where it lies.
+#[inline(always)]
+fn pixels<const R: usize>(
+    map: &[f32],
+    zeros: &[f32],
+    [image, h, w, c]: [usize; 4],
+    corner: [usize; 2],
+) -> [[*const f32; R]; R] {
+    assert!(zeros.len() >= c, "a zero for every channel");
+    let mut pixels = [[zeros.as_ptr(); R]; R];
+    for (i, pixels) in pixels.iter_mut().enumerate() {
+        let row = corner[0].wrapping_add(i);
+        if row < h {
+            for (j, pixel) in pixels.iter_mut().enumerate() {
+                let column = corner[1].wrapping_add(j);
+                if column < w {
+                    let at = (image * h + row) * w + column;
+                    *pixel = map[at * c..][..c].as_ptr();
+                }
+            }
+        }
+    }
+    pixels
+}
+
+/// Input tiles to positions: `to[position][tile][channel]`, positions `stride` values apart.
+pub(super) struct InputTransform<'a, const M: usize, const N: usize> {
     /// All images.
     pub x: &'a [f32],
-    /// As many as there are channels: what lies beside an image.
+    /// A zero for every channel: the padding.
     pub zeros: &'a [f32],
     pub tiles: &'a Tiles,
     pub from: usize,
@@ -272,101 +290,123 @@ pub(super) struct Windows<'a, const M: usize, const N: usize> {
     pub stride: usize,
 }
 
-impl<const M: usize, const N: usize> Kernel for Windows<'_, M, N> {
+impl<const M: usize, const N: usize> Kernel for InputTransform<'_, M, N> {
     type Output = ();
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let (g, c) = (&self.tiles.d.g, self.tiles.d.g.channels);
-        assert!(self.zeros.len() >= c, "a zero for every channel");
+        let g = &self.tiles.conv.g;
+        let ([h, w], c) = (g.input, g.channels);
         for tile in 0..self.count {
-            let (image, [top, left]) = self.tiles.place(self.from + tile);
-            // A window's places that lie beside the image are read from the zeros: no vector asks where it is.
-            let mut places = [[self.zeros.as_ptr(); N]; N];
-            for (i, places) in places.iter_mut().enumerate() {
-                let row = (top + i).wrapping_sub(g.before[0]);
-                if row < g.input[0] {
-                    for (j, place) in places.iter_mut().enumerate() {
-                        let column = (left + j).wrapping_sub(g.before[1]);
-                        if column < g.input[1] {
-                            let at = (image * g.input[0] + row) * g.input[1] + column;
-                            *place = self.x[at * c..][..c].as_ptr();
-                        }
-                    }
-                }
-            }
-            // SAFETY: every place has `c` values, every position the rows of all tiles.
-            unsafe { spread::<S, Window, N, N>(&places, c, self.to.add(tile * c), self.stride) };
+            let (image, [top, left]) = self.tiles.locate(self.from + tile);
+            let corner = [top.wrapping_sub(g.before[0]), left.wrapping_sub(g.before[1])];
+            let pixels = pixels::<N>(self.x, self.zeros, [image, h, w, c], corner);
+            let to = self.to.wrapping_add(tile * c);
+            // SAFETY: every pixel has `c` values, every position the rows of all tiles.
+            unsafe { transform_tile::<S, InputAxis, N, N>(&pixels, c, to, self.stride) };
         }
     }
 }
 
-/// Products of a block of filters back to the outputs of tiles, finished.
-pub(super) struct Outputs<'a, const M: usize, const N: usize> {
+/// The gradient of the outputs of tiles to positions: `to[position][tile][filter]`, positions
+/// `stride` values apart.
+pub(super) struct OutputGradientTransform<'a, const M: usize, const N: usize> {
+    /// All images.
+    pub dy: &'a [f32],
+    /// A zero for every filter: outputs of a tile beyond the map.
+    pub zeros: &'a [f32],
+    pub tiles: &'a Tiles,
+    pub from: usize,
+    pub count: usize,
+    pub to: *mut f32,
+    pub stride: usize,
+}
+
+impl<const M: usize, const N: usize> Kernel for OutputGradientTransform<'_, M, N> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let ([h, w], filters) = (self.tiles.conv.g.output, self.tiles.conv.filters);
+        for tile in 0..self.count {
+            let (image, corner) = self.tiles.locate(self.from + tile);
+            let pixels = pixels::<M>(self.dy, self.zeros, [image, h, w, filters], corner);
+            let to = self.to.wrapping_add(tile * filters);
+            // SAFETY: every pixel has all filters, every position the rows of all tiles.
+            unsafe {
+                transform_tile::<S, OutputGradientAxis, M, N>(&pixels, filters, to, self.stride);
+            };
+        }
+    }
+}
+
+/// Products of a block of filters back to the outputs of tiles, with the epilogue applied.
+pub(super) struct OutputTransform<'a, const M: usize, const N: usize> {
     /// `[position][tile][filter of the block]`, positions `stride` values apart.
     pub products: *const f32,
     pub stride: usize,
     pub tiles: &'a Tiles,
     pub from: usize,
     pub count: usize,
-    /// First filter of the block, and how many it has: 64 at most.
+    /// The first filter of the block.
     pub first: usize,
+    /// Filters of the block, at most [`ACROSS`].
     pub across: usize,
-    pub finish: Epilogue<'a>,
+    pub epilogue: Epilogue<'a>,
     /// All images.
     pub y: *mut f32,
 }
 
-/// Filters of a block at most: four vectors of the largest instruction set.
+/// Most filters of a block: four vectors of the largest instruction set.
 pub(super) const ACROSS: usize = 64;
 
-impl<const M: usize, const N: usize> Kernel for Outputs<'_, M, N> {
+impl<const M: usize, const N: usize> Kernel for OutputTransform<'_, M, N> {
     type Output = ();
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let (g, filters) = (&self.tiles.d.g, self.tiles.d.filters);
+        let (g, filters) = (&self.tiles.conv.g, self.tiles.conv.filters);
         assert!(self.across <= ACROSS, "{} filters in a block", self.across);
-        // Outputs of a tile that reaches past the map go here: no vector asks which there are.
-        let (mut past, none) = ([MaybeUninit::<f32>::uninit(); ACROSS], [0.0; ACROSS]);
-        let past = past.as_mut_ptr().cast::<f32>();
+        // Outputs of a tile that lie beyond the map are written here: no vector asks which exist.
+        let (mut beyond, none) = ([MaybeUninit::<f32>::uninit(); ACROSS], [0.0; ACROSS]);
+        let beyond = beyond.as_mut_ptr().cast::<f32>();
         for tile in 0..self.count {
-            let (image, [top, left]) = self.tiles.place(self.from + tile);
-            let mut places = [[past; M]; M];
+            let (image, [top, left]) = self.tiles.locate(self.from + tile);
+            let mut pixels = [[beyond; M]; M];
             let mut skips = [[none.as_ptr(); M]; M];
             for (i, j) in (0..M).flat_map(|i| (0..M).map(move |j| (i, j))) {
                 if top + i < g.output[0] && left + j < g.output[1] {
-                    let place = (image * g.output[0] + top + i) * g.output[1] + left + j;
-                    let at = place * filters + self.first;
+                    let pixel = (image * g.output[0] + top + i) * g.output[1] + left + j;
+                    let at = pixel * filters + self.first;
                     // SAFETY: the output lies on the map.
-                    places[i][j] = unsafe { self.y.add(at) };
-                    if let Some(skip) = self.finish.skip {
+                    pixels[i][j] = unsafe { self.y.add(at) };
+                    if let Some(skip) = self.epilogue.skip {
                         skips[i][j] = skip[at..][..self.across].as_ptr();
                     }
                 }
             }
-            // SAFETY: every place has room for the block's filters.
+            // SAFETY: every pixel has room for the block's filters.
             unsafe {
                 let from = self.products.add(tile * self.across);
                 let mut at = 0;
                 while at + S::LANES <= self.across {
-                    self.vector::<S, true>(from, &places, &skips, at, S::LANES);
+                    self.vector::<S, true>(from, &pixels, &skips, at, S::LANES);
                     at += S::LANES;
                 }
                 if at < self.across {
-                    self.vector::<S, false>(from, &places, &skips, at, self.across - at);
+                    self.vector::<S, false>(from, &pixels, &skips, at, self.across - at);
                 }
             }
         }
     }
 }
 
-impl<const M: usize, const N: usize> Outputs<'_, M, N> {
+impl<const M: usize, const N: usize> OutputTransform<'_, M, N> {
     #[inline(always)]
     unsafe fn vector<S: Simd, const WHOLE: bool>(
         &self,
         from: *const f32,
-        places: &[[*mut f32; M]; M],
+        pixels: &[[*mut f32; M]; M],
         skips: &[[*const f32; M]; M],
         at: usize,
         count: usize,
@@ -377,24 +417,24 @@ impl<const M: usize, const N: usize> Outputs<'_, M, N> {
             unrolled!(j < N => {
                 let mut column = [S::zero(); N];
                 unrolled!(i < N => {
-                    let place = from.add((i * N + j) * self.stride + at);
-                    column[i] = read::<S, WHOLE>(place, count);
+                    let product = from.add((i * N + j) * self.stride + at);
+                    column[i] = S::load_lanes::<WHOLE>(product, count);
                 });
-                let column = outputs::<S, M, N>(column);
+                let column = output_axis::<S, M, N>(column);
                 unrolled!(i < M => { d[i][j] = column[i]; });
             });
-            let bias = match self.finish.bias {
-                Some(bias) => read::<S, WHOLE>(bias.as_ptr().add(self.first + at), count),
+            let bias = match self.epilogue.bias {
+                Some(bias) => S::load_lanes::<WHOLE>(bias.as_ptr().add(self.first + at), count),
                 None => S::zero(),
             };
             unrolled!(i < M => {
-                let row = outputs::<S, M, N>(d[i]);
+                let row = output_axis::<S, M, N>(d[i]);
                 unrolled!(j < M => {
-                    let mut value = self.finish.activation.apply::<S>(S::add(row[j], bias));
-                    if self.finish.skip.is_some() {
-                        value = S::add(value, read::<S, WHOLE>(skips[i][j].add(at), count));
+                    let mut value = self.epilogue.activation.apply::<S>(S::add(row[j], bias));
+                    if self.epilogue.skip.is_some() {
+                        value = S::add(value, S::load_lanes::<WHOLE>(skips[i][j].add(at), count));
                     }
-                    write::<S, WHOLE>(places[i][j].add(at), count, value);
+                    S::store_lanes::<WHOLE>(pixels[i][j].add(at), count, value);
                 });
             });
         }
@@ -402,20 +442,22 @@ impl<const M: usize, const N: usize> Outputs<'_, M, N> {
 }
 
 /// Filters `[filters, 3, 3, c]` to positions, some channels of some filters.
-pub(super) struct Positions<'a, const N: usize> {
+pub(super) struct FilterTransform<'a, const N: usize> {
     pub w: &'a [f32],
     pub c: usize,
-    /// From and to.
+    /// The filters that are transformed, from and to.
     pub filters: (usize, usize),
+    /// The channels that are transformed, from and to.
     pub channels: (usize, usize),
-    /// One for every filter.
+    /// A factor for every filter.
     pub scale: Option<&'a [f32]>,
-    /// `to[position][channel][filter]`; or with the kernel turned round `to[position][filter][channel]`.
-    pub turned: bool,
+    /// `to[position][channel][filter]`; or, with the kernels rotated by 180 degrees,
+    /// `to[position][filter][channel]`.
+    pub rotated: bool,
     pub to: &'a mut [f32],
 }
 
-impl<const N: usize> Kernel for Positions<'_, N> {
+impl<const N: usize> Kernel for FilterTransform<'_, N> {
     type Output = ();
 
     #[inline(always)]
@@ -424,9 +466,10 @@ impl<const N: usize> Kernel for Positions<'_, N> {
         let [rows, columns] = [channels.1 - channels.0, filters.1 - filters.0];
         assert_eq!(self.to.len(), N * N * rows * columns, "positions of a block of filters");
         assert!(self.w.len() >= filters.1 * 9 * self.c && channels.1 <= self.c, "filters");
-        // Channels outside: what is written across the rows of the target stays in the first-level cache.
+        // Channels in the outer loop: lines that are written across the rows of the target stay in
+        // the first-level cache.
         for first in (channels.0..channels.1).step_by(S::LANES) {
-            let own = (channels.1 - first).min(S::LANES);
+            let count = (channels.1 - first).min(S::LANES);
             for filter in filters.0..filters.1 {
                 // SAFETY: the taps lie in the filter, the positions in the target.
                 unsafe {
@@ -435,29 +478,29 @@ impl<const N: usize> Kernel for Positions<'_, N> {
                     let mut g = [[S::zero(); 3]; 3];
                     unrolled!(i < 3 => {
                         unrolled!(j < 3 => {
-                            let tap = if self.turned { 8 - (3 * i + j) } else { 3 * i + j };
-                            let tap = S::load_some(from.add(tap * self.c), own);
+                            let tap = if self.rotated { 8 - (3 * i + j) } else { 3 * i + j };
+                            let tap = S::load_some(from.add(tap * self.c), count);
                             g[i][j] = S::mul(scale, tap);
                         });
                     });
                     let mut u = [[S::zero(); 3]; N];
                     unrolled!(j < 3 => {
-                        let column = taps::<S, N>([g[0][j], g[1][j], g[2][j]]);
+                        let column = filter_axis::<S, N>([g[0][j], g[1][j], g[2][j]]);
                         unrolled!(i < N => { u[i][j] = column[i]; });
                     });
                     unrolled!(i < N => {
-                        let row = taps::<S, N>(u[i]);
+                        let row = filter_axis::<S, N>(u[i]);
                         unrolled!(j < N => {
                             let position = (i * N + j) * rows * columns;
                             let (filter, channel) = (filter - filters.0, first - channels.0);
-                            if self.turned {
+                            if self.rotated {
                                 let to = self.to.as_mut_ptr().add(position + filter * rows);
-                                S::store_some(to.add(channel), own, row[j]);
+                                S::store_some(to.add(channel), count, row[j]);
                             } else {
                                 let mut lanes = [0.0; 16];
                                 S::store(lanes.as_mut_ptr(), row[j]);
                                 let at = position + channel * columns + filter;
-                                for (lane, value) in lanes[..own].iter().enumerate() {
+                                for (lane, value) in lanes[..count].iter().enumerate() {
                                     self.to[at + lane * columns] = *value;
                                 }
                             }
@@ -469,50 +512,8 @@ impl<const N: usize> Kernel for Positions<'_, N> {
     }
 }
 
-/// The gradient of the outputs of tiles to positions: `to[position][tile][filter]`, positions `stride` values apart.
-pub(super) struct Slopes<'a, const M: usize, const N: usize> {
-    /// All images.
-    pub dy: &'a [f32],
-    /// As many as there are filters: what lies past the map.
-    pub zeros: &'a [f32],
-    pub tiles: &'a Tiles,
-    pub from: usize,
-    pub count: usize,
-    pub to: *mut f32,
-    pub stride: usize,
-}
-
-impl<const M: usize, const N: usize> Kernel for Slopes<'_, M, N> {
-    type Output = ();
-
-    #[inline(always)]
-    unsafe fn run<S: Simd>(self) {
-        let (g, filters) = (&self.tiles.d.g, self.tiles.d.filters);
-        assert!(self.zeros.len() >= filters, "a zero for every filter");
-        for tile in 0..self.count {
-            let (image, [top, left]) = self.tiles.place(self.from + tile);
-            let mut places = [[self.zeros.as_ptr(); M]; M];
-            for (i, j) in (0..M).flat_map(|i| (0..M).map(move |j| (i, j))) {
-                if top + i < g.output[0] && left + j < g.output[1] {
-                    let place = (image * g.output[0] + top + i) * g.output[1] + left + j;
-                    places[i][j] = self.dy[place * filters..][..filters].as_ptr();
-                }
-            }
-            // SAFETY: every place has all filters, every position the rows of all tiles.
-            unsafe {
-                spread::<S, Slope, M, N>(
-                    &places,
-                    filters,
-                    self.to.add(tile * filters),
-                    self.stride,
-                );
-            }
-        }
-    }
-}
-
-/// Sums of positions `[position][filters, c]` to the gradients of taps, of one filter: `[3, 3, c]`.
-pub(super) struct Taps<'a, const N: usize> {
+/// Sums of positions `[position][filters, c]` to the gradient of one filter: `[3, 3, c]`.
+pub(super) struct FilterGradientTransform<'a, const N: usize> {
     pub sums: &'a [f32],
     pub filters: usize,
     pub filter: usize,
@@ -520,7 +521,7 @@ pub(super) struct Taps<'a, const N: usize> {
     pub to: &'a mut [f32],
 }
 
-impl<const N: usize> Kernel for Taps<'_, N> {
+impl<const N: usize> Kernel for FilterGradientTransform<'_, N> {
     type Output = ();
 
     #[inline(always)]
@@ -530,7 +531,7 @@ impl<const N: usize> Kernel for Taps<'_, N> {
         assert!(self.filter < self.filters, "a filter");
         let mut at = 0;
         while at < c {
-            let own = (c - at).min(S::LANES);
+            let count = (c - at).min(S::LANES);
             // SAFETY: the filter lies in every matrix, the channels in the filter.
             unsafe {
                 let from = self.sums.as_ptr().add(self.filter * c + at);
@@ -538,16 +539,16 @@ impl<const N: usize> Kernel for Taps<'_, N> {
                 unrolled!(j < N => {
                     let mut column = [S::zero(); N];
                     unrolled!(i < N => {
-                        column[i] = S::load_some(from.add((i * N + j) * matrix), own);
+                        column[i] = S::load_some(from.add((i * N + j) * matrix), count);
                     });
-                    let column = gradients::<S, N>(column);
+                    let column = filter_gradient_axis::<S, N>(column);
                     unrolled!(i < 3 => { u[i][j] = column[i]; });
                 });
                 unrolled!(i < 3 => {
-                    let row = gradients::<S, N>(u[i]);
+                    let row = filter_gradient_axis::<S, N>(u[i]);
                     unrolled!(j < 3 => {
                         let to = self.to.as_mut_ptr().add((3 * i + j) * c + at);
-                        S::store_some(to, own, row[j]);
+                        S::store_some(to, count, row[j]);
                     });
                 });
             }

@@ -1,0 +1,212 @@
+//! A trained network with its preprocessing and its class names, ready for images.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use burn::tensor::activation::softmax;
+use burn::tensor::{Device, Tensor, TensorData};
+use image::RgbImage;
+use kernels::ops::threads::inside;
+use nn::config::NetworkConfig;
+use nn::network::Network;
+use nn::weights::load::{HeadPolicy, load_state_dict};
+use nn::weights::{NamedTensor, WeightsError};
+use transforms::decode::EncodedImage;
+use transforms::preprocess::{Preprocess, TransformScratch};
+
+use crate::container::Container;
+use crate::error::Error;
+use crate::manifest::{ModelManifest, WeightsKind};
+use crate::predict::Prediction;
+
+/// A trained network, how it is fed, and what its logits mean.
+///
+/// A classifier is `Send` and `Sync`: threads may share one, and none of its methods changes it.
+#[derive(Debug)]
+pub struct Classifier {
+    network: Network,
+    preprocess: Preprocess,
+    classes: Arc<[String]>,
+    device: Device,
+}
+
+/// Builds a network on `device` and puts `tensors` into it; every tensor must fit.
+///
+/// # Errors
+/// [`WeightsError::Mismatch`] with the names of the tensors that do not fit.
+pub fn load_network(
+    config: &NetworkConfig,
+    tensors: Vec<NamedTensor>,
+    device: &Device,
+) -> Result<Network, WeightsError> {
+    load_state_dict(config.init_zero(device), tensors, HeadPolicy::Exact)
+        .map(|(network, _)| network)
+}
+
+impl Classifier {
+    /// Loads a checkpoint onto the CPU, with the weights that were better when it was written.
+    ///
+    /// # Errors
+    /// [`Error`] if the file is missing, foreign, damaged, or of another version.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self, Error> {
+        Self::load_on(path, &Device::flex())
+    }
+
+    /// [`Classifier::load`] onto a device.
+    ///
+    /// # Errors
+    /// See [`Classifier::load`].
+    pub fn load_on(path: impl AsRef<Path>, device: &Device) -> Result<Self, Error> {
+        Self::load_weights(path, WeightsKind::Best, device)
+    }
+
+    /// [`Classifier::load_on`] with a choice among the weights of the checkpoint.
+    ///
+    /// # Errors
+    /// See [`Classifier::load`]; [`Error::NoAverage`].
+    pub fn load_weights(
+        path: impl AsRef<Path>,
+        weights: WeightsKind,
+        device: &Device,
+    ) -> Result<Self, Error> {
+        let file = path.as_ref();
+        let path = || file.to_path_buf();
+        let bytes = std::fs::read(file).map_err(|source| Error::Read { path: path(), source })?;
+        let Container { manifest, tensors } = Container::from_bytes(&bytes)
+            .map_err(|source| Error::Container { path: path(), source })?;
+        drop(bytes);
+        let manifest =
+            ModelManifest::parse(&manifest).map_err(|why| Error::Manifest { path: path(), why })?;
+        let tensors =
+            manifest.select(tensors, weights).ok_or_else(|| Error::NoAverage { path: path() })?;
+        // A network on an autodiff device would use batch statistics.
+        let device = device.clone().without_autodiff();
+        let network = load_network(&manifest.network, tensors, &device)
+            .map_err(|source| Error::Weights { path: path(), source })?;
+        let ModelManifest { preprocess, classes, .. } = manifest;
+        Ok(Self { network, preprocess, classes: classes.into(), device })
+    }
+
+    /// Class names in the order of the logits.
+    pub fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    /// How images become the input of the network.
+    pub fn preprocess(&self) -> &Preprocess {
+        &self.preprocess
+    }
+
+    /// The network, for inference.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// Names the image in a file.
+    ///
+    /// # Errors
+    /// [`Error::Read`], [`Error::Image`].
+    pub fn classify(&self, path: impl AsRef<Path>) -> Result<Prediction, Error> {
+        single(self.classify_batch(&[path]))
+    }
+
+    /// Names the image in the bytes of a file.
+    ///
+    /// # Errors
+    /// [`Error::Bytes`].
+    pub fn classify_bytes(&self, bytes: &[u8]) -> Result<Prediction, Error> {
+        single(self.classify_bytes_batch(&[bytes]))
+    }
+
+    /// Names a decoded image.
+    ///
+    /// # Errors
+    /// [`Error::NoPixels`].
+    pub fn classify_image(&self, image: &RgbImage) -> Result<Prediction, Error> {
+        single(self.classify_image_batch(&[image]))
+    }
+
+    /// Names the images in files, all in one pass through the network: one result for each, in
+    /// order.
+    pub fn classify_batch<P: AsRef<Path>>(&self, paths: &[P]) -> Vec<Result<Prediction, Error>> {
+        self.batch(paths, |file, scratch, values| {
+            let file = file.as_ref();
+            let path = || file.to_path_buf();
+            let bytes =
+                std::fs::read(file).map_err(|source| Error::Read { path: path(), source })?;
+            EncodedImage::open(&bytes, self.preprocess.exif)
+                .and_then(|image| self.preprocess.apply_into(&image, scratch, values))
+                .map_err(|source| Error::Image { path: path(), source })
+        })
+    }
+
+    /// [`Classifier::classify_batch`] of the bytes of files.
+    pub fn classify_bytes_batch<B: AsRef<[u8]>>(
+        &self,
+        files: &[B],
+    ) -> Vec<Result<Prediction, Error>> {
+        self.batch(files, |bytes, scratch, values| {
+            let image = EncodedImage::open(bytes.as_ref(), self.preprocess.exif)?;
+            Ok(self.preprocess.apply_into(&image, scratch, values)?)
+        })
+    }
+
+    /// [`Classifier::classify_batch`] of decoded images.
+    pub fn classify_image_batch(&self, images: &[&RgbImage]) -> Vec<Result<Prediction, Error>> {
+        self.batch(images, |image, scratch, values| {
+            let (width, height) = image.dimensions();
+            if width == 0 || height == 0 {
+                return Err(Error::NoPixels { width, height });
+            }
+            Ok(self.preprocess.apply_into(&EncodedImage::of(image), scratch, values)?)
+        })
+    }
+
+    /// Prepares every item and sends those that succeed through the network together.
+    fn batch<T>(
+        &self,
+        items: &[T],
+        prepare: impl Fn(&T, &mut TransformScratch, &mut [f32]) -> Result<(), Error>,
+    ) -> Vec<Result<Prediction, Error>> {
+        let size = self.preprocess.values();
+        let mut scratch = TransformScratch::default();
+        let mut values = Vec::with_capacity(items.len() * size);
+        let prepared: Vec<Result<(), Error>> = items
+            .iter()
+            .map(|item| {
+                let start = values.len();
+                values.resize(start + size, 0.0);
+                let result = prepare(item, &mut scratch, &mut values[start..]);
+                if result.is_err() {
+                    values.truncate(start);
+                }
+                result
+            })
+            .collect();
+        let mut predictions = self.forward(values).into_iter();
+        let mut next = || predictions.next().expect("a prediction for every prepared image");
+        prepared.into_iter().map(|result| result.map(|()| next())).collect()
+    }
+
+    /// Sends prepared images `[n, 3, height, width]`, flat, through the network.
+    fn forward(&self, values: Vec<f32>) -> Vec<Prediction> {
+        let [height, width] = self.preprocess.crop;
+        let count = values.len() / self.preprocess.values();
+        if count == 0 {
+            return Vec::new();
+        }
+        let data = TensorData::new(values, [count, 3, height, width]);
+        let probabilities = inside(|| {
+            let images = Tensor::<4>::from_data(data, &self.device);
+            softmax(self.network.forward(images), 1).into_data().convert::<f32>()
+        });
+        let probabilities = probabilities.try_into_vec::<f32>().expect("converted to f32");
+        let rows = probabilities.chunks_exact(self.classes.len());
+        rows.map(|row| Prediction::new(Arc::clone(&self.classes), row.to_vec())).collect()
+    }
+}
+
+/// The one result of a batch of one.
+fn single(mut results: Vec<Result<Prediction, Error>>) -> Result<Prediction, Error> {
+    results.pop().expect("a batch of one has one result")
+}

@@ -1,0 +1,181 @@
+//! Named tensors into a network.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{Tensor, TensorData};
+
+use crate::config::NetworkConfig;
+use crate::layer_spec::{Key, LayerOperation, Naming};
+use crate::network::Network;
+use crate::weights::{NamedTensor, WeightsError, transposed};
+
+/// Number of faults that an error message lists.
+const LISTED_FAULTS: usize = 8;
+
+/// How a classifier with another class count is treated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadPolicy {
+    /// Every tensor must fit.
+    Exact,
+    /// For fine-tuning: the classifier keeps its initial weights when its class count differs.
+    KeepInitialised,
+}
+
+/// The result of loading.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LoadReport {
+    /// Number of tensors loaded.
+    pub loaded: usize,
+    /// Tensors of the head that kept their initial values.
+    pub kept: Vec<String>,
+}
+
+impl fmt::Display for LoadReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} tensors loaded", self.loaded)?;
+        match self.kept.is_empty() {
+            true => Ok(()),
+            false => write!(f, "; another class count: {} start anew", self.kept.join(", ")),
+        }
+    }
+}
+
+struct StateDictLoader {
+    /// Names of all classifiers' tensors, the auxiliary heads' too.
+    classifiers: Vec<String>,
+    keys: std::vec::IntoIter<Key>,
+    tensors: HashMap<String, NamedTensor>,
+    head: HeadPolicy,
+    report: LoadReport,
+    faults: Vec<String>,
+}
+
+impl StateDictLoader {
+    /// Records a tensor whose shape differs from the network's.
+    fn misshapen(&mut self, name: String, shape: &[usize], expected: &[usize]) {
+        // The class count is the first extent of a classifier's tensors.
+        let only_classes = shape.get(1..) == expected.get(1..);
+        if self.head == HeadPolicy::KeepInitialised
+            && self.classifiers.contains(&name)
+            && only_classes
+        {
+            self.report.kept.push(name);
+        } else {
+            let shapes = format!("{shape:?} where the network has {expected:?}");
+            self.faults.push(format!("`{name}` is {shapes}"));
+        }
+    }
+}
+
+impl ModuleMapper for StateDictLoader {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let name = self.keys.next().expect("a key for every tensor").name;
+        let Some(mut found) = self.tensors.remove(&name) else {
+            self.faults.push(format!("`{name}` is missing"));
+            return param;
+        };
+        let own = param.lazy_shape();
+        let mut expected = own.to_vec();
+        if D == 2 {
+            expected.reverse();
+            // timm's conv_head is a linear layer held as a 1x1 convolution.
+            if found.shape.len() == 4 && found.shape[2..] == [1, 1] {
+                found.shape.truncate(2);
+            }
+        } else if D == 4 && found.shape.len() == 2 && expected[2..] == [1, 1] {
+            found.shape.extend([1, 1]); // pointwise weights of older ports are two-dimensional
+        }
+        if found.shape != expected {
+            self.misshapen(name, &found.shape, &expected);
+            return param;
+        }
+        let values = match D {
+            2 => transposed(&found.values, expected[0], expected[1]),
+            _ => found.values,
+        };
+        self.report.loaded += 1;
+        let require = param.is_require_grad();
+        let (id, old, mapper) = param.consume();
+        let tensor = Tensor::from_data(TensorData::new(values, own), &old.device());
+        Param::from_mapped_value(id, tensor.set_require_grad(require), mapper)
+    }
+}
+
+/// The naming of `tensors`: the one under which more of the configuration's keys are among them.
+pub fn recognise(config: &NetworkConfig, tensors: &[NamedTensor]) -> Naming {
+    let known: HashSet<&str> = tensors.iter().map(|t| t.name.as_str()).collect();
+    let fitting =
+        |naming| config.keys(naming).iter().filter(|key| known.contains(key.name.as_str())).count();
+    match fitting(Naming::Timm) > fitting(Naming::Torchvision) {
+        true => Naming::Timm,
+        false => Naming::Torchvision,
+    }
+}
+
+/// Renames the classifier of older ports of Xception, `last_linear`, to the name in `keys`.
+fn rename_last_linear(tensors: &mut [NamedTensor], keys: &[Key]) {
+    if let [.., weight, _] = keys
+        && let Some(layer) = weight.name.strip_suffix(".weight")
+        && !tensors.iter().any(|t| t.name == weight.name)
+    {
+        for tensor in tensors {
+            if let Some(part) = tensor.name.strip_prefix("last_linear.") {
+                tensor.name = format!("{layer}.{part}");
+            }
+        }
+    }
+}
+
+/// Names of the tensors of every classifier, the auxiliary heads' too.
+fn classifier_names(config: &NetworkConfig, naming: Naming) -> Vec<String> {
+    let size = config.architecture.native_size();
+    let classifiers = config.layers(size, size, naming).into_iter().filter(|layer| {
+        matches!(layer.operation, LayerOperation::Linear) && layer.output[0] == config.num_classes
+    });
+    classifiers.flat_map(|layer| layer.keys).map(|key| key.name).collect()
+}
+
+/// Loads `tensors`, under either naming, into `network`. Auxiliary heads in `tensors` are ignored
+/// when the network was built without them.
+///
+/// # Errors
+/// [`WeightsError::Mismatch`] with the names of missing, unused and misshapen tensors.
+pub fn load_state_dict(
+    network: Network,
+    mut tensors: Vec<NamedTensor>,
+    head: HeadPolicy,
+) -> Result<(Network, LoadReport), WeightsError> {
+    let config = network.config().clone();
+    let naming = recognise(&config, &tensors);
+    let keys = config.keys(naming);
+    rename_last_linear(&mut tensors, &keys);
+    let ignored = |name: &str| {
+        name.ends_with("num_batches_tracked")
+            || (!config.auxiliary && (name.starts_with("aux") || name.starts_with("AuxLogits")))
+    };
+    let mut loader = StateDictLoader {
+        classifiers: classifier_names(&config, naming),
+        keys: keys.into_iter(),
+        tensors: tensors.into_iter().map(|t| (t.name.clone(), t)).collect(),
+        head,
+        report: LoadReport::default(),
+        faults: Vec::new(),
+    };
+    let network = network.map(&mut loader);
+    let mut unused: Vec<&String> = loader.tensors.keys().filter(|name| !ignored(name)).collect();
+    unused.sort();
+    loader.faults.extend(unused.iter().map(|name| format!("`{name}` is not of this network")));
+    match loader.faults.len() {
+        0 => Ok((network, loader.report)),
+        count => {
+            loader.faults.truncate(LISTED_FAULTS);
+            let more = match count > LISTED_FAULTS {
+                true => format!(", and {} more", count - LISTED_FAULTS),
+                false => String::new(),
+            };
+            Err(WeightsError::Mismatch(loader.faults.join(", ") + &more))
+        }
+    }
+}

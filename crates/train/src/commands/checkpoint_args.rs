@@ -1,0 +1,46 @@
+//! Reading a checkpoint for a command: which of its weights, and the network they make.
+
+use std::path::Path;
+
+use burn::tensor::Device;
+use clap::Args;
+use deploy::manifest::WeightsKind;
+use nn::network::Network;
+
+use crate::device::Backend;
+use crate::error::Error;
+use crate::run::checkpoint::{Checkpoint, Manifest};
+
+/// Which weights of a checkpoint to take; without a flag those with the better accuracy.
+#[derive(Args, Clone, Copy, Debug)]
+pub(super) struct WeightsArgs {
+    /// Take the trained weights even where their average was better
+    #[arg(long, conflicts_with = "use_ema")]
+    raw: bool,
+    /// Take the exponential average even where the trained weights were better
+    #[arg(long)]
+    use_ema: bool,
+}
+
+impl WeightsArgs {
+    /// The kind of weights that the flags name.
+    pub(super) fn kind(self) -> WeightsKind {
+        match (self.raw, self.use_ema) {
+            (true, _) => WeightsKind::Raw,
+            (_, true) => WeightsKind::Ema,
+            _ => WeightsKind::Best,
+        }
+    }
+}
+
+/// Reads a checkpoint and opens the device: the network in inference mode, the manifest, the device.
+pub(super) fn load(
+    path: &Path,
+    kind: WeightsKind,
+    backend: Backend,
+) -> Result<(Network, Manifest, Device), Error> {
+    let mut checkpoint = Checkpoint::read(path)?;
+    let chosen = backend.open()?;
+    let network = checkpoint.take_network(kind, path, &chosen.device)?;
+    Ok((network, checkpoint.manifest, chosen.device))
+}

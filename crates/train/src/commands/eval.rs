@@ -1,0 +1,131 @@
+//! `kindling eval`: the accuracy of a checkpoint on a folder of images.
+#![expect(clippy::print_stderr, reason = "notes and skipped images belong on stderr")]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+
+use crate::commands::checkpoint_args::{WeightsArgs, load};
+use crate::config::output::LogFormat;
+use crate::datasets::image_folder::ImageFolder;
+use crate::datasets::loader::{Loader, LoaderConfig, Mode};
+use crate::datasets::quarantine;
+use crate::device::Backend;
+use crate::error::Error;
+use crate::learner::evaluate::{EvalReport, evaluate};
+use crate::out;
+use crate::run::logger::Logger;
+use crate::run::observer::{Observer as _, accuracy_line};
+use crate::run::open_data::PREFETCH_BYTES;
+use crate::run::run_folder;
+use crate::signal::Stop;
+
+/// Arguments of `eval`.
+#[derive(Args)]
+pub struct EvalArgs {
+    /// The checkpoint
+    #[arg(long, value_name = "CKPT")]
+    checkpoint: PathBuf,
+    #[command(flatten)]
+    weights: WeightsArgs,
+    /// Folder with val/<class>/* or <class>/* [default: that of the training]
+    #[arg(value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Name of the split folder [default: val, validation, valid or test]
+    #[arg(long)]
+    val_split: Option<String>,
+    /// Images per batch
+    #[arg(short, long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    batch_size: u32,
+    /// Threads that prepare images
+    #[arg(short = 'j', long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    workers: u32,
+    /// Where the network runs; `list` is for `train`
+    #[arg(long, value_enum, default_value = "auto")]
+    backend: Backend,
+    /// End at the first unreadable image
+    #[arg(long)]
+    strict_data: bool,
+    /// List of images to leave out [default: DIR/quarantine.txt, if it is there]
+    #[arg(long, value_name = "FILE", conflicts_with = "ignore_quarantine")]
+    quarantine: Option<PathBuf>,
+    /// Take the images on the quarantine list too
+    #[arg(long)]
+    ignore_quarantine: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+    /// Print a row for every class
+    #[arg(long)]
+    per_class: bool,
+    /// Write per_class.csv and confusion.csv into this folder
+    #[arg(long, value_name = "DIR")]
+    output: Option<PathBuf>,
+}
+
+/// Evaluates a checkpoint and prints the result; the exit code.
+pub fn eval(args: &EvalArgs) -> Result<u8, Error> {
+    let (network, manifest, device) = load(&args.checkpoint, args.weights.kind(), args.backend)?;
+    let root = args.data_dir.as_ref().unwrap_or(&manifest.plan.data.data_dir);
+    let plan = &manifest.plan;
+    let mut folder = match (plan.data.val_fraction, &args.data_dir, &args.val_split) {
+        // The images that the run itself set aside, and no others.
+        (Some(share), None, None) => ImageFolder::split(root, share, plan.training.seed)?.1,
+        _ => ImageFolder::open_val(root, args.val_split.as_deref(), &manifest.classes)?,
+    };
+    if !args.ignore_quarantine {
+        quarantine::leave_out_of_val(root, args.quarantine.as_deref(), &mut folder)?;
+    }
+    folder.notes.iter().for_each(|note| eprintln!("note: {note}"));
+    let folder = Arc::new(folder);
+    let config = LoaderConfig {
+        batch_size: args.batch_size as usize,
+        workers: args.workers as usize,
+        prefetch_bytes: PREFETCH_BYTES,
+        seed: 0,
+        strict: args.strict_data,
+        drop_last: false,
+    };
+    let images = folder.items.len();
+    let loader = Loader::new(folder, manifest.preprocess.clone(), Mode::Eval, config);
+    let stop = Stop::listen().map_err(|e| Error::file(format!("signals: {e}")))?;
+    let mut logger = Logger::new(1, LogFormat::Text);
+    let each = |done| logger.evaluated(done, images);
+    let report = evaluate(&network, &loader, &manifest.classes, &device, &stop, each)?;
+    logger.finish();
+    if let (true, Some(signal)) = (report.interrupted, stop.requested()) {
+        eprintln!("interrupted after {} of {images} images; no result", report.images);
+        return Ok(signal);
+    }
+    report.skipped.iter().for_each(|line| eprintln!("skipped: {line}"));
+    match args.json {
+        true => out!("{}", serde_json::to_string_pretty(&report).expect("plain data")),
+        false => out!("{}", accuracy_line(&report)),
+    }
+    if let Some(folder) = &args.output {
+        run_folder::write_evaluation(folder, &report)?;
+    }
+    if args.per_class && !args.json {
+        print_classes(&report);
+    }
+    Ok(0)
+}
+
+fn print_classes(report: &EvalReport) {
+    out!("{:<24} {:>8} {:>8} {:>8} {:>9}", "class", "images", "correct", "recall", "precision");
+    let percent = |a: u64, b: u64| match b {
+        0 => "-".to_owned(),
+        _ => format!("{:.1}%", 100.0 * a as f64 / b as f64),
+    };
+    for row in &report.classes {
+        out!(
+            "{:<24} {:>8} {:>8} {:>8} {:>9}",
+            row.class,
+            row.images,
+            row.correct,
+            percent(row.correct, row.images),
+            percent(row.correct, row.predicted)
+        );
+    }
+}

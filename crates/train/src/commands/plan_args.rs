@@ -1,0 +1,31 @@
+//! The plan of a command that takes the options of `train`: flags over `--config` over `--recipe`, then what the
+//! pretrained weights decide.
+
+use std::path::Path;
+
+use crate::config::options::Options;
+use crate::config::plan::Plan;
+use crate::config::recipe;
+use crate::error::Error;
+use crate::run::pretrained::follow_weights;
+
+/// The flags over the options of the file and of the recipe.
+///
+/// # Errors
+/// A file that cannot be read, an unknown recipe.
+pub(super) fn merge(flags: &Options, config: Option<&Path>) -> Result<Options, Error> {
+    let file = match config {
+        Some(path) => Options::read(path)?,
+        None => Options::default(),
+    };
+    recipe::under(flags.over(&file))
+}
+
+/// The plan of a new run with these flags.
+///
+/// # Errors
+/// A file that cannot be read, an unknown recipe, pretrained weights that do not fit, options that contradict each
+/// other.
+pub(super) fn plan(flags: &Options, config: Option<&Path>) -> Result<Plan, Error> {
+    follow_weights(merge(flags, config)?)?.plan()
+}

@@ -1,0 +1,20 @@
+//! Options of the machine: where the network runs, how many threads prepare its images.
+
+use crate::config::theme::theme;
+use crate::device::Backend;
+
+theme! {
+    /// The device and the threads.
+    "Machine": MachineOptions -> MachinePlan (given, cores: usize);
+
+    /// Backend; `list` prints those of this machine
+    #[arg(long, value_enum, value_name = "NAME")]
+    #[brief]
+    #[resumable]
+    backend: Backend = Backend::Auto;
+
+    /// Threads that read and prepare images
+    #[arg(short = 'j', long)]
+    #[resumable]
+    workers: usize = cores.min(8), shown "as many as cores, at most 8", in 1..;
+}

@@ -1,0 +1,106 @@
+//! Options of the model: which network, with which constants, from which weights.
+
+use std::path::PathBuf;
+
+use nn::activation::Activation;
+use nn::config::NetworkConfig;
+use nn::geometry::Padding;
+use nn::models::variants::Variant;
+
+use crate::config::theme::{finite, theme};
+use crate::error::Error;
+use crate::suggest::did_you_mean;
+
+/// The model of a run that names none.
+pub const DEFAULT_MODEL: &str = "mobilenet_v3_large";
+
+theme! {
+    /// The network and the weights it starts from.
+    // Batch norm's 0.01 needs thousands of steps before the running statistics mean anything, more
+    // than a run on the carried data has.
+    "Model": ModelOptions -> ModelPlan (given, carried: bool, variant: &'static Variant);
+
+    /// Model; `kindling models` lists them
+    #[arg(long, value_name = "NAME")]
+    #[brief]
+    model: String = DEFAULT_MODEL.to_owned(), shown "mobilenet_v3_large",
+        as |_| variant.name.to_owned();
+
+    /// Width multiplier
+    #[arg(long, visible_alias = "alpha", value_parser = finite)]
+    width: f64 = variant.width, shown "the variant's", in 0.05..=8.0;
+
+    /// Initial weights (.pth, .safetensors or .ckpt)
+    #[arg(long, visible_aliases = ["weights", "initial-checkpoint"], value_name = "FILE")]
+    #[brief]
+    pretrained_path: PathBuf => Option<PathBuf>, shown "none, random weights from --seed";
+
+    /// Weights to freeze, by torchvision's names: whole, up to a dot, or with `*` and `?`
+    #[arg(long, num_args = 1.., value_name = "PATTERN")]
+    freeze: Vec<String> = Vec::new(), shown "none";
+
+    /// Padding of the MobileNets' convolutions: `symmetric` (PyTorch) or `same` (TensorFlow)
+    #[arg(long, value_parser = padding)]
+    padding: Padding = variant.config(1).padding, shown "the variant's", older Padding::Symmetric;
+
+    /// Replace ReLU6 by ReLU in MobileNetV1
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    relu: bool = false;
+
+    /// Train with the auxiliary classifiers of GoogLeNet and Inception v3
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    aux: bool = false;
+
+    /// Momentum of the batch-norm statistics in PyTorch's convention
+    #[arg(long, value_parser = finite)]
+    bn_momentum: f64 = if carried { 0.1 } else { variant.config(1).bn_momentum },
+        shown "the variant's, 0.1 on the default data", in 0.0..=1.0;
+
+    /// Epsilon of batch norm
+    #[arg(long, value_parser = finite)]
+    bn_eps: f64 = variant.config(1).bn_eps, shown "the variant's", in 1e-12..=1.0;
+}
+
+impl ModelPlan {
+    /// The variant that `model` names.
+    pub fn variant(&self) -> &'static Variant {
+        Variant::parse(&self.model).expect("a plan names a variant that exists")
+    }
+
+    /// The network for so many classes.
+    pub fn network(&self, classes: usize, dropout: f64) -> NetworkConfig {
+        NetworkConfig {
+            width: self.width,
+            dropout,
+            bn_eps: self.bn_eps,
+            bn_momentum: self.bn_momentum,
+            padding: self.padding,
+            activation: self.relu.then_some(Activation::Relu),
+            auxiliary: self.aux,
+            ..self.variant().config(classes)
+        }
+    }
+}
+
+/// A variant by name.
+///
+/// # Errors
+/// [`crate::error::ErrorKind::Usage`] for an unknown name, with the nearest one.
+pub fn variant(name: &str) -> Result<&'static Variant, Error> {
+    Variant::parse(name).ok_or_else(|| {
+        let known: Vec<&str> = Variant::names().collect();
+        Error::usage(format!(
+            "--model: unknown architecture `{name}`{}; `kindling models` lists them",
+            did_you_mean(name, &known)
+        ))
+    })
+}
+
+/// The value of `--padding`.
+pub(crate) fn padding(text: &str) -> Result<Padding, String> {
+    match text {
+        "symmetric" => Ok(Padding::Symmetric),
+        "same" => Ok(Padding::Same),
+        _ => Err("expected symmetric or same".into()),
+    }
+}

@@ -1,0 +1,20 @@
+//! A batch of prepared images in plain memory.
+
+use std::path::PathBuf;
+
+/// Prepared images of one batch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Batch {
+    /// Normalised values, `[n, 3, height, width]`.
+    pub images: Vec<f32>,
+    /// `[n, 3, height, width]`.
+    pub shape: [usize; 4],
+    /// The n class indices.
+    pub labels: Vec<i64>,
+    /// For a mixed batch: the labels of the images mixed in, and lambda, the weight of an image's own label.
+    pub mixed_labels: Option<(Vec<i64>, f32)>,
+    /// Indices into the folder's items, n of them.
+    pub indices: Vec<usize>,
+    /// Paths of unreadable images, with the reason.
+    pub skipped: Vec<(PathBuf, String)>,
+}

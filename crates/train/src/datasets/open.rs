@@ -1,0 +1,204 @@
+//! Opens the splits of a data set: class folders or shards, a training split, an evaluation split, or both out of one.
+//! The class list comes from the training split and is shared with the evaluation split, so that no empty or additional
+//! folder can shift an index.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use transforms::random::permutation;
+
+use crate::datasets::data_error::DataError;
+use crate::datasets::image_folder::ImageFolder;
+use crate::datasets::listing::{entries, images, is_image, subfolders};
+use crate::datasets::shards;
+use crate::datasets::shards::Split;
+
+/// Names that the evaluation split may have, in order of preference.
+pub const VAL_NAMES: [&str; 4] = ["val", "validation", "valid", "test"];
+
+impl ImageFolder {
+    /// The training split of `root`: `root/train`, or the folder named by `split` (empty: `root` itself).
+    ///
+    /// # Errors
+    /// [`DataError::Folder`] when there is none, no class folder, or no image.
+    pub fn open_train(root: &Path, split: Option<&str>) -> Result<Self, DataError> {
+        if let Some(index) = shards::index(root)? {
+            return shards::open(root, Split::Train, &index);
+        }
+        let folder = match split {
+            Some("") => root.to_path_buf(),
+            named => root.join(named.unwrap_or("train")),
+        };
+        check_folder(root, "give a folder with train/<class>/* and val/<class>/*")?;
+        check_folder(&folder, "the images to train on are expected there, by class")?;
+        let classes = subfolders(&folder)?;
+        refuse_flat(&folder, &classes)?;
+        if classes.len() < 2 {
+            return Err(DataError::folder(
+                &folder,
+                "at least two class folders are needed to train",
+            ));
+        }
+        let read = Self::gather(&folder, classes)?;
+        for (class, count) in read.classes.iter().zip(read.class_counts()) {
+            if count == 0 {
+                let why = "no image of this class to train on; add some or remove the folder";
+                return Err(DataError::folder(&folder.join(class), why));
+            }
+        }
+        Ok(read)
+    }
+
+    /// Both splits out of one: a share of every class's images goes to the evaluation, chosen by `seed` and
+    /// the image's number alone. `root` holds `train/<class>/*`, or the class folders themselves.
+    ///
+    /// # Errors
+    /// The errors of [`ImageFolder::open_train`]; a class of a single image, which cannot be split.
+    ///
+    /// # Panics
+    /// When `share` is not between 0 and 1.
+    pub fn split(root: &Path, share: f64, seed: u64) -> Result<(Self, Self), DataError> {
+        assert!(share > 0.0 && share < 1.0, "a share of {share} of the images");
+        check_folder(root, "give a folder with train/<class>/* or <class>/*")?;
+        let all = match root.join("train").is_dir() || root.join(shards::INDEX).is_file() {
+            true => Self::open_train(root, None)?,
+            false => Self::open_train(root, Some(""))?,
+        };
+        let (mut train, mut val) = (Vec::new(), Vec::new());
+        for (label, class) in all.classes.iter().enumerate() {
+            let own: Vec<_> = all.items.iter().filter(|(_, l)| *l == label).cloned().collect();
+            if own.len() < 2 {
+                let why =
+                    "a single image cannot be shared between training and evaluation; add one";
+                return Err(DataError::folder(&all.root.join(class), why));
+            }
+            let count = ((own.len() as f64 * share).round() as usize).clamp(1, own.len() - 1);
+            let order = permutation(own.len(), seed, label as u64);
+            let chosen: HashSet<usize> = order.into_iter().take(count).collect();
+            for (i, item) in own.into_iter().enumerate() {
+                if chosen.contains(&i) { val.push(item) } else { train.push(item) }
+            }
+        }
+        let note = format!("{} of {} images set aside for evaluation", val.len(), all.items.len());
+        let val = Self { items: val, notes: vec![note], ..all.clone() };
+        Ok((Self { items: train, ..all }, val))
+    }
+
+    /// The evaluation split of `root`: the folder named by `split`, the first of [`VAL_NAMES`], or
+    /// `root` itself when it holds the class folders. Labels follow `classes`.
+    ///
+    /// # Errors
+    /// [`DataError::Folder`]: no split, a flat folder, images of an unknown class, no image.
+    pub fn open_val(
+        root: &Path,
+        split: Option<&str>,
+        classes: &[String],
+    ) -> Result<Self, DataError> {
+        check_folder(root, "give a folder with val/<class>/*")?;
+        if let Some(index) = shards::index(root)? {
+            if index.classes != classes {
+                let why = "shards of other classes than the training's; shard the folder it was trained on";
+                return Err(DataError::folder(root, why));
+            }
+            let split = match split {
+                None | Some("val") => Split::Val,
+                Some(name) if name == index.val_folder => Split::Val,
+                Some(name) if name == index.train_folder => Split::Train,
+                Some(name) => {
+                    let val = if index.val.is_empty() { "" } else { ", val" };
+                    let why = format!("no split `{name}` in these shards, which hold train{val}");
+                    return Err(DataError::folder(root, why));
+                }
+            };
+            return shards::open(root, split, &index);
+        }
+        let named = split.map(|name| root.join(name));
+        let usual = || VAL_NAMES.iter().map(|n| root.join(n)).find(|p| p.is_dir());
+        let own =
+            || subfolders(root).ok()?.iter().any(|f| classes.contains(f)).then(|| root.into());
+        let Some(folder): Option<PathBuf> = named.or_else(usual).or_else(own) else {
+            let why = "no val, validation, valid or test folder, and no class folder of the training; add one, or \
+                 train with --val-fraction 0.1";
+            if entries(root)?.iter().any(|p| is_image(p)) {
+                refuse_flat(root, &[])?;
+            }
+            return Err(DataError::folder(root, why));
+        };
+        check_folder(&folder, "the images to evaluate on are expected there, by class")?;
+        let found = subfolders(&folder)?;
+        refuse_flat(&folder, &found)?;
+        let mut notes = Vec::new();
+        for extra in found.iter().filter(|f| !classes.contains(f)) {
+            if !images(&folder.join(extra), &mut Vec::new())?.is_empty() {
+                let why = "images of a class that the training does not have; remove the folder \
+                           or train with it";
+                return Err(DataError::folder(&folder.join(extra), why));
+            }
+            notes.push(format!(
+                "{}: empty, and no class of the training",
+                folder.join(extra).display()
+            ));
+        }
+        let mut read = Self::gather(&folder, classes.to_vec())?;
+        for (class, count) in classes.iter().zip(read.class_counts()) {
+            if count == 0 {
+                notes.push(format!("{}: no image of class {class}", folder.display()));
+            }
+        }
+        read.notes.splice(0..0, notes);
+        Ok(read)
+    }
+
+    fn gather(folder: &Path, classes: Vec<String>) -> Result<Self, DataError> {
+        let (mut items, mut ignored) = (Vec::new(), Vec::new());
+        for (label, class) in classes.iter().enumerate() {
+            let class_folder = folder.join(class);
+            if class_folder.is_dir() {
+                items.extend(
+                    images(&class_folder, &mut ignored)?.into_iter().map(|path| (path, label)),
+                );
+            }
+        }
+        if items.is_empty() {
+            return Err(DataError::folder(
+                folder,
+                "no image (jpg, png, webp, bmp, gif, tiff) in its class folders",
+            ));
+        }
+        let notes = match ignored.len() {
+            0 => Vec::new(),
+            n => vec![format!(
+                "{n} files that are no images ignored, such as {}",
+                ignored[0].display()
+            )],
+        };
+        Ok(Self { root: folder.to_path_buf(), classes, items, notes, shards: None })
+    }
+}
+
+fn check_folder(path: &Path, way_out: &str) -> Result<(), DataError> {
+    match (path.is_dir(), path.exists()) {
+        (true, _) => Ok(()),
+        (false, true) => Err(DataError::folder(path, format!("a file, not a folder; {way_out}"))),
+        (false, false) => Err(DataError::folder(path, format!("no such folder; {way_out}"))),
+    }
+}
+
+/// A split without class folders, like ILSVRC2012's flat val, would give labels that mean nothing.
+fn refuse_flat(folder: &Path, classes: &[String]) -> Result<(), DataError> {
+    if !classes.is_empty() {
+        return Ok(());
+    }
+    let any = entries(folder)?.iter().any(|p| is_image(p));
+    match any {
+        true => Err(DataError::folder(
+            folder,
+            "images without class folders (a raw ILSVRC val?); move each into a folder named by \
+             its class",
+        )),
+        false => Err(DataError::folder(
+            folder,
+            "no class folder in it; expected <class>/*.jpg and the like",
+        )),
+    }
+}

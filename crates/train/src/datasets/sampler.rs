@@ -1,0 +1,147 @@
+//! Which images an epoch takes, and in which order: a function of seed and epoch alone.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use transforms::random::{Counter, permutation};
+
+use crate::datasets::image_folder::ImageFolder;
+use crate::datasets::shards::order::{WindowShuffle, WindowedOrder};
+
+/// Purpose of the counter that draws classes and their images.
+const BALANCE: u64 = 0xBA;
+
+/// Draws the indices of an epoch's images.
+#[derive(Clone)]
+pub(crate) struct Sampler {
+    draw: Draw,
+    /// The items of the folder to take from.
+    range: Range<usize>,
+    seed: u64,
+    /// How often an image comes in a row (Berman et al., arXiv:1902.05509). The epoch stays as long, of fewer images.
+    repeats: usize,
+}
+
+#[derive(Clone)]
+enum Draw {
+    /// All items in their order: evaluation.
+    Sequential,
+    /// A permutation.
+    Shuffled,
+    /// Every class equally often, with replacement; the items of each class.
+    Balanced(Arc<Vec<Vec<usize>>>),
+    /// Shards from front to back, shuffled within windows.
+    Windowed(Arc<WindowShuffle>),
+}
+
+/// The order of an epoch.
+pub(crate) struct EpochOrder {
+    /// Indices into the folder's items.
+    pub(crate) indices: Vec<usize>,
+    /// The windows in which shards are read, with the order before repeats.
+    pub(crate) windowed: Option<WindowedOrder>,
+}
+
+impl Sampler {
+    /// All `count` items in their order, once each.
+    pub(crate) fn sequential(count: usize, seed: u64) -> Self {
+        Self { draw: Draw::Sequential, range: 0..count, seed, repeats: 1 }
+    }
+
+    /// A permutation of `count` items, of which each comes `repeats` times in a row.
+    pub(crate) fn shuffled(count: usize, seed: u64, repeats: usize) -> Self {
+        Self { draw: Draw::Shuffled, range: 0..count, seed, repeats }
+    }
+
+    /// Draws every class equally often, with replacement, as many images as there are. Has no effect on a sequential
+    /// or windowed order.
+    pub(crate) fn balanced(mut self, folder: &ImageFolder) -> Self {
+        if matches!(self.draw, Draw::Shuffled) {
+            let mut classes = vec![Vec::new(); folder.classes.len()];
+            for (index, (_, label)) in folder.items.iter().enumerate() {
+                classes[*label].push(index);
+            }
+            self.draw = Draw::Balanced(Arc::new(classes));
+        }
+        self
+    }
+
+    /// Reads shards from front to back and shuffles within windows of `size` images. Has no effect on a sequential
+    /// order, on folders without shards, and where `size` is 0.
+    pub(crate) fn windowed(mut self, folder: &ImageFolder, size: usize) -> Self {
+        if !matches!(self.draw, Draw::Sequential)
+            && size > 0
+            && let Some(shuffle) = WindowShuffle::new(folder, size)
+        {
+            self.draw = Draw::Windowed(Arc::new(shuffle));
+        }
+        self
+    }
+
+    /// Takes only the images `start..end` of the range.
+    pub(crate) fn with_range(mut self, start: usize, end: usize) -> Self {
+        let end = end.min(self.range.len());
+        self.range = self.range.start + start..self.range.start + end;
+        self
+    }
+
+    /// The number of images of an epoch.
+    pub(crate) fn images(&self) -> usize {
+        self.range.len()
+    }
+
+    /// How often an image comes in a row.
+    pub(crate) fn repeats(&self) -> usize {
+        self.repeats
+    }
+
+    /// The seed of the order.
+    pub(crate) fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// The windows in which shards are shuffled; none where all images are shuffled together.
+    pub(crate) fn window_shuffle(&self) -> Option<&Arc<WindowShuffle>> {
+        match &self.draw {
+            Draw::Windowed(shuffle) => Some(shuffle),
+            _ => None,
+        }
+    }
+
+    /// The order of an epoch.
+    pub(crate) fn order(&self, epoch: u64) -> EpochOrder {
+        let mut windowed = None;
+        let drawn: Vec<usize> = match &self.draw {
+            Draw::Sequential => self.range.clone().collect(),
+            Draw::Shuffled => {
+                let order = permutation(self.images(), self.seed, epoch);
+                order.into_iter().map(|position| self.range.start + position).collect()
+            }
+            Draw::Balanced(classes) => self.draw_balanced(classes, epoch),
+            Draw::Windowed(shuffle) => {
+                let order = shuffle.order(&self.range, self.seed, epoch);
+                let indices = order.indices.clone();
+                windowed = Some(order);
+                indices
+            }
+        };
+        let repeated = (0..drawn.len()).map(|position| drawn[position / self.repeats]);
+        EpochOrder { indices: repeated.collect(), windowed }
+    }
+
+    fn draw_balanced(&self, classes: &[Vec<usize>], epoch: u64) -> Vec<usize> {
+        let inside = |items: &Vec<usize>| -> Vec<usize> {
+            items.iter().copied().filter(|index| self.range.contains(index)).collect()
+        };
+        let mut classes: Vec<Vec<usize>> = classes.iter().map(inside).collect();
+        classes.retain(|items| !items.is_empty());
+        let mut draw = Counter::new(self.seed, epoch, 0, BALANCE);
+        self.range
+            .clone()
+            .map(|_| {
+                let items = &classes[draw.range(classes.len())];
+                items[draw.range(items.len())]
+            })
+            .collect()
+    }
+}

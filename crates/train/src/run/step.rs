@@ -1,0 +1,220 @@
+//! One step of the loop: a batch forward and backward, and the optimizer's update when the batch
+//! closes its accumulation group.
+
+use burn::optim::GradientsAccumulator;
+use burn::tensor::Tensor;
+use nn::network::Network;
+
+use crate::datasets::batch::Batch;
+use crate::error::{Error, ErrorKind};
+use crate::learner::bn_statistics;
+use crate::learner::forward_backward::{
+    LossAndGradients, PassConfig, dropout_seed, forward_backward,
+};
+use crate::learner::nan_guard::Response;
+use crate::optimizers::gradients::Gradients;
+use crate::run::averaging;
+use crate::run::incident;
+use crate::run::incident::NonFiniteStep;
+use crate::run::progress::Position;
+use crate::run::state::TrainState;
+use crate::run::trainer::Trainer;
+
+/// The batches whose gradients make one optimizer step.
+pub(super) struct AccumulationGroup {
+    accumulator: GradientsAccumulator<Network>,
+    /// Batches in the accumulator.
+    accumulated: usize,
+    /// The last batch whose loss was not finite: its number, from 1, and the indices of its images.
+    non_finite: Option<(usize, Vec<usize>)>,
+    /// Running statistics before the first batch.
+    statistics: Vec<Tensor<1>>,
+}
+
+impl AccumulationGroup {
+    /// An empty group.
+    pub(super) fn new(network: &Network) -> Self {
+        Self {
+            accumulator: GradientsAccumulator::new(),
+            accumulated: 0,
+            non_finite: None,
+            statistics: bn_statistics::snapshot(network),
+        }
+    }
+
+    /// The running statistics before the next batch.
+    fn statistics_before(&self, network: &Network) -> Vec<Tensor<1>> {
+        match self.accumulated {
+            0 => self.statistics.clone(),
+            _ => bn_statistics::snapshot(network),
+        }
+    }
+
+    /// Adds the gradients of a batch with these images, or marks the group if they are not finite.
+    fn accumulate(&mut self, state: &mut TrainState, pass: LossAndGradients, indices: &[usize]) {
+        let Some(gradients) = pass.gradients else {
+            self.non_finite = Some((state.position.batch, indices.to_vec()));
+            return;
+        };
+        self.accumulator.accumulate(&state.network, gradients);
+        self.accumulated += 1;
+        state.epoch_stats.loss += pass.loss * pass.images as f64;
+        state.epoch_stats.seen += pass.images as u64;
+    }
+}
+
+/// The result of a batch.
+pub(super) struct BatchResult {
+    /// Loss; NaN for a batch without a readable image.
+    pub loss: f64,
+    /// Learning rate of the step.
+    pub lr: f64,
+    /// Norm of the step's gradients before clipping, if the batch closed an accumulation group.
+    pub grad_norm: Option<f64>,
+    /// Whether the batch closed its accumulation group.
+    pub closes: bool,
+}
+
+/// The outcome of a step.
+pub(super) enum StepOutcome {
+    /// The batch is done.
+    Done(BatchResult),
+    /// The state is that of the last checkpoint again.
+    RolledBack,
+}
+
+/// Trains on one batch, and updates the weights if the batch closes its accumulation group.
+///
+/// # Errors
+/// [`ErrorKind::Memory`]: one image does not fit the memory. [`ErrorKind::Diverged`]: losses or
+/// gradients stay not finite. A file that cannot be read or written.
+pub(super) fn step(
+    trainer: &Trainer,
+    mut state: TrainState,
+    group: &mut AccumulationGroup,
+    batch: Batch,
+) -> Result<(TrainState, StepOutcome), Error> {
+    let plan = &trainer.context.plan;
+    let lr = trainer.lr(&state);
+    state.position.batch += 1;
+    // The number of a batch in its epoch decides to which accumulation group it belongs.
+    let number = state.position.batch;
+    let closes =
+        number.is_multiple_of(plan.training.grad_accum_steps) || number == trainer.batches();
+    let mut result = BatchResult { loss: f64::NAN, lr, grad_norm: None, closes };
+    let indices = batch.indices.clone();
+
+    if !batch.labels.is_empty() {
+        let pass;
+        (state, pass) = forward_backward_halving(trainer, state, group, batch)?;
+        result.loss = pass.loss;
+        group.accumulate(&mut state, pass, &indices);
+    }
+    if !closes {
+        return Ok((state, StepOutcome::Done(result)));
+    }
+
+    let mut gradients = Gradients::take(&state.network, group.accumulator.grads());
+    // Ranks that share a step have to add up `gradients` here: after the last backward pass, and
+    // before the norm, which both the finite check and clipping use.
+    let norm = if group.accumulated > 0 { gradients.norm() } else { 0.0 };
+    result.grad_norm = (group.accumulated > 0).then_some(norm);
+    if group.non_finite.is_some() || !norm.is_finite() {
+        let response;
+        (state, response) = undo_non_finite_step(trainer, state, group, &result, norm, indices)?;
+        if response == Response::RollBack {
+            return Ok((state, StepOutcome::RolledBack));
+        }
+    } else if group.accumulated > 0 {
+        state.nan_guard.on_finite_step();
+        if plan.optimizer.clip_grad > 0.0 {
+            let groups = state.optimizer.groups();
+            gradients.clip(
+                plan.optimizer.clip_mode,
+                plan.optimizer.clip_grad,
+                norm,
+                &state.network,
+                groups,
+            );
+        }
+        if let Some(momentum) = trainer.schedule.momentum(state.position.step) {
+            state.optimizer.set_momentum(momentum);
+        }
+        state.network = state.optimizer.apply(lr, state.network, gradients);
+        state = averaging::update_ema(state, plan);
+    }
+    *group = AccumulationGroup::new(&state.network);
+    state.position.step += 1;
+    Ok((state, StepOutcome::Done(result)))
+}
+
+/// Runs the batch forward and backward. While the memory does not suffice, the micro-batch is
+/// halved and the batch made anew, with the running statistics from before it.
+fn forward_backward_halving(
+    trainer: &Trainer,
+    mut state: TrainState,
+    group: &AccumulationGroup,
+    mut batch: Batch,
+) -> Result<(TrainState, LossAndGradients), Error> {
+    let plan = &trainer.context.plan;
+    let Position { epoch, batch: number, .. } = state.position;
+    let images = batch.labels.len();
+    let batches_per_step = group_size(number, trainer.batches(), plan.training.grad_accum_steps);
+    let dropout_seed = dropout_seed(plan.training.seed, epoch, number);
+    let before = group.statistics_before(&state.network);
+    loop {
+        let micro_batch = state.micro_batch.unwrap_or(plan.training.batch_size);
+        let config = PassConfig { micro_batch, batches_per_step, dropout_seed };
+        let device = &trainer.context.autodiff_device;
+        let error =
+            match forward_backward(&state.network, &trainer.objective, batch, config, device) {
+                Err(error) if error.kind == ErrorKind::Memory => error,
+                other => return Ok((state, other?)),
+            };
+        let half = half(images.min(micro_batch)).ok_or(error)?;
+        state.micro_batch = Some(half);
+        state.network = bn_statistics::restore(state.network, before.clone());
+        trainer.observer.note(&halving_note(plan.training.batch_size, half));
+        // A batch is a function of its number, so these are the same images to the bit.
+        batch = trainer.loader.batch(epoch, number - 1)?;
+    }
+}
+
+/// Undoes the forward passes of a group whose loss or gradient is not finite, records the step, and
+/// skips it or rolls the run back.
+fn undo_non_finite_step(
+    trainer: &Trainer,
+    mut state: TrainState,
+    group: &mut AccumulationGroup,
+    result: &BatchResult,
+    norm: f64,
+    indices: Vec<usize>,
+) -> Result<(TrainState, Response), Error> {
+    let (batch, indices) = group.non_finite.take().unwrap_or((state.position.batch, indices));
+    let position = Position { batch, ..state.position };
+    state.network = bn_statistics::restore(state.network, std::mem::take(&mut group.statistics));
+    let step = NonFiniteStep::new(position, result.lr, result.loss, norm, &trainer.train, &indices);
+    incident::respond(trainer, state, &step)
+}
+
+/// Half of a micro-batch that did not fit; none for a single image.
+fn half(images: usize) -> Option<usize> {
+    (images > 1).then(|| images.div_ceil(2))
+}
+
+/// The note on a batch that is split.
+fn halving_note(batch: usize, micro_batch: usize) -> String {
+    let parts = batch.div_ceil(micro_batch);
+    let norm = batch.div_ceil(parts);
+    let images = if norm == 1 { "image" } else { "images" };
+    format!(
+        "note: out of memory at batch {batch}: going on with {parts} micro-batches of {norm}; \
+         batch norm sees {norm} {images}"
+    )
+}
+
+/// Number of batches in the accumulation group of batch number `batch` (from 1).
+fn group_size(batch: usize, batches: usize, accumulate: usize) -> usize {
+    let first = (batch - 1) / accumulate * accumulate;
+    accumulate.min(batches - first)
+}

@@ -1,0 +1,187 @@
+//! Everything that the training loop reads and never changes, opened from a run: data, objective,
+//! schedule, device, observer.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use burn::tensor::Device;
+
+use crate::config::plan::Plan;
+use crate::datasets::image_folder::ImageFolder;
+use crate::datasets::loader::{Loader, Mode};
+use crate::error::Error;
+use crate::learner::evaluate::EvalReport;
+use crate::learner::objective::Objective;
+use crate::optimizers::lr_schedule::Schedule;
+use crate::run::build_objective::build_objective;
+use crate::run::checkpoint::Checkpoint;
+use crate::run::observer::Observer;
+use crate::run::open_data;
+use crate::run::progress::{Best, Position};
+use crate::run::run_folder;
+use crate::run::state::{RunContext, TrainState};
+use crate::signal::Stop;
+
+/// Exit code of a run that was saved because its time was up.
+pub const OUT_OF_TIME: u8 = 4;
+
+/// Exit code of a run that an observer stopped: as by SIGINT.
+const STOPPED: u8 = 130;
+
+/// A run: its plan, its folder, and the checkpoint that it resumes from.
+pub struct Run {
+    /// Resolved configuration.
+    pub plan: Plan,
+    /// Folder of the run.
+    pub folder: PathBuf,
+    /// A checkpoint of the same run to resume from.
+    pub from: Option<Checkpoint>,
+    /// Whether to resume with a fresh optimizer instead of the checkpoint's.
+    pub fresh_optimizer: bool,
+    /// Device, without autodiff.
+    pub device: Device,
+    /// Name of the backend, for `run.json`.
+    pub backend: String,
+    /// Batches between two lines of `steps.jsonl`.
+    pub log_interval: usize,
+    /// SIGINT and SIGTERM.
+    pub stop: Stop,
+}
+
+/// The result of a run.
+pub struct RunOutcome {
+    /// The last evaluation, if there was one.
+    pub report: Option<EvalReport>,
+    /// The best evaluation.
+    pub best: Option<Best>,
+    /// Optimizer steps done.
+    pub steps: u64,
+    /// Why the run ended early, as an exit code: 130 or 143 for a signal, [`OUT_OF_TIME`] for
+    /// `--max-hours`.
+    pub code: Option<u8>,
+}
+
+/// The constant part of the training loop.
+pub(super) struct Trainer<'a> {
+    /// Plan, classes and network.
+    pub context: RunContext,
+    /// Folder of the run.
+    pub folder: PathBuf,
+    /// The training images.
+    pub train: Arc<ImageFolder>,
+    /// The validation images.
+    pub val: Arc<ImageFolder>,
+    /// Batches of the training images.
+    pub loader: Loader,
+    /// Batches of the validation images.
+    pub val_loader: Loader,
+    /// The loss.
+    pub objective: Objective,
+    /// The learning rate of every step.
+    pub schedule: Schedule,
+    /// Device, without autodiff.
+    pub device: Device,
+    /// SIGINT and SIGTERM.
+    pub stop: Stop,
+    /// Batches between two lines of `steps.jsonl`.
+    pub log_interval: usize,
+    /// Gets every report.
+    pub observer: &'a dyn Observer,
+    began: Instant,
+}
+
+impl<'a> Trainer<'a> {
+    /// Opens a run, with its initial or resumed state, and writes its `run.json`.
+    ///
+    /// # Errors
+    /// Faulty data, class weights, teacher, pretrained weights or checkpoint; files of the run
+    /// folder that cannot be written.
+    pub(super) fn open(run: Run, observer: &'a dyn Observer) -> Result<(Self, TrainState), Error> {
+        let Run { plan, folder, from, fresh_optimizer, device, backend, log_interval, stop } = run;
+        let began = Instant::now();
+
+        // The class list comes from the training images, and validation shares it.
+        let (train, val) = open_data::open(&plan)?;
+        let (train, val) = (Arc::new(train), Arc::new(val));
+        let note = |text: &String| observer.note(text);
+        train.notes.iter().chain(&val.notes).for_each(|text| note(&format!("note: {text}")));
+        let mode = Mode::Train(plan.augment());
+        let loader = open_data::loader(&plan, &train, mode, plan.training.batch_size)
+            .caching(&open_data::caching(&plan));
+        loader.window_notes().iter().for_each(note);
+        loader.cache_estimate().iter().for_each(note);
+        let val_loader = open_data::loader(&plan, &val, Mode::Eval, plan.training.val_batch_size);
+        if loader.batches() == 0 {
+            return Err(Error::data(format!(
+                "{}: {} training images give no batch of at least 2; add images",
+                plan.data.data_dir.display(),
+                train.items.len()
+            )));
+        }
+        let schedule =
+            plan.schedule(loader.batches().div_ceil(plan.training.grad_accum_steps) as u64);
+
+        let (objective, teacher_note) = build_objective(&plan, &train, &device)?;
+        teacher_note.iter().for_each(note);
+        let context = RunContext::new(&plan, &train, &device.clone().autodiff())?;
+        let state = match from {
+            Some(checkpoint) => context.resume(checkpoint, fresh_optimizer)?,
+            None => context.initial_state(observer)?,
+        };
+        let resumed = (state.position != Position::default()).then_some(state.position);
+        run_folder::write_facts(&folder, &backend, context.data, resumed)?;
+        run_folder::rewind_steps(&folder, state.position)?;
+        let trainer = Self {
+            context,
+            folder,
+            train,
+            val,
+            loader,
+            val_loader,
+            objective,
+            schedule,
+            device,
+            stop,
+            log_interval,
+            observer,
+            began,
+        };
+        Ok((trainer, state))
+    }
+
+    /// Batches of an epoch.
+    pub(super) fn batches(&self) -> usize {
+        self.loader.batches()
+    }
+
+    /// Epochs of the run.
+    pub(super) fn epochs(&self) -> u64 {
+        self.context.plan.total_epochs()
+    }
+
+    /// The learning rate of the next step: the schedule's times the factors of plateau and NaN
+    /// guard.
+    pub(super) fn lr(&self, state: &TrainState) -> f64 {
+        self.schedule.at(state.position.step) * state.plateau.factor * state.nan_guard.factor
+    }
+
+    /// Writes the state to the checkpoint `name` of the run folder.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::File`].
+    pub(super) fn save(&self, state: &TrainState, name: &str) -> Result<(), Error> {
+        self.context.save(state, &self.folder.join(name))
+    }
+
+    /// The exit code of a run that has to save and stop now: a signal, an observer, or its time.
+    pub(super) fn stop_code(&self) -> Option<u8> {
+        let hours = self.context.plan.training.max_hours;
+        let out_of_time = || hours > 0.0 && self.began.elapsed().as_secs_f64() > hours * 3600.0;
+        match self.stop.requested() {
+            Some(signal) => Some(signal),
+            None if self.observer.stop_requested() => Some(STOPPED),
+            None => out_of_time().then_some(OUT_OF_TIME),
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! What the program of 33c264c made of flags, files, recipes and older manifests (`fixtures/make_plans.py` wrote it
+//! down), and what this one makes of them: the same plans, to the last bit of a number.
+
+use std::fs;
+use std::path::PathBuf;
+
+use clap::Parser;
+use serde_json::{Map, Value};
+use train::config::options::Options;
+use train::config::plan::Plan;
+use train::config::recipe::under;
+use train::run::checkpoint::Manifest;
+
+/// The options of `kindling train` alone.
+#[derive(Parser)]
+#[command(args_override_self = true, allow_negative_numbers = true)]
+struct Flags {
+    #[command(flatten)]
+    options: Options,
+}
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/plans")
+}
+
+fn cases(name: &str) -> Map<String, Value> {
+    let text = fs::read_to_string(folder().join(name)).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+/// A plan as the manifest of a checkpoint holds it.
+fn written(plan: &Plan) -> Value {
+    serde_json::from_str(&serde_json::to_string(plan).unwrap()).unwrap()
+}
+
+/// Where two plans differ: key, what it is, what it was.
+fn differences(now: &Value, before: &Value) -> Vec<String> {
+    let (now, before) = (now.as_object().unwrap(), before.as_object().unwrap());
+    let keys: std::collections::BTreeSet<&String> = now.keys().chain(before.keys()).collect();
+    keys.into_iter()
+        .filter(|key| now.get(*key) != before.get(*key))
+        .map(|key| format!("{key}: {:?}, was {:?}", now.get(key), before.get(key)))
+        .collect()
+}
+
+/// Compares the plan of each case of a file with the one written down.
+fn check(name: &str, plan: impl Fn(&str, &Value) -> Plan) {
+    let cases = cases(name);
+    assert!(!cases.is_empty());
+    let mut wrong = Vec::new();
+    for (case, value) in &cases {
+        for line in differences(&written(&plan(case, value)), &value["plan"]) {
+            wrong.push(format!("{case}: {line}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{name}\n{}", wrong.join("\n"));
+}
+
+fn flags(value: &Value) -> Plan {
+    let words = value["flags"].as_array().unwrap().iter().map(|word| word.as_str().unwrap());
+    let flags = Flags::try_parse_from(["train"].into_iter().chain(words)).unwrap();
+    let options = under(flags.options.over(&Options::default())).unwrap();
+    options.plan().unwrap()
+}
+
+#[test]
+fn flags_and_their_aliases() {
+    check("flags.json", |_, value| flags(value));
+}
+
+#[test]
+fn recipes() {
+    check("recipes.json", |_, value| flags(value));
+}
+
+#[test]
+fn files_whole_short_and_older() {
+    check("files.json", |case, value| {
+        let text = value["text"].as_str().unwrap();
+        under(Options::parse(text, case).unwrap()).unwrap().plan().unwrap()
+    });
+}
+
+/// Both ways of reading it: as the configuration of a new run, and as the plan that it is.
+#[test]
+fn args_toml_of_every_run() {
+    let read = |case: &str| fs::read_to_string(folder().join(format!("{case}.args.toml"))).unwrap();
+    let with_file: Map<String, Value> = cases("flags.json");
+    assert!(with_file.len() >= 12);
+    check("flags.json", |case, _| {
+        under(Options::parse(&read(case), case).unwrap()).unwrap().plan().unwrap()
+    });
+    check("flags.json", |case, _| toml::from_str(&read(case)).unwrap());
+    check("flags.json", |case, _| {
+        let plan: Plan = toml::from_str(&read(case)).unwrap();
+        toml::from_str(&toml::to_string(&plan).unwrap()).unwrap()
+    });
+}
+
+#[test]
+fn manifests_whole_and_older() {
+    check("manifests.json", |case, value| {
+        let manifest = &value["manifest"];
+        if case == "whole" {
+            let text = manifest.to_string();
+            let read: Manifest = serde_json::from_str(&text).unwrap();
+            let again: Value =
+                serde_json::from_str(&serde_json::to_string(&read).unwrap()).unwrap();
+            assert_eq!(again, *manifest);
+            return read.plan;
+        }
+        serde_json::from_str(&manifest["plan"].to_string()).unwrap()
+    });
+}
