@@ -6,14 +6,14 @@ check:
 	cargo fmt --all --check
 	cargo clippy --release --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps
-# Throughput of training and evaluation on this machine; what counts is compared in one run (BENCHMARKS.md).
+# Throughput of training and evaluation on this machine. Comparisons belong into one run (BENCHMARKS.md).
 bench:
 	cargo run --release --bin train -- --model mobilenet_v3_large --epochs 1 --output target/bench
 # Needs torch, torchvision, timm and safetensors in the Python of $$PYTHON.
 compare:
 	cargo build --release --workspace
 	$${PYTHON:-python3} crates/nn/tests/fixtures/compare.py target/release/kindling
-# The same; regenerates the numbers that tests compare with.
+# Needs the same Python packages; regenerates the numbers that tests compare with.
 fixtures:
 	$${PYTHON:-python3} crates/nn/tests/fixtures/make.py
 	$${PYTHON:-python3} crates/transforms/tests/fixtures/make_preprocess.py
