@@ -55,7 +55,7 @@ impl std::error::Error for Error {}
 macro_rules! constructors {
     ($($name:ident => $kind:ident),+) => {
         impl Error {$(
-            #[doc = concat!("A failure of [`Kind::", stringify!($kind), "`].")]
+            #[doc = concat!("A failure of [`ErrorKind::", stringify!($kind), "`].")]
             pub fn $name(message: impl Into<String>) -> Self {
                 Self { kind: ErrorKind::$kind, message: message.into() }
             }

@@ -29,7 +29,7 @@ pub struct EvalArgs {
     checkpoint: PathBuf,
     #[command(flatten)]
     weights: WeightsArgs,
-    /// Folder with val/<class>/* or <class>/* [default: that of the training]
+    /// Folder with `val/<class>/*` or `<class>/*` [default: that of the training]
     #[arg(value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// Name of the split folder [default: val, validation, valid or test]

@@ -11,7 +11,7 @@ use crate::datasets::sync::lock;
 /// Files that stay open. Many systems allow a process 256, and sockets count too.
 const OPEN: usize = 64;
 
-/// The tar files of a split, at most [`OPEN`] of them open, and where each image lies in them.
+/// The tar files of a split, at most `OPEN` of them open, and where each image lies in them.
 #[derive(Debug, Default)]
 pub struct TarReader {
     files: Vec<PathBuf>,

@@ -1,5 +1,5 @@
 //! The running epoch: threads take batches by number, and the consumer receives them in that order. What is in a batch is
-//! the business of the [`BatchSource`].
+//! the business of the `BatchSource`.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex};
