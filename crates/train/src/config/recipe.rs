@@ -5,12 +5,10 @@
 //! fields `Source:`, `Published:`, `Ours:`, `Departures:` and `Unconfirmed:`. Precedence: default <
 //! recipe < file (`--config`) < flag.
 
-use clap::Args;
 use serde::Serialize;
 
 use crate::config::options::Options;
 use crate::error::Error;
-use crate::out;
 use crate::suggest::did_you_mean;
 
 macro_rules! cards {
@@ -75,17 +73,6 @@ pub struct Recipe {
     /// Text of the whole card.
     #[serde(skip)]
     pub(crate) text: &'static str,
-}
-
-/// The arguments of `kindling recipes`.
-#[derive(Args)]
-pub struct Recipes {
-    /// Recipe to show in full [default: a list of all]
-    #[arg(value_name = "NAME")]
-    name: Option<String>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
 }
 
 /// Every recipe, in the order of the networks.
@@ -163,54 +150,6 @@ impl Recipe {
 fn is_field(line: &str) -> bool {
     let Some((word, _)) = line.split_once(':') else { return false };
     ["Source", "Published", "Ours", "Departures", "Unconfirmed"].contains(&word)
-}
-
-/// Runs `kindling recipes`.
-///
-/// # Errors
-/// An unknown name.
-pub fn recipes(args: &Recipes) -> Result<(), Error> {
-    if let Some(name) = &args.name {
-        let recipe = find(name)?;
-        match args.json {
-            true => out!("{}", serde_json::to_string_pretty(&recipe).expect("plain data")),
-            false => out!("{}", recipe.text.trim_end()),
-        }
-        return Ok(());
-    }
-    if args.json {
-        out!("{}", serde_json::to_string_pretty(&all()).expect("plain data"));
-        return Ok(());
-    }
-    let percent = |p: Option<f64>| p.map_or_else(|| "-".to_owned(), |p| format!("{p:.3}"));
-    out!("{:<34} {:<26} {:>7} {:>7} {:>6}  source", "recipe", "model", "top-1", "top-5", "epochs");
-    for recipe in all() {
-        let options = recipe.options()?;
-        out!(
-            "{:<34} {:<26} {:>7} {:>7} {:>6}  {}",
-            recipe.name,
-            options.network.model.as_deref().unwrap_or("-"),
-            percent(recipe.top1),
-            percent(recipe.top5),
-            options.training.epochs.map_or_else(|| "-".to_owned(), |e| e.to_string()),
-            recipe.source
-        );
-        for (word, text) in [("departs", &recipe.departures), ("unconfirmed", &recipe.unconfirmed)]
-        {
-            if !text.trim_end_matches('.').eq_ignore_ascii_case("none") {
-                out!("    {word}: {text}");
-            }
-        }
-        if !recipe.ours.starts_with("not run") {
-            let short = recipe.ours.split(',').next().unwrap_or_default();
-            out!("    ours: {short}");
-        }
-    }
-    out!(
-        "accuracy in percent on ImageNet-1k as published, not measured here; train DIR --recipe NAME, any flag wins; \
-         `kindling recipes NAME` shows the card"
-    );
-    Ok(())
 }
 
 #[cfg(test)]
