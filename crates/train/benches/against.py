@@ -1,6 +1,6 @@
 """Kindling against PyTorch, ONNX Runtime, tract and stock Burn: one process each, in turn, on the same cores.
 
-    cargo build --release --workspace
+    cargo build --workspace
     python crates/train/benches/against.py --models mobilenet_v3_large --modes train infer --rounds 3
 
 Needs torch, torchvision, timm, onnx, onnxruntime and tract. Prints, for every contender, the median of images per second and
@@ -163,7 +163,7 @@ def main():
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="+", help="contenders, kindling among them")
-    parser.add_argument("--kindling", default="target/release/kindling")
+    parser.add_argument("--kindling", default="target/debug/kindling")
     parser.add_argument("--contender", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.contender:

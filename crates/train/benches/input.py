@@ -3,7 +3,7 @@
 Kindling decodes large images smaller (--decode scaled), `exact` does not; `draft` is torchvision's loader with Pillow
 asked for the same: the crop is drawn first, and the image decoded at the same scale.
 
-    cargo build --release --workspace --examples
+    cargo build --workspace --examples
     python crates/train/benches/input.py DIR --rounds 3
 
 DIR holds train/<class>/*.jpg. Every one does a random resized crop to 224, a mirror image, and normalises, batches of
@@ -118,7 +118,7 @@ def main():
     parser.add_argument("--contenders", nargs="+", choices=every, default=["kindling", "torchvision", "timm"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--kindling", default="target/release/examples/input_speed")
+    parser.add_argument("--kindling", default="target/debug/examples/input_speed")
     parser.add_argument("--contender", choices=["torchvision", "draft", "timm"], help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.contender:

@@ -1,6 +1,6 @@
 """Training images out of shards: by place against in windows (--shard-window), from a cold file cache, in turn.
 
-    cargo build --release --workspace --examples
+    cargo build --workspace --examples
     kindling data shard DIR --output SHARDS
     python crates/train/benches/shards.py SHARDS --windows 0 1024 2048
 
@@ -65,7 +65,7 @@ def main():
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--plain", action="store_true")
-    parser.add_argument("--kindling", default="target/release/examples/input_speed")
+    parser.add_argument("--kindling", default="target/debug/examples/input_speed")
     args = parser.parse_args()
     if args.plain:
         return plain(args)

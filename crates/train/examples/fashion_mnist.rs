@@ -1,6 +1,6 @@
 //! Makes an ImageNet-style folder of Debian's package dataset-fashion-mnist:
 //!
-//! `cargo run --release --example fashion_mnist -- --output DIR [--train-per-class N --val-per-class N]`
+//! `cargo run --example fashion_mnist -- --output DIR [--train-per-class N --val-per-class N]`
 //!
 //! Without limits it writes all 60,000 + 10,000 images as 8-bit gray PNG.
 #![expect(clippy::print_stdout, reason = "a program of its own")]

@@ -1,7 +1,7 @@
 //! Measures the microseconds that operations and policies of augmentation take on a 224x224 image,
 //! on one core.
 //!
-//! `cargo run --release --example augment_time --
+//! `cargo run --example augment_time --
 //! crates/transforms/tests/fixtures/augment/coffee.png`. `tests/fixtures/time_augment.py` measures
 //! Pillow, timm and torchvision.
 #![expect(clippy::print_stdout, reason = "its output is the point")]
