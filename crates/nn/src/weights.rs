@@ -25,6 +25,12 @@ pub enum WeightsError {
     /// Names of the missing, unused and misshapen tensors.
     #[error("the weights do not fit this network: {0}")]
     Mismatch(String),
+    /// Names of the tensors that hold NaN or infinity.
+    #[error(
+        "{0}: not all values are finite numbers; the weights come from a training that diverged, \
+         or from a damaged file: take an earlier one"
+    )]
+    NotFinite(String),
     /// The file has an unknown format or is broken.
     #[error("not readable as safetensors or .pth weights: {0}")]
     Unreadable(String),

@@ -2,7 +2,6 @@
 //!
 //! Exit codes: 0 done, 2 usage, 3 data, 4 out of time and saved, 5 diverged, 6 checkpoint, 7 backend, 8 file,
 //! 130/143 interrupted by SIGINT/SIGTERM with the run saved.
-#![expect(clippy::print_stderr, reason = "this is the console's front door")]
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -33,7 +32,7 @@ use crate::commands::summary::{SummaryArgs, summary};
 use crate::commands::train::{TrainArgs, train};
 use crate::device;
 use crate::error::Error;
-use crate::out;
+use crate::{err, out};
 
 /// Trains, evaluates and ships efficient image classifiers
 #[derive(Parser)]
@@ -141,7 +140,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
-            eprintln!("error: {failure}");
+            err!("error: {failure}");
             ExitCode::from(failure.kind.exit_code())
         }
     }

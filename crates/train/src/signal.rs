@@ -1,20 +1,25 @@
-//! SIGINT and SIGTERM: the first one asks the loop to save and stop, the second one ends at once.
+//! Signals that end a run: the first one asks the loop to save and stop.
+//!
+//! SIGINT is Ctrl-C, SIGTERM a shutdown, SIGQUIT Ctrl-\\: a second one of them ends the process at once.
+//! SIGHUP is a lost terminal, SIGUSR1 Slurm's warning before the time limit: they come more than once
+//! (a shell passes on the SIGHUP that the kernel sends, too) and never end the process at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
 
 /// Remembers the first signal received.
 #[derive(Clone, Default)]
 pub struct Stop(Arc<AtomicUsize>);
 
 impl Stop {
-    /// Begins to listen. A second signal ends the process with 128 + its number.
+    /// Begins to listen. A second signal of a person or a shutdown ends the process with 128 + its
+    /// number. SIGHUP stays ignored where `nohup` ignores it.
     pub fn listen() -> std::io::Result<Self> {
         let stop = Self::default();
         let again = Arc::new(AtomicBool::new(false));
-        for signal in [SIGINT, SIGTERM] {
+        for signal in [SIGINT, SIGTERM, SIGQUIT] {
             // Order matters: the shutdown sees the flag as it was before this signal set it.
             signal_hook::flag::register_conditional_shutdown(
                 signal,
@@ -22,9 +27,17 @@ impl Stop {
                 Arc::clone(&again),
             )?;
             signal_hook::flag::register(signal, Arc::clone(&again))?;
-            signal_hook::flag::register_usize(signal, Arc::clone(&stop.0), signal as usize)?;
+            stop.remember(signal)?;
+        }
+        stop.remember(SIGUSR1)?;
+        if !hangup_ignored() {
+            stop.remember(SIGHUP)?;
         }
         Ok(stop)
+    }
+
+    fn remember(&self, signal: i32) -> std::io::Result<()> {
+        signal_hook::flag::register_usize(signal, Arc::clone(&self.0), signal as usize).map(|_| ())
     }
 
     /// The exit code owed to a signal (130 for SIGINT, 143 for SIGTERM), if one came.
@@ -34,4 +47,13 @@ impl Stop {
             signal => Some(128 + signal as u8),
         }
     }
+}
+
+/// Whether the process was started with SIGHUP ignored, as `nohup` does: bit 0 of Linux's `SigIgn`.
+/// Where that cannot be read, the signal is left as it is, so that `nohup` keeps its meaning.
+fn hangup_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+    mask.is_none_or(|mask| mask & 1 == 1)
 }

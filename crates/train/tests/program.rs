@@ -177,7 +177,7 @@ fn a_broken_checkpoint_is_refused_in_words() {
     std::fs::remove_dir_all(place.path("data/train/sandal")).unwrap();
     std::fs::remove_dir_all(place.path("data/val/sandal")).unwrap();
     let again = place.run(&["train", "--resume", "out/train/r", "--epochs", "2"]);
-    refused(&again, 3, &["2 classes", "3"]);
+    refused(&again, 3, &["2 classes", "3", "`sandal` is missing"]);
     let tuned = place.train("t", &["--epochs", "1", "--pretrained-path", "out/train/r/last.ckpt"]);
     assert_eq!(code(&tuned), 0, "{}", error(&tuned));
     assert!(String::from_utf8_lossy(&tuned.stdout).contains("classifier.3.weight"));

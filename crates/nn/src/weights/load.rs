@@ -50,6 +50,8 @@ struct StateDictLoader {
     head: HeadPolicy,
     report: LoadReport,
     faults: Vec<String>,
+    /// Tensors with NaN or infinity, which an activation could turn into confident answers.
+    not_finite: Vec<String>,
 }
 
 impl StateDictLoader {
@@ -90,6 +92,9 @@ impl ModuleMapper for StateDictLoader {
         if found.shape != expected {
             self.misshapen(name, &found.shape, &expected);
             return param;
+        }
+        if !found.values.iter().all(|value| value.is_finite()) {
+            self.not_finite.push(format!("`{name}`"));
         }
         let values = match D {
             2 => transposed(&found.values, expected[0], expected[1]),
@@ -141,7 +146,8 @@ fn classifier_names(config: &NetworkConfig, naming: Naming) -> Vec<String> {
 /// when the network was built without them.
 ///
 /// # Errors
-/// [`WeightsError::Mismatch`] with the names of missing, unused and misshapen tensors.
+/// [`WeightsError::Mismatch`] with the names of missing, unused and misshapen tensors;
+/// [`WeightsError::NotFinite`] with the names of those that hold NaN or infinity.
 pub fn load_state_dict(
     network: Network,
     mut tensors: Vec<NamedTensor>,
@@ -162,20 +168,24 @@ pub fn load_state_dict(
         head,
         report: LoadReport::default(),
         faults: Vec::new(),
+        not_finite: Vec::new(),
     };
     let network = network.map(&mut loader);
     let mut unused: Vec<&String> = loader.tensors.keys().filter(|name| !ignored(name)).collect();
     unused.sort();
     loader.faults.extend(unused.iter().map(|name| format!("`{name}` is not of this network")));
-    match loader.faults.len() {
-        0 => Ok((network, loader.report)),
-        count => {
-            loader.faults.truncate(LISTED_FAULTS);
-            let more = match count > LISTED_FAULTS {
-                true => format!(", and {} more", count - LISTED_FAULTS),
-                false => String::new(),
-            };
-            Err(WeightsError::Mismatch(loader.faults.join(", ") + &more))
-        }
+    match (loader.faults.is_empty(), loader.not_finite.is_empty()) {
+        (true, true) => Ok((network, loader.report)),
+        (false, _) => Err(WeightsError::Mismatch(listed(&loader.faults))),
+        (true, false) => Err(WeightsError::NotFinite(listed(&loader.not_finite))),
+    }
+}
+
+/// The first faults, and how many more there are.
+fn listed(faults: &[String]) -> String {
+    let first = faults[..faults.len().min(LISTED_FAULTS)].join(", ");
+    match faults.len().saturating_sub(LISTED_FAULTS) {
+        0 => first,
+        more => format!("{first}, and {more} more"),
     }
 }

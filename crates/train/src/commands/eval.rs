@@ -1,5 +1,4 @@
 //! `kindling eval`: the accuracy of a checkpoint on a folder of images.
-#![expect(clippy::print_stderr, reason = "notes and skipped images belong on stderr")]
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,12 +13,12 @@ use crate::datasets::quarantine;
 use crate::device::Backend;
 use crate::error::Error;
 use crate::learner::evaluate::{EvalReport, evaluate};
-use crate::out;
 use crate::run::logger::Logger;
 use crate::run::observer::{Observer as _, accuracy_line};
 use crate::run::open_data::PREFETCH_BYTES;
 use crate::run::run_folder;
 use crate::signal::Stop;
+use crate::{err, out};
 
 /// Arguments of `eval`.
 #[derive(Args)]
@@ -77,7 +76,7 @@ pub fn eval(args: &EvalArgs) -> Result<u8, Error> {
     if !args.ignore_quarantine {
         quarantine::leave_out_of_val(root, args.quarantine.as_deref(), &mut folder)?;
     }
-    folder.notes.iter().for_each(|note| eprintln!("note: {note}"));
+    folder.notes.iter().for_each(|note| err!("note: {note}"));
     let folder = Arc::new(folder);
     let config = LoaderConfig {
         batch_size: args.batch_size as usize,
@@ -95,16 +94,17 @@ pub fn eval(args: &EvalArgs) -> Result<u8, Error> {
     let report = evaluate(&network, &loader, &manifest.classes, &device, &stop, each)?;
     logger.finish();
     if let (true, Some(signal)) = (report.interrupted, stop.requested()) {
-        eprintln!("interrupted after {} of {images} images; no result", report.images);
+        err!("interrupted after {} of {images} images; no result", report.images);
         return Ok(signal);
     }
-    report.skipped.iter().for_each(|line| eprintln!("skipped: {line}"));
+    report.skipped.iter().for_each(|line| err!("skipped: {line}"));
+    // The files first: the program ends where the report's reader has gone.
+    if let Some(folder) = &args.output {
+        run_folder::write_evaluation(folder, &report)?;
+    }
     match args.json {
         true => out!("{}", serde_json::to_string_pretty(&report).expect("plain data")),
         false => out!("{}", accuracy_line(&report)),
-    }
-    if let Some(folder) = &args.output {
-        run_folder::write_evaluation(folder, &report)?;
     }
     if args.per_class && !args.json {
         print_classes(&report);

@@ -12,13 +12,15 @@ use crate::run::pretrained::follow_weights;
 /// The flags over the options of the file and of the recipe.
 ///
 /// # Errors
-/// A file that cannot be read, an unknown recipe.
+/// A file that cannot be read, an unknown recipe, a path that is not UTF-8.
 pub(super) fn merge(flags: &Options, config: Option<&Path>) -> Result<Options, Error> {
     let file = match config {
         Some(path) => Options::read(path)?,
         None => Options::default(),
     };
-    recipe::under(flags.over(&file))
+    let options = flags.over(&file);
+    options.utf8()?;
+    recipe::under(options)
 }
 
 /// The plan of a new run with these flags.

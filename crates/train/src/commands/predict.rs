@@ -1,6 +1,6 @@
 //! `kindling predict`: files and folders in, the first k classes of each image out.
-#![expect(clippy::print_stderr, reason = "unreadable images are reported beside the output")]
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
@@ -9,11 +9,12 @@ use deploy::predict::Guess;
 use serde::Serialize;
 
 use crate::commands::checkpoint_args::WeightsArgs;
+use crate::datasets::listing::is_image;
 use crate::device::Backend;
 use crate::error::Error;
-use crate::out;
 use crate::run::checkpoint::{no_average, unreadable};
 use crate::run::run_folder::quoted;
+use crate::{err, out};
 
 /// Arguments of `kindling predict`.
 #[derive(Args)]
@@ -50,7 +51,8 @@ enum OutputFormat {
 /// The guesses for one image, best first, or the reason why there are none.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 struct PredictedFile {
-    file: PathBuf,
+    /// The path; bytes that are not UTF-8 became the replacement character.
+    file: String,
     guesses: Vec<Guess>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
@@ -70,14 +72,18 @@ pub fn predict(args: &PredictArgs) -> Result<u8, Error> {
                 Ok(prediction) => (prediction.top(args.topk as usize), None),
                 Err(error) => (Vec::new(), Some(reason(&error))),
             };
-            predicted.push(PredictedFile { file: file.clone(), guesses, error });
+            predicted.push(PredictedFile {
+                file: file.to_string_lossy().into_owned(),
+                guesses,
+                error,
+            });
         }
     }
     print(&predicted, args.format);
     let mut unreadable = 0;
     for p in &predicted {
         if let Some(error) = &p.error {
-            eprintln!("error: {}: {error}", p.file.display());
+            err!("error: {}: {error}", p.file);
             unreadable += 1;
         }
     }
@@ -112,7 +118,7 @@ fn print(predicted: &[PredictedFile], format: OutputFormat) {
             out!("file,rank,class,probability");
             for p in predicted {
                 for (rank, g) in p.guesses.iter().enumerate() {
-                    let file = quoted(&p.file.display().to_string());
+                    let file = quoted(&p.file);
                     out!("{file},{},{},{:.6}", rank + 1, quoted(&g.class), g.probability);
                 }
             }
@@ -121,7 +127,7 @@ fn print(predicted: &[PredictedFile], format: OutputFormat) {
             for p in predicted.iter().filter(|p| p.error.is_none()) {
                 let words: Vec<String> =
                     p.guesses.iter().map(|g| format!("{} {:.3}", g.class, g.probability)).collect();
-                out!("{}: {}", p.file.display(), words.join(", "));
+                out!("{}: {}", p.file, words.join(", "));
             }
         }
     }
@@ -132,10 +138,10 @@ fn print(predicted: &[PredictedFile], format: OutputFormat) {
 /// # Errors
 /// A source that does not exist, or no image at all.
 fn gather(sources: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
-    let mut found = Vec::new();
+    let (mut found, mut visited) = (Vec::new(), HashSet::new());
     for source in sources {
         match source.is_dir() {
-            true => walk(source, &mut found)?,
+            true => walk(source, &mut found, &mut visited)?,
             false if source.exists() => found.push(source.clone()),
             false => {
                 return Err(Error::data(format!(
@@ -155,21 +161,28 @@ fn gather(sources: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
     Ok(found)
 }
 
-fn walk(folder: &Path, found: &mut Vec<PathBuf>) -> Result<(), Error> {
+/// Adds the images below `folder`, each once: a folder that a link leads back to is in `visited`. A
+/// pipe, a socket or a device is no image, and opening one could wait for ever.
+fn walk(
+    folder: &Path,
+    found: &mut Vec<PathBuf>,
+    visited: &mut HashSet<PathBuf>,
+) -> Result<(), Error> {
     let read = |e: std::io::Error| Error::data(format!("{}: {e}", folder.display()));
+    if !visited.insert(folder.canonicalize().map_err(read)?) {
+        return Ok(());
+    }
     let mut entries: Vec<PathBuf> =
         std::fs::read_dir(folder).map_err(read)?.filter_map(|e| Some(e.ok()?.path())).collect();
     entries.sort();
     for path in entries {
         let hidden = path.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
-        let extension = path.extension().map(|x| x.to_string_lossy().to_lowercase());
-        let known = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"];
         if hidden {
             continue;
         }
         if path.is_dir() {
-            walk(&path, found)?;
-        } else if extension.is_some_and(|x| known.contains(&x.as_str())) {
+            walk(&path, found, visited)?;
+        } else if is_image(&path) {
             found.push(path);
         }
     }

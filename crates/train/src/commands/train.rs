@@ -1,6 +1,6 @@
 //! `kindling train`: begins or resumes a run, trains it, and prints its result.
 
-use std::io::IsTerminal as _;
+use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -16,7 +16,6 @@ use crate::device::OpenedDevice;
 use crate::error::Error;
 use crate::files::write_atomically;
 use crate::optimizers::param_groups;
-use crate::out;
 use crate::run::build_objective::build_objective;
 use crate::run::checkpoint::Checkpoint;
 use crate::run::dashboard::Dashboard;
@@ -92,9 +91,10 @@ pub fn train(args: &TrainArgs) -> Result<u8, Error> {
     };
     // The device comes first: a missing adapter is reported before anything is written.
     let opened = plan.machine.backend.open()?;
-    if from.is_none() {
-        begin(&plan, &folder, &opened, &logger)?;
-    }
+    let folder = match from {
+        None => begin(&plan, &folder, &opened, &logger)?,
+        Some(_) => folder,
+    };
     let stop = Stop::listen().map_err(|e| Error::file(format!("signals: {e}")))?;
     if from.is_some() {
         logger.log_to(&folder.join("train.log"))?;
@@ -168,6 +168,9 @@ fn new_folder(plan: &Plan) -> Result<PathBuf, Error> {
         format!("{now}-{}-{}", plan.network.model, plan.data.img_size)
     });
     let folder = plan.logging.output.join("train").join(name);
+    if plan.logging.experiment.is_none() {
+        return Ok(folder);
+    }
     if folder.join(LAST).exists() {
         return Err(Error::usage(format!(
             "{}: there is a run in it already; --resume {} goes on with it, another --experiment \
@@ -179,17 +182,48 @@ fn new_folder(plan: &Plan) -> Result<PathBuf, Error> {
     Ok(folder)
 }
 
+/// Makes the folder of a new run. A name that the program chose gets a number where another run has
+/// taken it in the same second; making the folder and claiming it are one operation of the file system.
+fn make_folder(folder: &Path, named: bool) -> Result<PathBuf, Error> {
+    let fault = |path: &Path, e: &io::Error| {
+        Error::file(format!("{}: cannot make the folder: {e}", path.display()))
+    };
+    if named {
+        std::fs::create_dir_all(folder).map_err(|e| fault(folder, &e))?;
+        return Ok(folder.to_path_buf());
+    }
+    let parent = folder.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(parent).map_err(|e| fault(parent, &e))?;
+    let mut claimed = folder.to_path_buf();
+    for number in 2.. {
+        match std::fs::create_dir(&claimed) {
+            Ok(()) => break,
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                let mut name = folder.as_os_str().to_owned();
+                name.push(format!("-{number}"));
+                claimed = name.into();
+            }
+            Err(e) => return Err(fault(&claimed, &e)),
+        }
+    }
+    Ok(claimed)
+}
+
 /// Checks data, frozen weights and objective of a new run, makes its folder, and reports what will be
-/// trained.
-fn begin(plan: &Plan, folder: &Path, opened: &OpenedDevice, logger: &Logger) -> Result<(), Error> {
+/// trained. Returns the folder.
+fn begin(
+    plan: &Plan,
+    folder: &Path,
+    opened: &OpenedDevice,
+    logger: &Logger,
+) -> Result<PathBuf, Error> {
     // Faulty data too is reported before the folder is made.
     let (data, _) = open_data::open(plan)?;
     let classes = data.classes.len();
     let network = plan.network(classes);
     param_groups::frozen(&network, &plan.network.freeze)?;
     build_objective(plan, &data, &opened.device)?;
-    std::fs::create_dir_all(folder)
-        .map_err(|e| Error::file(format!("{}: cannot make the folder: {e}", folder.display())))?;
+    let folder = make_folder(folder, plan.logging.experiment.is_some())?;
     let text = toml::to_string(plan).expect("a plan is plain data");
     write_atomically(&folder.join("args.toml"), text.as_bytes())?;
     logger.log_to(&folder.join("train.log"))?;
@@ -215,7 +249,7 @@ fn begin(plan: &Plan, folder: &Path, opened: &OpenedDevice, logger: &Logger) -> 
         let note = system_memory::note(batch, plan.training.grad_accum_steps, available, needs);
         note.iter().for_each(|note| logger.note(note));
     }
-    Ok(())
+    Ok(folder)
 }
 
 fn open_dashboard(plan: &Plan, first_epoch: u64) -> Result<Dashboard, Error> {
@@ -237,13 +271,13 @@ fn report(outcome: &RunOutcome, folder: &Path, logger: &Logger) -> u8 {
         return code;
     }
     let result = serde_json::json!({
-        "run": folder,
+        "run": folder.to_string_lossy(),
         "steps": outcome.steps,
         "best_epoch": outcome.best.map(|b| b.epoch),
         "best_top1": outcome.best.map(|b| 100.0 * b.top1),
         "top1": outcome.report.as_ref().map(|r| 100.0 * r.top1),
         "top5": outcome.report.as_ref().map(|r| 100.0 * r.top5),
     });
-    out!("--result\n{result:#}");
+    logger.result(&format!("--result\n{result:#}"));
     0
 }

@@ -114,6 +114,24 @@ impl Options {
         }
     }
 
+    /// Refuses paths that the files of a run, which are UTF-8, could not hold.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::Usage`]: the first such option.
+    pub fn utf8(&self) -> Result<(), crate::error::Error> {
+        self.data.utf8()?;
+        self.network.utf8()?;
+        self.training.utf8()?;
+        self.optimizer.utf8()?;
+        self.schedule.utf8()?;
+        self.augmentation.utf8()?;
+        self.regularisation.utf8()?;
+        self.averaging.utf8()?;
+        self.checkpoints.utf8()?;
+        self.logging.utf8()?;
+        self.machine.utf8()
+    }
+
     /// The names and values given, for messages.
     pub fn given(&self) -> serde_json::Map<String, serde_json::Value> {
         let own = self.over(&Options::default());

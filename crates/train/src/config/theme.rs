@@ -145,6 +145,13 @@ macro_rules! theme {
                 $($(add(stringify!($only), $crate::config::theme::value(self.$only.as_ref()));)+)?
             }
 
+            /// Refuses a value that no file of a run could hold: a path that is not UTF-8.
+            pub(in crate::config) fn utf8(&self) -> Result<(), $crate::error::Error> {
+                $($crate::config::theme::utf8(stringify!($field), self.$field.as_ref())?;)+
+                $($($crate::config::theme::utf8(stringify!($only), self.$only.as_ref())?;)+)?
+                Ok(())
+            }
+
             /// Reads the value of a key, if it is one of the theme.
             pub(in crate::config) fn read<'de, M: serde::de::MapAccess<'de>>(
                 &mut self,
@@ -264,6 +271,21 @@ pub(in crate::config) fn value<T: serde::Serialize>(
     given: Option<&T>,
 ) -> Option<serde_json::Value> {
     given.map(|given| serde_json::to_value(given).expect("options are plain data"))
+}
+
+/// Refuses a value that cannot be text, by flag: of all options only paths can be such.
+pub(in crate::config) fn utf8<T: serde::Serialize>(
+    key: &str,
+    given: Option<&T>,
+) -> Result<(), Error> {
+    match given.map(serde_json::to_value) {
+        None | Some(Ok(_)) => Ok(()),
+        Some(Err(_)) => Err(Error::usage(format!(
+            "{}: the path is not UTF-8, which the files of a run need; rename it, or give a link \
+             to it whose name is UTF-8",
+            flag(key)
+        ))),
+    }
 }
 
 /// Writes an entry of a plan, unless it is open.

@@ -60,6 +60,9 @@ pub fn fit(run: Run, observer: &dyn Observer) -> Result<RunOutcome, Error> {
             }
         }
         drop(batches);
+        if let EpochStats { seen: 0, skipped: 1.., skipped_steps: 0, .. } = state.epoch_stats {
+            return Err(nothing_readable(&trainer, &state));
+        }
 
         // The trained epoch is saved before it is evaluated, so that nothing is lost meanwhile.
         trainer.save(&state, LAST)?;
@@ -130,6 +133,22 @@ fn report_skipped(
     }
     state.epoch_stats.skipped += batch.skipped.len() as u64;
     Ok(())
+}
+
+/// The error of an epoch in which no training image could be read. The last checkpoint is that of
+/// the epoch before.
+fn nothing_readable(trainer: &Trainer, state: &TrainState) -> Error {
+    let data = trainer.context.plan.data.data_dir.display();
+    let way_out = match state.position.epoch {
+        // No epoch is saved yet, so there is nothing to resume.
+        0 => "repair them and start again".to_owned(),
+        _ => format!("--resume {} goes on once they are back", trainer.folder.display()),
+    };
+    Error::data(format!(
+        "{data}: none of the {} training images could be read in epoch {}; `kindling data check \
+         {data}` names each fault; {way_out}",
+        state.epoch_stats.skipped, state.position.epoch
+    ))
 }
 
 /// Reports a batch to the observer, and every [`Trainer::log_interval`] batches to `steps.jsonl`.

@@ -33,8 +33,8 @@ pub struct NonFiniteStep {
     pub grad_norm: Option<f64>,
     /// Indices of the batch's images in the training set.
     pub indices: Vec<usize>,
-    /// Files of the batch's images.
-    pub files: Vec<PathBuf>,
+    /// Files of the batch's images; bytes that are not UTF-8 became the replacement character.
+    pub files: Vec<String>,
 }
 
 impl NonFiniteStep {
@@ -53,7 +53,10 @@ impl NonFiniteStep {
             loss: loss.is_finite().then_some(loss),
             grad_norm: grad_norm.is_finite().then_some(grad_norm),
             indices: indices.to_vec(),
-            files: indices.iter().map(|index| train.items[*index].0.clone()).collect(),
+            files: indices
+                .iter()
+                .map(|index| train.items[*index].0.to_string_lossy().into_owned())
+                .collect(),
         }
     }
 

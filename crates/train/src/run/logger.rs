@@ -4,15 +4,17 @@
 use std::fs::{File, OpenOptions};
 use std::io::{IsTerminal, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::config::output::LogFormat;
+use crate::err;
 use crate::error::Error;
 use crate::learner::evaluate::EvalReport;
-use crate::out;
 use crate::run::observer::{BatchRecord, Observer, accuracy_line, clock};
+use crate::stdout::write_line;
 
 /// The console of one run.
 pub struct Logger {
@@ -22,6 +24,8 @@ pub struct Logger {
     log: Mutex<Option<File>>,
     /// Console lines that wait for [`Logger::finish`]; none where lines are printed at once.
     buffered: Mutex<Option<Vec<String>>>,
+    /// Standard output can no longer be written to: its reader has gone, or its disk is full.
+    console_lost: AtomicBool,
 }
 
 impl Logger {
@@ -34,7 +38,14 @@ impl Logger {
             bar.set_style(ProgressStyle::with_template(style).expect("a valid template"));
             bar
         });
-        Self { bar, interval, format, log: Mutex::new(None), buffered: Mutex::new(None) }
+        Self {
+            bar,
+            interval,
+            format,
+            log: Mutex::new(None),
+            buffered: Mutex::new(None),
+            console_lost: AtomicBool::new(false),
+        }
     }
 
     /// This logger without a bar, its lines buffered until [`Logger::finish`], because a dashboard
@@ -60,22 +71,48 @@ impl Logger {
     /// Removes the bar and prints the buffered lines.
     pub fn finish(&mut self) {
         let buffered = self.buffered.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        buffered.iter().flatten().for_each(|line| out!("{line}"));
+        buffered.iter().flatten().for_each(|line| self.print(line));
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
+        }
+    }
+
+    /// Prints the closing lines of a run, to the console alone.
+    pub fn result(&self, text: &str) {
+        self.print(text);
+    }
+
+    /// Prints a line on standard output. A run outlives its console: once a line cannot be written,
+    /// the run says so on standard error and in `train.log`, and goes on.
+    fn print(&self, line: &str) {
+        if self.console_lost.load(Ordering::Relaxed) {
+            return;
+        }
+        let Err(error) = write_line(format_args!("{line}")) else { return };
+        self.console_lost.store(true, Ordering::Relaxed);
+        let note = format!(
+            "standard output: cannot write: {error}; training goes on, and train.log in the run \
+             folder has every further line"
+        );
+        err!("note: {note}");
+        self.append(&note);
+    }
+
+    /// Appends a line to `train.log`. A failure is ignored: on a full disk the checkpoint reports
+    /// the error.
+    fn append(&self, line: &str) {
+        if let Some(file) = &mut *self.log.lock().unwrap_or_else(PoisonError::into_inner) {
+            let _ = writeln!(file, "{line}");
         }
     }
 
     fn put(&self, console: &str, plain: &str) {
         match (&self.bar, &mut *self.buffered.lock().unwrap_or_else(PoisonError::into_inner)) {
             (_, Some(buffered)) => buffered.push(console.to_owned()),
-            (Some(bar), _) => bar.suspend(|| out!("{console}")),
-            (None, None) => out!("{console}"),
+            (Some(bar), _) => bar.suspend(|| self.print(console)),
+            (None, None) => self.print(console),
         }
-        // A failure is ignored: on a full disk the checkpoint reports the error.
-        if let Some(file) = &mut *self.log.lock().unwrap_or_else(PoisonError::into_inner) {
-            let _ = writeln!(file, "{plain}");
-        }
+        self.append(plain);
     }
 
     fn move_bar(&self, record: &BatchRecord, numbers: &str) {
@@ -91,9 +128,12 @@ impl Observer for Logger {
     fn batch(&self, record: &BatchRecord) {
         let BatchRecord { epoch, batch, batches, loss, lr, epoch_stats, .. } = record;
         let wait = epoch_stats.wait_percent();
+        let losses = match epoch_stats.seen {
+            0 => "Loss: none, no image was read".to_owned(),
+            _ => format!("Loss: {loss:.4} ({:.4})", epoch_stats.mean_loss()),
+        };
         let numbers = format!(
-            "Loss: {loss:.4} ({:.4})  {:.1}/s  LR: {lr:.3e}  Data: {wait:.0}%  ETA: {}",
-            epoch_stats.mean_loss(),
+            "{losses}  {:.1}/s  LR: {lr:.3e}  Data: {wait:.0}%  ETA: {}",
             epoch_stats.img_per_s(),
             clock(record.remaining)
         );

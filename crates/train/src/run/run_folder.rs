@@ -26,7 +26,8 @@ pub(super) fn write_facts(
     data: DatasetFingerprint,
     resumed: Option<Position>,
 ) -> Result<(), Error> {
-    let command: Vec<String> = std::env::args().collect();
+    let command: Vec<String> =
+        std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
     let start = json!({
         "time": chrono::Local::now().to_rfc3339(),
         "command": command,

@@ -237,9 +237,19 @@ fn same_data(
     classes: &[String],
 ) -> Result<(), Error> {
     if manifest.classes != classes {
+        let first = |of: &[String], other: &[String]| {
+            of.iter().find(|class| !other.contains(class)).map(|class| format!("`{class}`"))
+        };
+        let gone = first(&manifest.classes, classes).map(|class| format!("{class} is missing"));
+        let new = first(classes, &manifest.classes).map(|class| format!("{class} is new"));
+        let difference: Vec<String> = gone.into_iter().chain(new).collect();
+        let difference = match difference.is_empty() {
+            true => "the order is another".to_owned(),
+            false => difference.join(", "),
+        };
         return Err(Error::data(format!(
-            "{}: {} classes where the run to resume has {}; give the folder it was begun on, or \
-             start anew with --pretrained-path",
+            "{}: {} classes where the run to resume has {}: {difference}; give the folder it was \
+             begun on, or start anew with --pretrained-path",
             manifest.plan.data.data_dir.display(),
             classes.len(),
             manifest.classes.len()

@@ -129,6 +129,7 @@ impl<'a> Trainer<'a> {
             Some(checkpoint) => context.resume(checkpoint, fresh_optimizer)?,
             None => context.initial_state(observer)?,
         };
+        deploy::files::remove_leftovers(&folder);
         let resumed = (state.position != Position::default()).then_some(state.position);
         run_folder::write_facts(&folder, &backend, context.data, resumed)?;
         run_folder::rewind_steps(&folder, state.position)?;

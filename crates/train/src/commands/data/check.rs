@@ -13,7 +13,7 @@ use crate::datasets::check::{CheckLimits, MAX_DISTANCE, QuarantineCandidates, ch
 use crate::datasets::quarantine::{FILE, Quarantine};
 use crate::error::Error;
 use crate::files::write_atomically;
-use crate::out;
+use crate::{err, out};
 
 /// Arguments of `data check`.
 #[derive(Args)]
@@ -139,7 +139,6 @@ impl CheckProgress {
     }
 
     /// `done` of `all` images are examined; 0 of them at the beginning.
-    #[expect(clippy::print_stderr, reason = "a line of progress")]
     fn examined(&self, done: usize, all: usize) {
         if done == 0 {
             self.bar.set_length(all as u64);
@@ -151,7 +150,7 @@ impl CheckProgress {
         }
         let due = (self.began.elapsed().as_secs() / Duration::from_secs(10).as_secs()) as usize;
         if due > self.lines.fetch_max(due, Ordering::Relaxed) {
-            eprintln!("checking {done}/{all}");
+            err!("checking {done}/{all}");
         }
     }
 

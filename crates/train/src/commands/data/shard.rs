@@ -20,8 +20,8 @@ use crate::datasets::shards::writer::{Unfinished, write_split};
 use crate::datasets::shards::{FORMAT, INDEX, ShardIndex};
 use crate::error::Error;
 use crate::files::write_atomically;
-use crate::out;
 use crate::signal::Stop;
+use crate::{err, out};
 use transforms::random::Counter;
 
 /// Purpose of the counter that shuffles what is written.
@@ -61,7 +61,6 @@ fn megabytes(text: &str) -> Result<f64, String> {
 ///
 /// # Errors
 /// Faults of the folder, an image that cannot be read, a file that cannot be written, shards that are there.
-#[expect(clippy::print_stderr, reason = "an interruption is told like a failure")]
 pub fn shard(args: &ShardArgs) -> Result<u8, Error> {
     let (root, index_path) = (&args.data_dir, args.output.join(INDEX));
     if index_path.exists() {
@@ -106,7 +105,7 @@ pub fn shard(args: &ShardArgs) -> Result<u8, Error> {
     };
     if let Some(signal) = stop.requested() {
         drop(unfinished);
-        eprintln!("interrupted; nothing of the shards is left in {}", args.output.display());
+        err!("interrupted; nothing of the shards is left in {}", args.output.display());
         return Ok(signal);
     }
     unfinished.rename()?;
