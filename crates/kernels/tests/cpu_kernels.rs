@@ -21,9 +21,9 @@ use kernels::cpu::depthwise::reference::{
 };
 use kernels::cpu::geometry::{Geometry, StandardConv};
 use kernels::cpu::layout::{f32_nchw_to_nhwc, f32_nhwc_to_nchw};
-use kernels::cpu::matmul::{
-    Epilogue, PackedWeights, f32_matmul, f32_matmul_dw, f32_matvec, f32_vecmat,
-};
+use kernels::cpu::matmul::vector::{f32_matvec, f32_vecmat};
+use kernels::cpu::matmul::weight_gradient::f32_matmul_dw;
+use kernels::cpu::matmul::{Epilogue, PackedWeights, f32_matmul};
 use kernels::cpu::pointwise_backward::f32_pointwise_norm_backward;
 use kernels::cpu::spatial::{f32_spatial_mean_nhwc, f32_spatial_scale_nhwc, f32_spatial_sum_nhwc};
 use kernels::isa::Isa;

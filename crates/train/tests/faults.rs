@@ -24,7 +24,7 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// Mutations meant to be caught: the console's lines through `println!` or `out!`; no note in `train.log`.
+/// Mutations caught: the console's lines printed as a report's (`print_line`), which ends the program.
 #[test]
 fn a_run_outlives_its_console() {
     let place = TestFolder::new("console");
@@ -49,7 +49,7 @@ fn a_run_outlives_its_console() {
     }
 }
 
-/// Mutations meant to be caught: code 0 for a full disk; a panic.
+/// Mutations caught: code 0 for a full disk.
 #[test]
 fn a_report_that_cannot_be_written_is_no_success() {
     let place = TestFolder::new("report");
@@ -90,8 +90,7 @@ fn log_of(place: &TestFolder, run: &str) -> String {
 
 /// SIGHUP comes twice when a terminal is lost: from the kernel, and from the shell.
 ///
-/// Mutations meant to be caught, each alone: SIGHUP, SIGQUIT or SIGUSR1 not listened to; a second
-/// SIGHUP that ends at once.
+/// Mutations caught, each alone: SIGHUP, SIGQUIT or SIGUSR1 not listened to.
 #[test]
 fn every_signal_that_means_the_end_saves_the_run() {
     let place = TestFolder::new("signals");
@@ -104,7 +103,7 @@ fn every_signal_that_means_the_end_saves_the_run() {
     }
 }
 
-/// Mutations meant to be caught: SIGHUP listened to where `nohup` ignores it.
+/// Mutations caught: SIGHUP listened to where `nohup` ignores it.
 #[cfg(target_os = "linux")]
 #[test]
 fn nohup_keeps_a_run_going() {
@@ -123,7 +122,7 @@ fn nohup_keeps_a_run_going() {
     assert_eq!(child.wait().unwrap().code(), Some(143));
 }
 
-/// Mutations meant to be caught: no check, where the run ended with 0 and a loss of 0.0000.
+/// Mutations caught: no check, where the run ended with 0 and a loss of 0.0000.
 #[test]
 fn an_epoch_of_which_nothing_can_be_read_ends_the_run() {
     let place = TestFolder::new("unreadable");
@@ -138,7 +137,7 @@ fn an_epoch_of_which_nothing_can_be_read_ends_the_run() {
     assert!(!said.contains("Acc@1") && !said.contains("0.0000"), "{said}");
 }
 
-/// Mutations meant to be caught: the folder made without claiming it (`create_dir_all`).
+/// Mutations caught: the folder made without claiming it (`create_dir_all`).
 #[test]
 fn runs_begun_in_the_same_second_have_a_folder_each() {
     let place = TestFolder::new("second");
@@ -156,7 +155,7 @@ fn runs_begun_in_the_same_second_have_a_folder_each() {
     }
 }
 
-/// Mutations meant to be caught: the plan written with `expect`; `predict`'s JSON of such a path.
+/// Mutations caught: options not checked, where the plan was written with `expect`.
 #[cfg(target_os = "linux")]
 #[test]
 fn names_that_are_not_utf8_are_told_or_taken() {
@@ -181,7 +180,7 @@ fn names_that_are_not_utf8_are_told_or_taken() {
     assert_eq!(rows.len(), 5);
 }
 
-/// Mutations caught: visited folders forgotten (41 rows, or no end); a pipe opened (no end).
+/// Mutations caught: folders remembered by the path that led there (no end).
 #[test]
 fn predict_takes_each_image_once_and_passes_pipes_over() {
     let place = TestFolder::new("links");
@@ -200,7 +199,7 @@ fn predict_takes_each_image_once_and_passes_pipes_over() {
     assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), 1);
 }
 
-/// Mutations meant to be caught: the counts alone in the message.
+/// Mutations caught: the new class not named.
 #[test]
 fn a_class_renamed_before_a_resume_is_named() {
     let place = TestFolder::new("renamed");
@@ -213,7 +212,7 @@ fn a_class_renamed_before_a_resume_is_named() {
     refused(&output, 3, &["`bag` is missing", "`zebra` is new"]);
 }
 
-/// Mutations meant to be caught: `with_extension("tmp")` as temporary name; a link replaced by a file.
+/// Mutations caught: `with_extension("tmp")` as temporary name (no end); a link replaced by a file.
 #[test]
 fn outputs_replace_nothing_but_what_was_named() {
     let place = TestFolder::new("outputs");
@@ -241,7 +240,7 @@ fn outputs_replace_nothing_but_what_was_named() {
     assert_eq!(names(&place.path("")).iter().filter(|n| n.contains(".tmp")).count(), 1);
 }
 
-/// Mutations meant to be caught: temporary files of killed writers left for ever; a file of the user's removed.
+/// Mutations caught: the temporary file of a killed writer left for ever.
 #[test]
 fn a_run_removes_what_its_killed_predecessor_left() {
     let place = TestFolder::new("leftovers");
@@ -275,7 +274,7 @@ fn rewritten(from: &Path, to: &Path, prefix: &str, change: impl Fn(&serde_json::
     std::fs::write(to, [&head[..], &header, &data].concat()).unwrap();
 }
 
-/// Mutations meant to be caught: prefixes kept; one level alone removed; values not looked at.
+/// Mutations caught, each alone: one level of prefixes alone removed; values not looked at.
 #[test]
 fn weights_behind_prefixes_load_and_weights_that_are_no_numbers_do_not() {
     let place = TestFolder::new("weights");

@@ -13,7 +13,8 @@ use crate::cpu::depthwise::channels_last::{
 };
 use crate::cpu::geometry::{Geometry, StandardConv};
 use crate::cpu::layout::{f32_nchw_to_nhwc, f32_nhwc_to_nchw};
-use crate::cpu::matmul::{Epilogue, PackedWeights, f32_matmul, f32_matmul_dw};
+use crate::cpu::matmul::weight_gradient::f32_matmul_dw;
+use crate::cpu::matmul::{Epilogue, PackedWeights, f32_matmul};
 use crate::isa::Isa;
 
 /// The kernel of a convolution of known extents.

@@ -1,7 +1,8 @@
 //! Linear layers on a few rows: a product with packed weights, or vector by vector where there are
 //! so few rows that packing costs more than it saves.
 
-use crate::cpu::matmul::{Epilogue, PackedWeights, f32_matmul, f32_matvec, f32_vecmat};
+use crate::cpu::matmul::vector::{f32_matvec, f32_vecmat};
+use crate::cpu::matmul::{Epilogue, PackedWeights, f32_matmul};
 use crate::isa::Isa;
 
 /// Rows up to which weights `[k, n]` are multiplied without packing.

@@ -2,8 +2,11 @@
 //! pointwise convolution on channels-last maps is such a product.
 //!
 //! [`f32_matmul`] `[m, k] x [k, n]` computes the forward pass and the input gradient, with weights
-//! that are packed once per call and rows that are read in place; [`f32_matmul_dw`]
-//! `[m, n]^T x [m, k]` sums over the rows.
+//! that are packed once per call and rows that are read in place. The gradient of the weights and
+//! products of a vector are in the files below.
+
+pub mod vector;
+pub mod weight_gradient;
 
 use std::mem::MaybeUninit;
 
@@ -11,7 +14,6 @@ use rayon::prelude::*;
 
 use crate::allocator;
 use crate::cpu::activation::FusedActivation;
-use crate::cpu::partial_sums::add_in_order;
 use crate::isa::Isa;
 use crate::simd::{Kernel, Simd, unrolled};
 
@@ -54,141 +56,6 @@ pub struct PackedWeights {
     isa: Isa,
     /// Vectors of each block.
     blocks: Vec<usize>,
-}
-
-/// `x [k] w [k, n] + bias [n]` for a vector x: every row of the weights is read once, in place.
-/// Columns in parallel.
-pub fn f32_vecmat(isa: Isa, x: &[f32], w: &[f32], bias: &[f32]) -> Vec<f32> {
-    let (k, n) = (x.len(), bias.len());
-    assert_eq!(w.len(), n * k, "rows of so many values");
-    let mut out = bias.to_vec();
-    let share = if n * k < MIN_WORK { n } else { n.div_ceil(rayon::current_num_threads()) };
-    let columns = share.next_multiple_of(64);
-    out.par_chunks_mut(columns).enumerate().for_each(|(i, out)| {
-        let (first, count, out) = (i * columns, out.len(), out.as_mut_ptr());
-        isa.run(Columns { x, w, first, n, count, out });
-    });
-    out
-}
-
-/// Rows of the weights that are read together, so that a sum is loaded and stored once for all of
-/// them.
-const ROWS_AT_ONCE: usize = 8;
-
-struct Columns<'a> {
-    x: &'a [f32],
-    w: &'a [f32],
-    first: usize,
-    n: usize,
-    count: usize,
-    out: *mut f32,
-}
-
-impl Kernel for Columns<'_> {
-    type Output = ();
-
-    /// Along the rows: memory is read in long runs, and the sums stay in the first-level cache.
-    #[inline(always)]
-    unsafe fn run<S: Simd>(self) {
-        for (group, x) in self.x.chunks(ROWS_AT_ONCE).enumerate() {
-            // SAFETY: the columns lie in the rows.
-            unsafe {
-                let w = self.w.as_ptr().add(group * ROWS_AT_ONCE * self.n + self.first);
-                if x.len() < ROWS_AT_ONCE {
-                    for (row, x) in x.iter().enumerate() {
-                        self.add::<S, 1>(w.add(row * self.n), std::slice::from_ref(x));
-                    }
-                } else {
-                    self.add::<S, ROWS_AT_ONCE>(w, x);
-                }
-            }
-        }
-    }
-}
-
-impl Columns<'_> {
-    /// Adds `ROWS` rows from `w` on, each times its value of `x`.
-    #[inline(always)]
-    unsafe fn add<S: Simd, const ROWS: usize>(&self, w: *const f32, x: &[f32]) {
-        let (out, count) = (self.out, self.count);
-        // SAFETY: the caller's.
-        unsafe {
-            let mut left = [S::zero(); ROWS];
-            unrolled!(r < ROWS => { left[r] = S::splat(x[r]); });
-            let mut at = 0;
-            while at + S::LANES <= count {
-                let mut sum = S::load(out.add(at));
-                unrolled!(r < ROWS => {
-                    sum = S::fma(left[r], S::load(w.add(r * self.n + at)), sum);
-                });
-                S::store(out.add(at), sum);
-                at += S::LANES;
-            }
-            if at < count {
-                let lanes = count - at;
-                let mut sum = S::load_part(out.add(at), lanes);
-                unrolled!(r < ROWS => {
-                    sum = S::fma(left[r], S::load_part(w.add(r * self.n + at), lanes), sum);
-                });
-                S::store_part(out.add(at), lanes, sum);
-            }
-        }
-    }
-}
-
-/// `w [n, k] x [k]` for a vector x: every row of the weights is read once, in place. Rows in
-/// parallel.
-pub fn f32_matvec(isa: Isa, w: &[f32], x: &[f32]) -> Vec<f32> {
-    let k = x.len();
-    let n = w.len() / k;
-    assert_eq!(w.len(), n * k, "rows of so many values");
-    let mut out = vec![0.0; n];
-    let rows = if n * k < MIN_WORK { n } else { n.div_ceil(rayon::current_num_threads()) };
-    out.par_chunks_mut(rows.max(1)).enumerate().for_each(|(i, out)| {
-        let w = &w[i * rows * k..][..out.len() * k];
-        isa.run(Dots { w, x, out });
-    });
-    out
-}
-
-struct Dots<'a> {
-    w: &'a [f32],
-    x: &'a [f32],
-    out: &'a mut [f32],
-}
-
-impl Kernel for Dots<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    unsafe fn run<S: Simd>(self) {
-        let k = self.x.len();
-        for (row, out) in self.out.iter_mut().enumerate() {
-            let mut parts = [0.0; 16];
-            // SAFETY: the offsets lie in the row; `parts` holds a vector of every set.
-            unsafe {
-                let w = self.w.as_ptr().add(row * k);
-                let mut sums = [S::zero(); 4];
-                let (x, mut at) = (self.x.as_ptr(), 0);
-                while at + 4 * S::LANES <= k {
-                    unrolled!(i < 4 => {
-                        let offset = at + i * S::LANES;
-                        sums[i] = S::fma(S::load(w.add(offset)), S::load(x.add(offset)), sums[i]);
-                    });
-                    at += 4 * S::LANES;
-                }
-                while at < k {
-                    let lanes = (k - at).min(S::LANES);
-                    let (w, x) = (S::load_some(w.add(at), lanes), S::load_some(x.add(at), lanes));
-                    sums[0] = S::fma(w, x, sums[0]);
-                    at += S::LANES;
-                }
-                let sum = S::add(S::add(sums[0], sums[1]), S::add(sums[2], sums[3]));
-                S::store(parts.as_mut_ptr(), sum);
-            }
-            *out = parts.iter().sum();
-        }
-    }
 }
 
 /// Splits so many vectors into blocks of nearly equal width; the vectors of each.
@@ -456,157 +323,6 @@ impl Tile<'_> {
                         S::store_some(self.out.add(offset), lanes, value);
                     }
                 });
-            });
-        }
-    }
-}
-
-/// `dy [m, n]^T x x [m, k]`, the gradient `[n, k]` of a pointwise convolution's weights.
-///
-/// Rows in as many chunks as there are threads, each with its own sums, added in order: the bits
-/// depend on the number of threads and on nothing else.
-pub fn f32_matmul_dw(isa: Isa, dy: &[f32], x: &[f32], n: usize, k: usize) -> Vec<f32> {
-    let rows = dy.len() / n;
-    assert_eq!([dy.len(), x.len()], [rows * n, rows * k], "values of so many rows");
-    let threads = rayon::current_num_threads();
-    let parts = if rows * n * k < MIN_WORK { 1 } else { threads.min(rows.div_ceil(64)) };
-    let chunk = rows.div_ceil(parts.max(1)).max(1);
-    let sums = |part: usize| {
-        let from = (part * chunk).min(rows);
-        let to = (from + chunk).min(rows);
-        let mut dw = vec![0.0; n * k];
-        let tile = tile_rows(n + k);
-        for first in (from..to).step_by(tile) {
-            let last = (first + tile).min(to);
-            f32_matmul_dw_tile(
-                isa,
-                &dy[first * n..last * n],
-                &x[first * k..last * k],
-                n,
-                k,
-                &mut dw,
-            );
-        }
-        dw
-    };
-    let mut parts: Vec<Vec<f32>> =
-        (0..parts.max(1)).into_par_iter().with_max_len(1).map(sums).collect();
-    let total = parts.swap_remove(0);
-    // swap_remove has moved the last part to the front; the order is fixed all the same.
-    add_in_order(total, parts)
-}
-
-/// Adds `dy [m, n]^T x x [m, k]` to `dw [n, k]`, on the calling thread.
-pub(crate) fn f32_matmul_dw_tile(
-    isa: Isa,
-    dy: &[f32],
-    x: &[f32],
-    n: usize,
-    k: usize,
-    dw: &mut [f32],
-) {
-    let rows = dy.len() / n;
-    assert_eq!([dy.len(), x.len(), dw.len()], [rows * n, rows * k, n * k], "values");
-    if rows > 0 {
-        isa.run(Outer { dy, x, rows, n, k, dw: dw.as_mut_ptr() });
-    }
-}
-
-struct Outer<'a> {
-    dy: &'a [f32],
-    x: &'a [f32],
-    rows: usize,
-    n: usize,
-    k: usize,
-    dw: *mut f32,
-}
-
-impl Kernel for Outer<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    unsafe fn run<S: Simd>(self) {
-        let vectors = self.k.div_ceil(S::LANES);
-        let most = if S::REGISTERS >= 32 { 4 } else { 3 };
-        let count = vectors.div_ceil(most);
-        for i in 0..count {
-            let (from, to) = (vectors * i / count, vectors * (i + 1) / count);
-            let column = from * S::LANES;
-            // SAFETY: the columns lie in the matrix.
-            unsafe {
-                match (S::REGISTERS >= 32, to - from) {
-                    (true, 1) => self.columns::<S, 14, 1>(column),
-                    (true, 2) => self.columns::<S, 12, 2>(column),
-                    (true, 3) => self.columns::<S, 8, 3>(column),
-                    (true, _) => self.columns::<S, 6, 4>(column),
-                    (false, 1) => self.columns::<S, 8, 1>(column),
-                    (false, 2) => self.columns::<S, 6, 2>(column),
-                    (false, _) => self.columns::<S, 4, 3>(column),
-                }
-            }
-        }
-    }
-}
-
-impl Outer<'_> {
-    #[inline(always)]
-    unsafe fn columns<S: Simd, const ROWS: usize, const VECTORS: usize>(&self, column: usize) {
-        let whole = column + VECTORS * S::LANES <= self.k;
-        let mut first = 0;
-        while first < self.n {
-            let count = (self.n - first).min(ROWS);
-            // SAFETY: the caller's.
-            unsafe {
-                if whole {
-                    self.micro::<S, ROWS, VECTORS, true>(first, count, column);
-                } else {
-                    self.micro::<S, ROWS, VECTORS, false>(first, count, column);
-                }
-            }
-            first += ROWS;
-        }
-    }
-
-    /// `ROWS` rows of the result (of which `count` exist) and `VECTORS` vectors of its columns; the
-    /// last vector is read and written in part unless `WHOLE`.
-    #[inline(always)]
-    unsafe fn micro<S: Simd, const ROWS: usize, const VECTORS: usize, const WHOLE: bool>(
-        &self,
-        first: usize,
-        count: usize,
-        column: usize,
-    ) {
-        // SAFETY: rows of the result that do not exist are summed as the last that does, and not
-        // written.
-        unsafe {
-            let lanes = (self.k - column - (VECTORS - 1) * S::LANES).min(S::LANES);
-            let rows: [usize; ROWS] = std::array::from_fn(|r| first + r.min(count - 1));
-            let mut sums = [[S::zero(); VECTORS]; ROWS];
-            let (mut dy, mut x) = (self.dy.as_ptr(), self.x.as_ptr().add(column));
-            for _ in 0..self.rows {
-                let mut right = [S::zero(); VECTORS];
-                unrolled!(v < VECTORS => {
-                    right[v] = if WHOLE || v + 1 < VECTORS {
-                        S::load(x.add(v * S::LANES))
-                    } else {
-                        S::load_some(x.add(v * S::LANES), lanes)
-                    };
-                });
-                unrolled!(r < ROWS => {
-                    let left = S::splat(*dy.add(rows[r]));
-                    unrolled!(v < VECTORS => { sums[r][v] = S::fma(left, right[v], sums[r][v]); });
-                });
-                dy = dy.add(self.n);
-                x = x.add(self.k);
-            }
-            unrolled!(r < ROWS => {
-                if r < count {
-                    unrolled!(v < VECTORS => {
-                        let to = self.dw.add((first + r) * self.k + column + v * S::LANES);
-                        let lanes = if v + 1 < VECTORS { S::LANES } else { lanes };
-                        S::store_some(to, lanes, S::add(S::load_some(to, lanes), sums[r][v]));
-                    });
-                }
             });
         }
     }

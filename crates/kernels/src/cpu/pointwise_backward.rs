@@ -7,9 +7,8 @@ use rayon::prelude::*;
 
 use crate::allocator;
 use crate::cpu::batch_norm::NormGradient;
-use crate::cpu::matmul::{
-    Epilogue, MIN_WORK, PackedWeights, f32_matmul_dw_tile, f32_matmul_tile, tile_rows,
-};
+use crate::cpu::matmul::weight_gradient::f32_matmul_dw_tile;
+use crate::cpu::matmul::{Epilogue, MIN_WORK, PackedWeights, f32_matmul_tile, tile_rows};
 use crate::cpu::partial_sums::add_in_order;
 use crate::isa::Isa;
 

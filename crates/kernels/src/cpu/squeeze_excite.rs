@@ -1,7 +1,8 @@
 //! Squeeze-and-excite on a map `[b, h w, c]`: spatial mean, two linear layers, hard sigmoid, scale.
 
 use crate::cpu::linear::f32_linear_transposed;
-use crate::cpu::matmul::{Epilogue, PackedWeights, f32_matmul, f32_matmul_dw};
+use crate::cpu::matmul::weight_gradient::f32_matmul_dw;
+use crate::cpu::matmul::{Epilogue, PackedWeights, f32_matmul};
 use crate::cpu::spatial::{f32_spatial_mean_nhwc, f32_spatial_scale_nhwc, f32_spatial_sum_nhwc};
 use crate::isa::Isa;
 

@@ -18,9 +18,8 @@ use rayon::prelude::*;
 
 use crate::allocator;
 use crate::cpu::geometry::StandardConv;
-use crate::cpu::matmul::{
-    Epilogue, PackedWeights, column_blocks, f32_matmul_dw_tile, f32_matmul_tile,
-};
+use crate::cpu::matmul::weight_gradient::f32_matmul_dw_tile;
+use crate::cpu::matmul::{Epilogue, PackedWeights, column_blocks, f32_matmul_tile};
 use crate::cpu::partial_sums::add_in_order;
 use crate::isa::Isa;
 use tiles::{TileSize, Tiles};
