@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use image::metadata::Orientation;
 use image::{
     DynamicImage, ImageBuffer, ImageDecoder as _, ImageError, ImageFormat, ImageReader, Limits,
     Pixel, RgbImage,
@@ -16,7 +17,7 @@ use image::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::jpeg::{Jpeg, JpegScratch};
+use crate::jpeg::{Jpeg, JpegError, JpegScratch, decode_any, exif_block};
 use crate::resize::{Patch, Region};
 
 /// Most bytes of a decoded image, 512 MiB: 179 million RGB pixels, where Pillow too reports a
@@ -55,6 +56,9 @@ pub enum DecodeError {
         /// Height, pixels.
         height: u32,
     },
+    /// A kind of image that is not read.
+    #[error("{0} is not supported; convert it to an 8-bit PNG or JPEG")]
+    Unsupported(String),
     /// The samples are floating point, which has no agreed range.
     #[error("samples in floating point; convert it to 8 or 16 bits")]
     Float,
@@ -230,16 +234,15 @@ fn decode_generally(bytes: &[u8], exif: bool) -> Result<RgbImage, DecodeError> {
     if !looks_like_an_image(bytes) {
         return Err(DecodeError::Format);
     }
+    if bytes.starts_with(&[0xFF, 0xD8]) {
+        return decode_any_jpeg(bytes, exif);
+    }
     let mut reader = ImageReader::new(Cursor::new(bytes))
         .with_guessed_format()
         .map_err(|_| DecodeError::Format)?;
     let mut limits = Limits::default();
     limits.max_alloc = Some(MAX_BYTES);
     reader.limits(limits);
-    // The JPEG decoder of `image` fills missing pixels with gray.
-    if reader.format() == Some(ImageFormat::Jpeg) && !jpeg_is_complete(bytes) {
-        return Err(DecodeError::Truncated);
-    }
     let mut decoder = reader.into_decoder().map_err(damaged)?;
     let (width, height) = decoder.dimensions();
     if width == 0 || height == 0 {
@@ -255,6 +258,23 @@ fn decode_generally(bytes: &[u8], exif: bool) -> Result<RgbImage, DecodeError> {
     if let Some(orientation) = orientation {
         image.apply_orientation(orientation);
     }
+    Ok(image.into_rgb8())
+}
+
+/// Decodes a JPEG of any kind.
+fn decode_any_jpeg(bytes: &[u8], exif: bool) -> Result<RgbImage, DecodeError> {
+    let (width, height, rgb) = decode_any(bytes, MAX_BYTES).map_err(|error| match error {
+        JpegError::Truncated => DecodeError::Truncated,
+        JpegError::Unsupported(kind) => DecodeError::Unsupported(kind.to_owned()),
+        JpegError::Damaged(fault) => DecodeError::Damaged(fault.to_owned()),
+        JpegError::Large { width, height } => DecodeError::Large { width, height },
+    })?;
+    let pixels = RgbImage::from_raw(width, height, rgb).expect("three bytes for a pixel");
+    // A broken EXIF block does not make the image unreadable.
+    let block = exif.then(|| exif_block(bytes)).flatten();
+    let Some(orientation) = block.and_then(Orientation::from_exif_chunk) else { return Ok(pixels) };
+    let mut image = DynamicImage::ImageRgb8(pixels);
+    image.apply_orientation(orientation);
     Ok(image.into_rgb8())
 }
 
@@ -296,40 +316,6 @@ fn convert<P: Pixel>(
 ) -> RgbImage {
     let samples = pixels.pixels().flat_map(|pixel| rgb(pixel.channels())).collect();
     RgbImage::from_raw(pixels.width(), pixels.height(), samples).expect("three bytes for a pixel")
-}
-
-/// Whether the markers of a JPEG go on to its end (EOI). Thumbnails inside EXIF are skipped by
-/// their length. A file that lacks only the two bytes of EOI is refused too.
-fn jpeg_is_complete(bytes: &[u8]) -> bool {
-    const START_OF_SCAN: u8 = 0xDA;
-    const END: u8 = 0xD9;
-    let mut offset = 2; // after SOI
-    while let Some(&[first, marker]) = bytes.get(offset..offset + 2) {
-        match (first, marker) {
-            (0xFF, END) => return true,
-            // Fill bytes, and markers that stand alone: TEM, RST0..7, SOI.
-            (0xFF, 0xFF) => offset += 1,
-            (0xFF, 0x01 | 0xD0..=0xD8) => offset += 2,
-            (0xFF, marker) => {
-                let Some(&[high, low]) = bytes.get(offset + 2..offset + 4) else { return false };
-                offset += 2 + usize::from(u16::from_be_bytes([high, low])).max(2);
-                if marker == START_OF_SCAN {
-                    // In a scan 0xFF is followed by 0 (a data byte), RST, or the next marker.
-                    let ends = |pair: &[u8]| {
-                        pair[0] == 0xFF && !matches!(pair[1], 0x00 | 0xD0..=0xD7 | 0xFF)
-                    };
-                    let rest = bytes.get(offset..).unwrap_or_default();
-                    match rest.windows(2).position(ends) {
-                        Some(length) => offset += length,
-                        None => return false,
-                    }
-                }
-            }
-            // Stray bytes between segments: decoders search on.
-            _ => offset += 1,
-        }
-    }
-    false
 }
 
 #[cfg(test)]
