@@ -30,11 +30,20 @@ fn cases() -> Vec<(Case, &'static [u8])> {
         file
     };
     let cases: Vec<_> = cases.into_iter().map(|case| (next(case.length), case)).collect();
-    assert!(files.is_empty() && cases.len() == 249, "{} cases", cases.len());
+    assert!(files.is_empty() && cases.len() == 277, "{} cases", cases.len());
     cases.into_iter().map(|(file, case)| (case, file)).collect()
 }
 
 /// The usual kinds have a decoder of their own: both give the same pixels.
+///
+/// Mutations caught: JFIF does not outweigh Adobe; a JFIF or Adobe segment that is too short counts;
+/// names that say RGB ignored; YCCK read as CMYK; CMYK not inverted; two components of one name read
+/// as one; no standard tables; blocks that fill up units expected in a scan of one component; a run of
+/// 15 zeros; no refinement; the end of a band one block late; a value behind its band dropped; products
+/// not truncated to 16 bits; sums of the transform not wrapped; rows above and below exchanged; narrow
+/// images interpolated; constants kept over a restart marker; a marker that comes too early taken for
+/// the one expected; one that comes too late taken; units decoded from bits that ran out; a file that
+/// ends early, or without its last scans, passed.
 #[test]
 fn every_kind_has_pillows_pixels_or_a_name() {
     let (mut faults, mut usual, mut passed) = (Vec::new(), 0, 0);
@@ -70,10 +79,9 @@ fn every_kind_has_pillows_pixels_or_a_name() {
         }
     }
     assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
-    assert!(usual > 20 && passed < 35, "{usual} usual, {passed} broken files refused");
+    assert!(usual > 20 && passed < 60, "{usual} usual, {passed} broken files refused");
 }
 
-/// Mutations caught: see `every_kind_has_pillows_pixels_or_a_name`; here an index out of range.
 #[test]
 fn damage_is_no_panic() {
     for (case, file) in cases() {
