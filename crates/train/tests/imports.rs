@@ -40,8 +40,10 @@ const FLOORS: [(&str, &[&[&str]]); 5] = [
             &["train_transform"],
             &["augment", "mixup", "preprocess"],
             &["decode"],
+            &["exif"],
+            &["orientation"],
             &["jpeg", "resize"],
-            &["random"],
+            &["random", "byte_order"],
         ],
     ),
     (
