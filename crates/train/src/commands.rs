@@ -10,6 +10,7 @@ pub mod convert;
 pub mod data;
 pub mod dry_run;
 pub mod eval;
+mod exif_args;
 pub mod explain;
 pub mod forward;
 pub mod inspect;

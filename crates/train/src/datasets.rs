@@ -10,6 +10,7 @@ pub mod image_folder;
 pub(crate) mod listing;
 pub mod loader;
 pub mod open;
+pub(crate) mod passed_over;
 pub mod quarantine;
 mod sampler;
 pub mod shards;

@@ -12,6 +12,7 @@ use nn::weights::load::{HeadPolicy, load_state_dict, recognise};
 use nn::weights::state_dict::state_dict_as;
 use safetensors::tensor::{Dtype, TensorView};
 
+use crate::commands::exif_args::ExifArgs;
 use crate::commands::model_args::ModelArgs;
 use crate::config::model::variant;
 use crate::config::options::Options;
@@ -75,6 +76,8 @@ pub struct ConvertArgs {
     /// For .ckpt: standard deviation of each channel
     #[arg(long, num_args = 3, value_names = ["R", "G", "B"])]
     std: Option<Vec<f32>>,
+    #[command(flatten)]
+    exif: ExifArgs,
 }
 
 /// Converts and says what was done, in one line.
@@ -189,6 +192,8 @@ fn checkpoint(
                 },
                 mean: input.mean,
                 std: input.std,
+                // Their authors' loaders do not turn; the photos that come now are those of phones.
+                exif: true,
                 ..Preprocess::imagenet((size as f64 / input.crop_pct).floor() as usize, size)
             }
         }
@@ -204,7 +209,7 @@ fn checkpoint(
         interpolation: args.interpolation.unwrap_or(standard.interpolation),
         mean: three("--mean", &args.mean, standard.mean)?,
         std: three("--std", &args.std, standard.std)?,
-        exif: standard.exif,
+        exif: args.exif.or(standard.exif),
     };
     preprocess.validate().map_err(Error::usage)?;
     let model = args.selection.model.clone();
@@ -213,6 +218,7 @@ fn checkpoint(
         None => {
             let mut options = Options::default();
             options.network.model = model;
+            options.data.exif = Some(preprocess.exif);
             options.plan()?
         }
     };

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::commands::checkpoint_args::WeightsArgs;
 use crate::datasets::listing::is_image;
+use crate::datasets::passed_over::{foreign_name, is_litter, take_notes};
 use crate::device::Backend;
 use crate::error::Error;
 use crate::run::checkpoint::{no_average, unreadable};
@@ -134,14 +135,15 @@ fn print(predicted: &[PredictedFile], format: OutputFormat) {
 }
 
 /// Lists the images of `sources`: files as given, folders recursively in the order of their names.
+/// Notes what was left out on the way.
 ///
 /// # Errors
 /// A source that does not exist, or no image at all.
 fn gather(sources: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
-    let (mut found, mut visited) = (Vec::new(), HashSet::new());
+    let (mut found, mut visited, mut left_out) = (Vec::new(), HashSet::new(), Vec::new());
     for source in sources {
         match source.is_dir() {
-            true => walk(source, &mut found, &mut visited)?,
+            true => walk(source, &mut found, &mut visited, &mut left_out)?,
             false if source.exists() => found.push(source.clone()),
             false => {
                 return Err(Error::data(format!(
@@ -151,22 +153,24 @@ fn gather(sources: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
             }
         }
     }
+    take_notes(&mut left_out).iter().for_each(|note| err!("note: {note}"));
     if found.is_empty() {
         let names: Vec<String> = sources.iter().map(|s| s.display().to_string()).collect();
         return Err(Error::data(format!(
-            "{}: no image (jpg, jpeg, png, webp, bmp, gif, tif, tiff) below it",
+            "{}: no image (jpg, jpeg, jfif, png, webp, bmp, gif, tif, tiff) below it",
             names.join(", ")
         )));
     }
     Ok(found)
 }
 
-/// Adds the images below `folder`, each once: a folder that a link leads back to is in `visited`. A
-/// pipe, a socket or a device is no image, and opening one could wait for ever.
+/// Adds the images below `folder`, each once: a folder that a link leads back to is in `visited`.
+/// Litter and images of other formats go to `left_out`. A pipe, a socket or a device is no image, and opening one could wait for ever.
 fn walk(
     folder: &Path,
     found: &mut Vec<PathBuf>,
     visited: &mut HashSet<PathBuf>,
+    left_out: &mut Vec<PathBuf>,
 ) -> Result<(), Error> {
     let read = |e: std::io::Error| Error::data(format!("{}: {e}", folder.display()));
     if !visited.insert(folder.canonicalize().map_err(read)?) {
@@ -176,14 +180,17 @@ fn walk(
         std::fs::read_dir(folder).map_err(read)?.filter_map(|e| Some(e.ok()?.path())).collect();
     entries.sort();
     for path in entries {
-        let hidden = path.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
-        if hidden {
-            continue;
-        }
-        if path.is_dir() {
-            walk(&path, found, visited)?;
+        let name = path.file_name().unwrap_or_default();
+        if is_litter(name) {
+            left_out.push(path);
+        } else if name.as_encoded_bytes().starts_with(b".") {
+            // Hidden.
+        } else if path.is_dir() {
+            walk(&path, found, visited, left_out)?;
         } else if is_image(&path) {
             found.push(path);
+        } else if foreign_name(&path).is_some() {
+            left_out.push(path);
         }
     }
     Ok(())

@@ -8,6 +8,7 @@ use transforms::decode::decode;
 use transforms::preprocess::Preprocess;
 use transforms::resize::Interpolation;
 
+use crate::commands::exif_args::ExifArgs;
 use crate::error::Error;
 use crate::files::write_atomically;
 use crate::run::checkpoint::Checkpoint;
@@ -40,9 +41,8 @@ pub struct PreprocessArgs {
     /// Standard deviation of each channel
     #[arg(long, num_args = 3, value_names = ["R", "G", "B"])]
     std: Option<Vec<f32>>,
-    /// Turn images by their EXIF orientation
-    #[arg(long)]
-    exif: bool,
+    #[command(flatten)]
+    exif: ExifArgs,
 }
 
 /// Writes the input tensor of every image.
@@ -60,11 +60,12 @@ pub fn preprocess(args: &PreprocessArgs) -> Result<(), Error> {
                 interpolation: args.interpolation,
                 mean: three("--mean", &args.mean, imagenet.mean)?,
                 std: three("--std", &args.std, imagenet.std)?,
+                exif: true,
                 ..imagenet
             }
         }
     };
-    rule.exif |= args.exif;
+    rule.exif = args.exif.or(rule.exif);
     rule.validate().map_err(Error::usage)?;
     let mut bytes = Vec::new();
     for path in &args.images {

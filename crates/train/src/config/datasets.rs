@@ -54,9 +54,9 @@ theme! {
     #[arg(long, num_args = 3, value_names = ["R", "G", "B"])]
     std: Vec<f32> => [f32; 3] = [0.229, 0.224, 0.225], shown "0.229 0.224 0.225";
 
-    /// Rotate images by their EXIF orientation
+    /// Turn images by their EXIF orientation, as viewers do
     #[arg(long, num_args = 0..=1, default_missing_value = "true")]
-    exif: bool = false;
+    exif: bool = true, older false;
 
     /// Where to cache decoded training images across epochs; `disk` serves later runs too
     #[arg(long, value_enum)]
@@ -153,6 +153,24 @@ mod tests {
         let text = toml::to_string(&plan).unwrap();
         let old: Plan = toml::from_str(&text.replace("decode = \"scaled\"\n", "")).unwrap();
         assert_eq!((old.data.decode, old.augment().decode), (Decoding::Exact, Decoding::Exact));
+    }
+
+    /// Mutations caught: `older false` omitted, a default of `false`, `no_exif_flag` without effect.
+    #[test]
+    fn an_old_plan_leaves_images_as_stored_and_a_new_one_turns_them() {
+        let turns = |plan: &Plan| {
+            assert_eq!(plan.data.exif, plan.preprocess().exif);
+            plan.data.exif
+        };
+        assert!(turns(&plan("")) && !turns(&plan("exif = false")));
+        let text = toml::to_string(&plan("")).unwrap();
+        assert!(text.contains("exif = true\n"), "{text}");
+        let old: Plan = toml::from_str(&text.replace("exif = true\n", "")).unwrap();
+        assert!(!turns(&old));
+        // The flag wins over a file.
+        let file = Options::parse("exif = true", "test").unwrap();
+        let flag = Options { no_exif_flag: true, ..Options::default() };
+        assert!(!turns(&flag.over(&file).plan().unwrap()));
     }
 
     /// Mutations caught: scaled beside a cache.

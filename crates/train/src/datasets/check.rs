@@ -16,7 +16,7 @@ use std::time::Instant;
 use rayon::prelude::*;
 
 use crate::datasets::check::copies::{Copies, Nearness, copies};
-use crate::datasets::check::file::ImageFile;
+use crate::datasets::check::file::{Fault, ImageFile};
 use crate::datasets::check::layout::ScannedSplit;
 use crate::datasets::check::report::{
     Balance, CheckReport, Finding, Item, Rate, Severity, Sizes, SplitRow,
@@ -212,9 +212,9 @@ fn rows(splits: &[ScannedSplit], listed: &HashSet<PathBuf>) -> Vec<SplitRow> {
 /// Faults of single files.
 fn of_files(root: &Path, min_size: u32, images: &[ImageFile]) -> Vec<Finding> {
     let item = |image: &ImageFile| Item::of(root, &image.path);
-    let unusable = |truncated: bool| {
+    let unusable = |kind: Fault| {
         let some = images.iter().filter_map(move |p| match &p.decoded {
-            Err(fault) if fault.truncated == truncated => Some((p, fault)),
+            Err(fault) if fault.fault == kind => Some((p, fault)),
             _ => None,
         });
         some.map(|(image, fault)| item(image).detail(&fault.why)).collect()
@@ -228,16 +228,21 @@ fn of_files(root: &Path, min_size: u32, images: &[ImageFile]) -> Vec<Finding> {
     let turned = seen().filter(|(_, s)| s.turned).map(|(p, _)| item(p)).collect();
     let tiny = seen().filter(|(_, s)| s.width.min(s.height) < min_size);
     vec![
-        Finding::error("unreadable", "images that do not decode", unusable(false)),
-        Finding::error("truncated", "images whose end is missing", unusable(true)),
+        Finding::error("unreadable", "images that do not decode", unusable(Fault::Other)),
+        Finding::error("truncated", "images whose end is missing", unusable(Fault::Truncated)),
+        Finding::error(
+            "unsupported",
+            "images of kinds that are not supported: convert them to 8-bit PNG or JPEG",
+            unusable(Fault::Unsupported),
+        ),
         Finding::warning(
             "misnamed",
             "files whose content is not what their name says; they decode all the same",
             misnamed.collect(),
         ),
-        Finding::warning(
+        Finding::note(
             "turned",
-            "images that EXIF asks to turn: train with --exif to do so (torchvision does not)",
+            "images that EXIF asks to turn, which training does unless --no-exif is given",
             turned,
         ),
         Finding::warning(

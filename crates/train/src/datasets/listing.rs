@@ -4,17 +4,32 @@ use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
 
 use crate::datasets::data_error::DataError;
+use crate::datasets::passed_over::is_litter;
 
 /// Extensions of images, in lower case.
-const EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"];
+const EXTENSIONS: [&str; 10] =
+    ["jpg", "jpeg", "jfif", "jpe", "png", "webp", "bmp", "gif", "tif", "tiff"];
 
-/// Everything directly in `folder` that is not hidden, in natural order.
+/// Everything directly in `folder` that is neither hidden nor litter, in natural order.
 pub(crate) fn entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
+    entries_and_litter(folder, &mut Vec::new())
+}
+
+/// [`entries`]; litter (`passed_over`) goes to `litter`.
+pub(crate) fn entries_and_litter(
+    folder: &Path,
+    litter: &mut Vec<PathBuf>,
+) -> Result<Vec<PathBuf>, DataError> {
     let list = std::fs::read_dir(folder).map_err(|e| DataError::folder(folder, e.to_string()))?;
-    let mut found: Vec<PathBuf> = list
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|p| !p.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.')))
-        .collect();
+    let mut found: Vec<PathBuf> = list.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    found.retain(|path| {
+        let name = path.file_name().unwrap_or_default();
+        if is_litter(name) {
+            litter.push(path.clone());
+            return false;
+        }
+        !name.as_encoded_bytes().starts_with(b".")
+    });
     found.sort_by(|a, b| natural(&a.to_string_lossy(), &b.to_string_lossy()));
     Ok(found)
 }
@@ -43,7 +58,7 @@ pub(crate) fn is_image(path: &Path) -> bool {
 /// Levels of folders below a class; deeper is a link that leads back up.
 const DEPTH: usize = 8;
 
-/// Images below `folder`, in natural order; other files go to `ignored`.
+/// Images below `folder`, in natural order; other files and litter go to `ignored`.
 pub(crate) fn images(folder: &Path, ignored: &mut Vec<PathBuf>) -> Result<Vec<PathBuf>, DataError> {
     images_within(folder, ignored, DEPTH)
 }
@@ -59,7 +74,7 @@ fn images_within(
         return Err(DataError::folder(folder, why));
     }
     let mut found = Vec::new();
-    for path in entries(folder)? {
+    for path in entries_and_litter(folder, ignored)? {
         if path.is_dir() {
             found.extend(images_within(&path, ignored, depth - 1)?);
         } else if is_image(&path) {

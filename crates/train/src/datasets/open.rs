@@ -9,7 +9,8 @@ use transforms::random::permutation;
 
 use crate::datasets::data_error::DataError;
 use crate::datasets::image_folder::ImageFolder;
-use crate::datasets::listing::{entries, images, is_image, subfolders};
+use crate::datasets::listing::{entries, entries_and_litter, images, is_image, subfolders};
+use crate::datasets::passed_over::{foreign_name, take_notes};
 use crate::datasets::shards;
 use crate::datasets::shards::Split;
 
@@ -160,20 +161,42 @@ impl ImageFolder {
             }
         }
         if items.is_empty() {
+            let why = "no image (jpg, png, webp, bmp, gif, tiff) in its class folders";
+            let notes = take_notes(&mut ignored);
             return Err(DataError::folder(
                 folder,
-                "no image (jpg, png, webp, bmp, gif, tiff) in its class folders",
+                [&[why.to_owned()], &notes[..]].concat().join("; "),
             ));
         }
-        let notes = match ignored.len() {
-            0 => Vec::new(),
-            n => vec![format!(
-                "{n} files that are no images ignored, such as {}",
-                ignored[0].display()
-            )],
-        };
+        let loose = loose_images(folder, &mut ignored)?;
+        let mut notes = take_notes(&mut ignored);
+        if let Some(first) = ignored.first() {
+            let (n, first) = (ignored.len(), first.display());
+            notes.push(format!("{n} files that are no images ignored, such as {first}"));
+        }
+        if let Some(first) = loose.first() {
+            notes.push(format!(
+                "{} images beside the class folders left out, such as {}: move each into a folder named by its class",
+                loose.len(),
+                first.display()
+            ));
+        }
         Ok(Self { root: folder.to_path_buf(), classes, items, notes, shards: None })
     }
+}
+
+/// Images directly in the folder of a split, which have no class; what lies there besides class folders and is no image
+/// of ours goes to `ignored`, if it has a name of its own.
+fn loose_images(folder: &Path, ignored: &mut Vec<PathBuf>) -> Result<Vec<PathBuf>, DataError> {
+    let mut loose = Vec::new();
+    for path in entries_and_litter(folder, ignored)? {
+        if is_image(&path) {
+            loose.push(path);
+        } else if foreign_name(&path).is_some() && path.is_file() {
+            ignored.push(path);
+        }
+    }
+    Ok(loose)
 }
 
 fn check_folder(path: &Path, way_out: &str) -> Result<(), DataError> {

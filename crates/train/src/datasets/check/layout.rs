@@ -6,11 +6,12 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use crate::datasets::check::report::{Finding, Item};
-use crate::datasets::listing::{entries, images, is_image, natural};
+use crate::datasets::listing::{entries_and_litter, images, is_image, natural};
 use crate::datasets::open::VAL_NAMES;
+use crate::datasets::passed_over::{foreign_name, is_litter};
 use crate::error::Error;
 use crate::suggest::nearest;
-use transforms::decode::looks_like_an_image;
+use transforms::decode::{foreign_kind, looks_like_an_image};
 
 /// A split as it lies on the disk.
 pub(super) struct ScannedSplit {
@@ -25,6 +26,8 @@ pub(super) struct ScannedSplit {
     loose: Vec<PathBuf>,
     /// Hidden folders with images in them.
     hidden: Vec<PathBuf>,
+    /// What file managers and archives left behind.
+    litter: Vec<PathBuf>,
     /// Class folders that cannot be used, and why.
     broken: Vec<(PathBuf, String)>,
 }
@@ -86,9 +89,10 @@ impl ScannedSplit {
             others: Vec::new(),
             loose: Vec::new(),
             hidden: hidden_with_images(root),
+            litter: Vec::new(),
             broken: Vec::new(),
         };
-        for path in entries(root)? {
+        for path in entries_and_litter(root, &mut split.litter)? {
             if path.is_dir() {
                 split.class(path);
             } else if is_image(&path) {
@@ -97,6 +101,12 @@ impl ScannedSplit {
                 split.others.push(path);
             }
         }
+        let (litter, others) = split
+            .others
+            .into_iter()
+            .partition(|path: &PathBuf| path.file_name().is_some_and(is_litter));
+        split.others = others;
+        split.litter.extend::<Vec<PathBuf>>(litter);
         Ok(split)
     }
 
@@ -155,8 +165,10 @@ pub(super) fn findings(splits: &[ScannedSplit], root: &Path) -> Vec<Finding> {
 /// Faults of the files and folders of one split.
 fn split_findings(split: &ScannedSplit, root: &Path) -> Vec<Finding> {
     let items = |paths: &[PathBuf]| paths.iter().map(|p| Item::of(root, p)).collect();
+    let (foreign, others): (Vec<PathBuf>, Vec<PathBuf>) =
+        split.others.iter().cloned().partition(|path| foreign_kind_of(path).is_some());
     let (overlooked, others): (Vec<PathBuf>, Vec<PathBuf>) =
-        split.others.iter().cloned().partition(|p| begins_like_an_image(p));
+        others.into_iter().partition(|path| looks_like_an_image(&start(path)));
     vec![
         Finding::error(
             "unusable_folder",
@@ -169,6 +181,19 @@ fn split_findings(split: &ScannedSplit, root: &Path) -> Vec<Finding> {
             items(&split.loose),
         ),
         Finding::note("hidden", "hidden folders with images are left alone", items(&split.hidden)),
+        Finding::warning(
+            "other_format",
+            "images of formats that are not read: convert them to JPEG or PNG",
+            foreign
+                .iter()
+                .map(|p| Item::of(root, p).detail(foreign_kind_of(p).unwrap_or_default()))
+                .collect(),
+        ),
+        Finding::note(
+            "system_files",
+            "files and folders of file managers and archives are left alone",
+            items(&split.litter),
+        ),
         Finding::warning(
             "overlooked",
             "images by content that are ignored for their names: give them a usual extension",
@@ -267,11 +292,21 @@ fn val_findings(train: &ScannedSplit, val: &ScannedSplit, root: &Path) -> Vec<Fi
     ]
 }
 
-/// Whether a file starts like an image, whatever its name.
-fn begins_like_an_image(path: &Path) -> bool {
-    let mut start = [0; 64];
-    let read = std::fs::File::open(path).and_then(|mut file| file.read(&mut start));
-    read.is_ok_and(|count| looks_like_an_image(&start[..count]))
+/// The first bytes of a file, or none of one that cannot be read.
+fn start(path: &Path) -> Vec<u8> {
+    let mut start = Vec::new();
+    // A pipe or a device is not opened: reading it could wait for ever.
+    if path.is_file()
+        && let Ok(file) = std::fs::File::open(path)
+    {
+        let _ = file.take(64).read_to_end(&mut start);
+    }
+    start
+}
+
+/// What an image of a format that is not read is called, by its name or its first bytes.
+fn foreign_kind_of(path: &Path) -> Option<&'static str> {
+    foreign_name(path).or_else(|| foreign_kind(&start(path)))
 }
 
 /// Pairs of names that people would take for the same one.
