@@ -71,7 +71,8 @@ fn still(bytes: &[u8]) -> Cow<'_, [u8]> {
     }
     let is = |kinds: &[&[u8]], chunk: &[u8]| kinds.contains(&&chunk[4..8]);
     let animation = |chunk: &[u8]| is(&[b"acTL", b"fcTL", b"fdAT"], chunk);
-    let lacks_end = offset == bytes.len() && chunks.last().is_some_and(|last| is(&[b"IDAT"], last));
+    let lacks_end =
+        END.starts_with(&bytes[offset..]) && chunks.last().is_some_and(|last| is(&[b"IDAT"], last));
     if !lacks_end && !chunks.iter().any(|chunk| animation(chunk)) {
         return Cow::Borrowed(bytes);
     }
@@ -79,10 +80,7 @@ fn still(bytes: &[u8]) -> Cow<'_, [u8]> {
     for chunk in chunks.into_iter().filter(|chunk| !animation(chunk)) {
         still.extend_from_slice(chunk);
     }
-    still.extend_from_slice(&bytes[offset..]);
-    if lacks_end {
-        still.extend_from_slice(END);
-    }
+    still.extend_from_slice(if lacks_end { END } else { &bytes[offset..] });
     Cow::Owned(still)
 }
 

@@ -81,26 +81,22 @@ impl Kind {
             return refused("with signed samples");
         }
         let kind = Self { colour, bits: bits as usize, samples, lowest_first, planar };
-        kind.check(ifd, photometric, compressed)?;
+        kind.check(ifd, photometric)?;
+        if planar {
+            kind.check_planes(compressed, extra.is_empty())?;
+        }
         Ok(kind)
     }
 
     /// Refuses what Pillow does not open although its parts are known.
-    fn check(&self, ifd: &Ifd, photometric: u64, compressed: bool) -> Result<(), DecodeError> {
+    fn check(&self, ifd: &Ifd, photometric: u64) -> Result<(), DecodeError> {
         let Self { colour, bits, samples, .. } = *self;
         let single = samples == 1;
         let gray = matches!(colour, Colour::Gray { .. });
         match bits {
             16 if photometric == 0 => return refused("of 16 bits whose white is 0"),
             16 if gray && samples > 1 => return refused("of 16 bits with gray and alpha"),
-            // Pillow reads one byte of two.
-            16 if self.planar && !gray && !compressed => {
-                return refused("of 16 bits with planes, uncompressed");
-            }
             _ => {}
-        }
-        if self.planar && matches!(colour, Colour::Premultiplied) {
-            return refused("with planes and associated alpha");
         }
         let rgb = colour == Colour::Rgb && bits == 8 && samples == 3;
         let little = ifd.order == ByteOrder::Little;
@@ -109,6 +105,31 @@ impl Kind {
         match self.lowest_first && !(rgb || single && (narrow || sixteen)) {
             true => refused("of these samples with FillOrder 2"),
             false => Ok(()),
+        }
+    }
+}
+
+impl Kind {
+    /// Refuses planes that Pillow reads as something else. Of planes without compression it takes
+    /// whole bytes, in the order of their bits; it divides by an alpha that is not named.
+    fn check_planes(&self, compressed: bool, unnamed: bool) -> Result<(), DecodeError> {
+        let Self { colour, bits, samples, lowest_first, .. } = *self;
+        if colour == Colour::Premultiplied {
+            return refused("with planes and associated alpha");
+        }
+        if compressed {
+            return match colour == Colour::Rgb && samples == 4 && unnamed {
+                true => refused("with planes and without ExtraSamples"),
+                false => Ok(()),
+            };
+        }
+        let plain = bits == 8 || (bits == 1 && colour == Colour::Gray { white_is_zero: false });
+        if bits == 16 {
+            refused("of 16 bits with planes, uncompressed")
+        } else if !plain || lowest_first || colour == (Colour::Gray { white_is_zero: true }) {
+            refused("of these samples with planes, uncompressed")
+        } else {
+            Ok(())
         }
     }
 }
