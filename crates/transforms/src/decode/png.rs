@@ -22,9 +22,9 @@ pub(super) fn decode(bytes: &[u8]) -> Result<RgbImage, DecodeError> {
     if bytes.get(12..16) == Some(b"CgBI") {
         return Err(DecodeError::unsupported("a PNG optimised for iPhone apps (CgBI)"));
     }
-    let still = still(bytes);
+    let file = complete(bytes);
     let limits = Limits { bytes: MAX_BYTES as usize };
-    let mut decoder = png::Decoder::new_with_limits(Cursor::new(&still[..]), limits);
+    let mut decoder = png::Decoder::new_with_limits(Cursor::new(&file[..]), limits);
     decoder.set_transformations(Transformations::IDENTITY);
     decoder.set_ignore_text_chunk(true);
     decoder.set_ignore_iccp_chunk(true);
@@ -58,30 +58,20 @@ pub(super) fn decode(bytes: &[u8]) -> Result<RgbImage, DecodeError> {
 /// The last chunk of a PNG.
 const END: &[u8] = b"\0\0\0\0IEND\xAE\x42\x60\x82";
 
-/// The file without the chunks of an animation, which describe other images than the default one,
-/// and with its last chunk, which some writers forget.
-fn still(bytes: &[u8]) -> Cow<'_, [u8]> {
-    let mut chunks = Vec::new();
+/// The file with its last chunk, which some writers forget.
+fn complete(bytes: &[u8]) -> Cow<'_, [u8]> {
+    let mut last: &[u8] = &[];
     let mut offset = 8;
     while let Some(length) = ByteOrder::Big.u32(bytes, offset)
         && let Some(chunk) = bytes.get(offset..offset.saturating_add(12 + length as usize))
     {
-        chunks.push(chunk);
+        last = &chunk[4..8];
         offset += chunk.len();
     }
-    let is = |kinds: &[&[u8]], chunk: &[u8]| kinds.contains(&&chunk[4..8]);
-    let animation = |chunk: &[u8]| is(&[b"acTL", b"fcTL", b"fdAT"], chunk);
-    let lacks_end =
-        END.starts_with(&bytes[offset..]) && chunks.last().is_some_and(|last| is(&[b"IDAT"], last));
-    if !lacks_end && !chunks.iter().any(|chunk| animation(chunk)) {
-        return Cow::Borrowed(bytes);
+    match last == b"IDAT" && END.starts_with(&bytes[offset..]) {
+        true => Cow::Owned([&bytes[..offset], END].concat()),
+        false => Cow::Borrowed(bytes),
     }
-    let mut still = bytes[..8].to_vec();
-    for chunk in chunks.into_iter().filter(|chunk| !animation(chunk)) {
-        still.extend_from_slice(chunk);
-    }
-    still.extend_from_slice(if lacks_end { END } else { &bytes[offset..] });
-    Cow::Owned(still)
 }
 
 /// How the samples of a row become colours.
