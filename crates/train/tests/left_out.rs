@@ -2,7 +2,8 @@
 //! images without a class. Each kind is counted and named once, by every command that reads a folder, and makes no
 //! class.
 //!
-//! Mutations caught:
+//! Mutations caught: `@eaDir` listed as a class, the notes dropped by the folder, by `predict` or by `data check`, loose
+//! images not counted, capitals of an extension not read.
 
 #[path = "test_folder/test_folder.rs"]
 mod test_folder;

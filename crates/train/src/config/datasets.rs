@@ -155,7 +155,7 @@ mod tests {
         assert_eq!((old.data.decode, old.augment().decode), (Decoding::Exact, Decoding::Exact));
     }
 
-    /// Mutations caught: `older false` omitted, a default of `false`, `no_exif_flag` without effect.
+    /// Mutations caught: `older false` omitted.
     #[test]
     fn an_old_plan_leaves_images_as_stored_and_a_new_one_turns_them() {
         let turns = |plan: &Plan| {

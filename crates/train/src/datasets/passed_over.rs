@@ -123,7 +123,7 @@ mod tests {
 
     use super::take_notes;
 
-    /// Mutations caught: capitals of an extension not read, a file counted twice.
+    /// Mutations caught: capitals of an extension not read.
     #[test]
     fn each_kind_is_counted_and_named_once() {
         let names = [

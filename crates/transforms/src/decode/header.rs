@@ -1,5 +1,7 @@
 //! What the header of an image says, without decoding it.
 
+use std::panic::catch_unwind;
+
 use image::ImageFormat;
 
 use crate::byte_order::ByteOrder;
@@ -26,9 +28,13 @@ pub struct ImageHeader {
 }
 
 /// Reads the header of an image of a format that [`crate::decode::decode`] reads; `None` if it is
-/// damaged or of a kind that is not supported.
+/// damaged or of a kind that is not supported. Never panics, whatever the bytes.
 #[must_use]
 pub fn header(bytes: &[u8]) -> Option<ImageHeader> {
+    catch_unwind(|| read(bytes)).ok().flatten()
+}
+
+fn read(bytes: &[u8]) -> Option<ImageHeader> {
     let format = format(bytes).ok()?;
     let plain = |width: u32, height: u32| ImageHeader {
         format,

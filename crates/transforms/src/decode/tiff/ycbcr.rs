@@ -34,7 +34,7 @@ impl YCbCr {
         // A code as a level, libtiff's `Code2V`.
         let level = |code: i32, black: f32, white: f32, range: f32| {
             let span = if white - black == 0.0 { 1.0 } else { white - black };
-            let level = ((code - black as i32) as f32 * range) / span;
+            let level = (code.wrapping_sub(black as i32) as f32 * range) / span;
             level.clamp(-128.0 * 32.0, 128.0 * 32.0) as i32
         };
         let fixed = |factor: f32| {
