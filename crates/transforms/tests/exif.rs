@@ -74,7 +74,7 @@ fn app1(block: &[u8]) -> (u8, Vec<u8>) {
 }
 
 /// A PNG with a chunk before or behind its data.
-fn png_with(kind: &[u8; 4], body: &[u8], behind: bool) -> Vec<u8> {
+fn png_with(kind: [u8; 4], body: &[u8], behind: bool) -> Vec<u8> {
     let plain = file("rgb.png");
     let at = match behind {
         true => plain.len() - 12,
@@ -114,7 +114,7 @@ fn every_container_has_its_place() {
     let six = block(SIX);
     let prefixed = [b"Exif\0\0", &six[..]].concat();
     let xmp = (0xE1, b"http://ns.adobe.com/xap/1.0/\0<x:xmpmeta/>".to_vec());
-    let long: Vec<u8> = [&six[..], &[0; 60_000]].concat();
+    let long: Vec<u8> = [&six[..], &vec![0; 60_000]].concat();
     let cases: Vec<(&str, Vec<u8>)> = vec![
         ("jpeg", jpeg_with(&[app1(&six)])),
         ("jpeg, XMP first", jpeg_with(&[xmp.clone(), app1(&six)])),
@@ -128,9 +128,9 @@ fn every_container_has_its_place() {
             ]),
         ),
         ("jpeg, two segments", jpeg_with(&[app1(&long), app1(&[1; 5000])])),
-        ("png", png_with(b"eXIf", &six, false)),
-        ("png, behind the data", png_with(b"eXIf", &six, true)),
-        ("png, with JPEG's prefix", png_with(b"eXIf", &prefixed, false)),
+        ("png", png_with(*b"eXIf", &six, false)),
+        ("png, behind the data", png_with(*b"eXIf", &six, true)),
+        ("png, with JPEG's prefix", png_with(*b"eXIf", &prefixed, false)),
         ("webp", webp_with(&six, true)),
         ("webp, with JPEG's prefix", webp_with(&prefixed, true)),
         ("webp, before the picture", webp_with(&six, false)),
@@ -153,7 +153,7 @@ fn every_type_and_byte_order_is_read_and_nothing_else() {
                 let expected = Orientation::from_exif(value.into()).unwrap_or_default();
                 let name = format!("type {kind}, value {value}, big {big}");
                 assert_eq!(seen(&jpeg_with(&[app1(&block)])), expected, "{name}");
-                assert_eq!(seen(&png_with(b"eXIf", &block, true)), expected, "{name}");
+                assert_eq!(seen(&png_with(*b"eXIf", &block, true)), expected, "{name}");
                 assert_eq!(seen(&webp_with(&block, true)), expected, "{name}");
             }
         }
@@ -179,7 +179,7 @@ fn every_type_and_byte_order_is_read_and_nothing_else() {
         broken[at] = value;
         assert_eq!(seen(&jpeg_with(&[app1(&broken)])), upright, "{at}");
     }
-    assert_eq!(seen(&png_with(b"eXIF", &whole, false)), upright, "another chunk");
+    assert_eq!(seen(&png_with(*b"eXIF", &whole, false)), upright, "another chunk");
     assert_eq!(seen(b""), upright);
 }
 

@@ -57,7 +57,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<RgbImage, DecodeError> {
     let numbers;
     // Bytes from row to row, and of a row; run lengths become a byte per pixel.
     let (rows, stride, row_bytes) = if is_compressed {
-        numbers = run_lengths(ByteReader::new(bytes, data), &header)?;
+        numbers = run_lengths(ByteReader::new(bytes, data), &header);
         (&numbers[..], header.width, header.width)
     } else {
         let stride = ((header.width * bits + 31) >> 3) & !3;
@@ -128,12 +128,10 @@ fn layout(header: &Header) -> Result<Layout, DecodeError> {
     let Header { bits, compression, masks, .. } = *header;
     let kind = || DecodeError::unsupported(format!("a BMP of {bits} bits with these bit fields"));
     match (bits, compression, masks) {
-        (16, 0, _) => Ok(Layout::Sixteen { green: 5 }),
-        (24, 0, _) => Ok(Layout::Bytes(3, [2, 1, 0])),
+        (16, 0, _) | (16, 3, Some([0x7C00, 0x3E0, 0x1F, _])) => Ok(Layout::Sixteen { green: 5 }),
+        (24, 0, _) | (24, 3, Some([0xFF_0000, 0xFF00, 0xFF, _])) => Ok(Layout::Bytes(3, [2, 1, 0])),
         (32, 0, _) => Ok(Layout::Bytes(4, [2, 1, 0])),
-        (16, 3, Some([0x7C00, 0x3E0, 0x1F, _])) => Ok(Layout::Sixteen { green: 5 }),
         (16, 3, Some([0xF800, 0x7E0, 0x1F, _])) => Ok(Layout::Sixteen { green: 6 }),
-        (24, 3, Some([0xFF_0000, 0xFF00, 0xFF, _])) => Ok(Layout::Bytes(3, [2, 1, 0])),
         (32, 3, Some(masks)) => match masks {
             [0xFF_0000, 0xFF00, 0xFF, 0 | 0xFF00_0000] | [0, 0, 0, 0] => {
                 Ok(Layout::Bytes(4, [2, 1, 0]))
@@ -197,14 +195,14 @@ impl Layout {
 ///
 /// Faults are treated as Pillow does: a run that is too long ends with its row, absolute pixels run
 /// on into the next one.
-fn run_lengths(mut reader: ByteReader, header: &Header) -> Result<Vec<u8>, DecodeError> {
+fn run_lengths(mut reader: ByteReader, header: &Header) -> Vec<u8> {
     let (four, width) = (header.compression == 2, header.width);
     let wanted = width * header.height;
     let mut numbers: Vec<u8> = Vec::new();
     let mut x = 0;
     while numbers.len() < wanted {
-        let (Ok(count), Ok(value)) = (reader.u8(), reader.u8()) else { break };
-        match (usize::from(count), usize::from(value)) {
+        let (Ok(count), Ok(byte)) = (reader.u8(), reader.u8()) else { break };
+        match (usize::from(count), usize::from(byte)) {
             (0, 0) => {
                 numbers.resize(numbers.len().next_multiple_of(width), 0);
                 x = 0;
@@ -230,11 +228,11 @@ fn run_lengths(mut reader: ByteReader, header: &Header) -> Result<Vec<u8>, Decod
             }
             (run, _) => {
                 let run = run.min(width.saturating_sub(x));
-                let pair = if four { [value >> 4, value & 15] } else { [value, value] };
-                numbers.extend((0..run).map(|i| pair[i % 2] as u8));
+                let pair = if four { [byte >> 4, byte & 15] } else { [byte, byte] };
+                numbers.extend((0..run).map(|i| pair[i % 2]));
                 x += run;
             }
         }
     }
-    Ok(numbers)
+    numbers
 }

@@ -11,13 +11,11 @@ fn known(bytes: &[u8]) -> Option<ImageFormat> {
         [0x89, b'P', b'N', b'G', 13, 10, 26, 10, ..] => Some(ImageFormat::Png),
         [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Some(ImageFormat::WebP),
         [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Some(ImageFormat::Gif),
-        // With the magic number in the wrong byte order too, as Pillow does, and BigTIFF.
-        [b'I', b'I', 42, 0, ..] | [b'I', b'I', 0, 42, ..] | [b'I', b'I', 43, 0, ..] => {
-            Some(ImageFormat::Tiff)
-        }
-        [b'M', b'M', 42, 0, ..] | [b'M', b'M', 0, 42, ..] | [b'M', b'M', 0, 43, ..] => {
-            Some(ImageFormat::Tiff)
-        }
+        // BigTIFF too, and with the magic number in the wrong byte order, as Pillow does.
+        [b'I', b'I', 42 | 43, 0, ..]
+        | [b'I', b'I', 0, 42, ..]
+        | [b'M', b'M', 42, 0, ..]
+        | [b'M', b'M', 0, 42 | 43, ..] => Some(ImageFormat::Tiff),
         [b'B', b'M', ..] => Some(ImageFormat::Bmp),
         _ => None,
     }

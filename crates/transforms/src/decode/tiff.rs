@@ -177,7 +177,7 @@ impl<'a> Page<'a> {
                 return refused("of YCbCr with planes");
             }
             // libtiff takes the chroma of the last block of a row from elsewhere.
-            if ycbcr.shared == [4, 4] && !self.tiled && self.width % 4 != 0 {
+            if ycbcr.shared == [4, 4] && !self.tiled && !self.width.is_multiple_of(4) {
                 return refused("of YCbCr subsampled by [4, 4] in a width of no multiple of 4");
             }
             if self.tiled && !self.chunk[0].is_multiple_of(ycbcr.shared[1]) {
