@@ -34,7 +34,8 @@ const FOREIGN: [(&[&str], Name); 9] = [
     ),
 ];
 
-/// Names that file managers, network storage and archives give to files and folders of their own.
+/// Names that file managers, network storage and archives give to files and folders of their own, in
+/// any case.
 const LITTER: [&str; 13] = [
     "@eadir",
     "@recycle",
@@ -53,8 +54,10 @@ const LITTER: [&str; 13] = [
 
 /// Whether a name is that of a file or folder of a file manager, a network storage or an archive.
 pub(crate) fn is_litter(name: &OsStr) -> bool {
-    let name = name.to_string_lossy().to_lowercase();
-    LITTER.contains(&&*name) || name.starts_with("._") || name == ".ds_store"
+    let name = name.as_encoded_bytes();
+    name.starts_with(b"._")
+        || name == b".DS_Store"
+        || LITTER.iter().any(|litter| name.eq_ignore_ascii_case(litter.as_bytes()))
 }
 
 /// What an image of a format that is not read is called, by its extension.
