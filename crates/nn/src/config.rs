@@ -190,6 +190,16 @@ impl NetworkConfig {
         if !(0.05..=8.0).contains(&self.width) {
             return Err(format!("width {}: expected 0.05 to 8", self.width));
         }
+        let shares = [
+            ("dropout", self.dropout, 0.0..=0.999_999),
+            ("bn_eps", self.bn_eps, 0.0..=1.0),
+            ("bn_momentum", self.bn_momentum, 0.0..=1.0),
+        ];
+        if let Some((field, value, range)) = shares.iter().find(|(_, v, range)| !range.contains(v))
+        {
+            let (low, high) = (range.start(), range.end());
+            return Err(format!("{field} {value}: expected {low} to {high}"));
+        }
         match self {
             _ if self.num_classes == 0 => Err("0 classes: expected at least 1".into()),
             _ if fixed && self.width != 1.0 => refuse("width multiplier"),

@@ -32,6 +32,8 @@ use crate::commands::summary::{SummaryArgs, summary};
 use crate::commands::train::{TrainArgs, train};
 use crate::device;
 use crate::error::Error;
+use crate::files;
+use crate::signal;
 use crate::{err, out};
 
 /// Trains, evaluates and ships efficient image classifiers
@@ -123,6 +125,8 @@ enum Command {
 
 /// Runs the program on its arguments, the name of the program first.
 pub fn main(arguments: Vec<OsString>) -> ExitCode {
+    signal::survive_file_size_limit();
+    files::inject_crash();
     let lists = |pair: &[OsString]| pair[0] == "--backend" && pair[1] == "list";
     if arguments.windows(2).any(lists) || arguments.iter().any(|w| w == "--backend=list") {
         device::list().iter().for_each(|line| out!("{line}"));

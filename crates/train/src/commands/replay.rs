@@ -1,7 +1,7 @@
 //! `kindling replay`: runs the batch of a step whose loss or gradient was not finite again, and prints
 //! the gradient of each layer.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
@@ -18,6 +18,7 @@ use crate::run::build_objective::build_objective;
 use crate::run::checkpoint::Checkpoint;
 use crate::run::incident::NonFiniteStep;
 use crate::run::open_data;
+use crate::run::open_data::RunImages;
 use crate::run::progress::Position;
 use crate::run::state::RunContext;
 
@@ -46,12 +47,18 @@ pub fn replay(args: &ReplayArgs) -> Result<(), Error> {
     let plan = checkpoint.manifest.plan.clone();
     let chosen = args.backend.unwrap_or(plan.machine.backend).open()?;
     let autodiff_device = chosen.device.clone().autodiff();
-    let train = Arc::new(open_data::open(&plan)?.0);
+    let run_folder = args.file.parent().and_then(Path::parent).unwrap_or(Path::new("."));
+    let RunImages { train, mut left_out, .. } =
+        open_data::open_for_run(&plan, Some(checkpoint.manifest.data), run_folder)?;
+    // The batch as it was, whatever came on the quarantine list since.
+    step.indices.iter().for_each(|index| _ = left_out.remove(index));
+    let train = Arc::new(train);
     let context = RunContext::new(&plan, &train, &autodiff_device)?;
     let state = context.resume(checkpoint, true)?;
     let (objective, _) = build_objective(&plan, &train, &chosen.device)?;
     let loader =
-        open_data::loader(&plan, &train, Mode::Train(plan.augment()), plan.training.batch_size);
+        open_data::loader(&plan, &train, Mode::Train(plan.augment()), plan.training.batch_size)
+            .leaving_out(left_out);
     let Position { epoch, batch: number, .. } = step.position;
     let found = loader.epoch(epoch, number.saturating_sub(1)).next();
     let mut batch = found.ok_or_else(|| {

@@ -159,15 +159,15 @@ macro_rules! theme {
                 map: &mut M,
             ) -> Result<bool, M::Error> {
                 match key {
-                    $(stringify!($field) => self.$field = map.next_value()?,)+
-                    $($(stringify!($only) => self.$only = map.next_value()?,)+)?
+                    $(stringify!($field) => self.$field = Some(map.next_value()?),)+
+                    $($(stringify!($only) => self.$only = Some(map.next_value()?),)+)?
                     _ => return Ok(false),
                 }
                 Ok(true)
             }
 
             /// Fills in the defaults and checks the ranges. Of an `older` plan the missing keys
-            /// take the values that they had before there was a choice, and nothing is checked.
+            /// take the values that they had before there was a choice.
             #[allow(unused_variables, clippy::too_many_arguments, clippy::too_many_lines)]
             #[allow(clippy::redundant_closure_call)]
             pub(in crate::config) fn resolve(
@@ -186,11 +186,9 @@ macro_rules! theme {
                         };
                     $(let $field = ($map)($field);)?
                 )+
-                if !older {
-                    $($(
-                        $crate::config::range::check(stringify!($field), &$field, &$range)?;
-                    )?)+
-                }
+                $($(
+                    $crate::config::range::check(stringify!($field), &$field, &$range)?;
+                )?)+
                 Ok($plan { $($field),+ })
             }
         }

@@ -20,7 +20,8 @@ theme! {
     #[arg(long, value_name = "N")]
     #[brief]
     #[resumable]
-    epochs: u64 = if carried { 12 } else { 100 }, shown "100, 12 on the default data", in 1..;
+    epochs: u64 = if carried { 12 } else { 100 }, shown "100, 12 on the default data",
+        in 1..=1_000_000_000;
 
     /// Images per batch
     #[arg(short, long, value_name = "N")]

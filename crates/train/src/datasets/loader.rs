@@ -5,6 +5,7 @@ pub mod epoch;
 mod scratch;
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -69,6 +70,8 @@ pub struct Loader {
     config: LoaderConfig,
     sampler: Sampler,
     cache: Arc<PixelCache>,
+    /// Images that no batch has, although they have a place in the order.
+    left_out: Arc<HashSet<usize>>,
 }
 
 impl Loader {
@@ -89,7 +92,14 @@ impl Loader {
             Mode::Train(augment) => Sampler::shuffled(count, seed, augment.repeats),
             Mode::Eval => Sampler::sequential(count, seed),
         };
-        Self { folder, preprocess, mode, config, sampler, cache: Arc::default() }
+        let (cache, left_out) = (Arc::default(), Arc::default());
+        Self { folder, preprocess, mode, config, sampler, cache, left_out }
+    }
+
+    /// Leaves these images out of their batches. The order and every bit of the others stay.
+    #[must_use]
+    pub fn leaving_out(self, images: HashSet<usize>) -> Self {
+        Self { left_out: Arc::new(images), ..self }
     }
 
     /// Keeps decoded images from epoch to epoch; every bit of the batches stays.
@@ -226,6 +236,9 @@ impl Loader {
             skipped: Vec::new(),
         };
         for (position, &index) in (from..to).zip(&order[from..to]) {
+            if self.left_out.contains(&index) {
+                continue;
+            }
             // The image is made where it stays: in the batch.
             let before = batch.images.len();
             batch.images.resize(before + preprocess.values(), 0.0);
