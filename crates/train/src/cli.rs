@@ -1,6 +1,7 @@
 //! The command line: parse, dispatch, print the one sentence of a failure, return the exit code.
 //!
-//! Exit codes: 0 done, 2 usage, 3 data, 4 out of time and saved, 5 diverged, 6 checkpoint, 7 backend, 8 file,
+//! Exit codes: 0 done, 2 usage, 3 data, 4 out of time and saved, 5 diverged, 6 checkpoint, 7 backend,
+//! memory or threads, 8 file,
 //! 130/143 interrupted by SIGINT/SIGTERM with the run saved.
 
 use std::ffi::OsString;
@@ -32,6 +33,7 @@ use crate::commands::summary::{SummaryArgs, summary};
 use crate::commands::train::{TrainArgs, train};
 use crate::device;
 use crate::error::Error;
+use crate::learner::out_of_memory::catch_oom;
 use crate::{err, out};
 
 /// Trains, evaluates and ships efficient image classifiers
@@ -58,16 +60,32 @@ const LONG_HELP: &str = "Every option of a run is also a key of the TOML file of
                          for - in its name.\nPrecedence, lowest first: default, --recipe, \
                          --config, flag.";
 
-/// Makes the one pool of threads and chooses the instructions, where they are given; before anything has run.
+/// What a program prints where an allocation that cannot be done without finds no memory.
+pub const OUT_OF_MEMORY: &str = "error: out of memory: an allocation failed; the last checkpoint of \
+                                 a run is intact; lower --batch-size, --img-size or --workers, or \
+                                 raise `ulimit -v`\n";
+
+/// The exit code that follows: that of [`crate::error::ErrorKind::Memory`].
+pub const OUT_OF_MEMORY_CODE: i32 = 7;
+
+/// Chooses the instructions, where they are given, and makes the one pool of threads; before anything
+/// has run.
 fn prepare(threads: Option<u32>, isa: Option<&str>) -> Result<(), Error> {
     if let Some(isa) = isa {
         Isa::force(isa).map_err(|why| Error::usage(format!("--isa: {why}")))?;
     }
-    let Some(threads) = threads else { return Ok(()) };
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(threads as usize)
-        .build_global()
-        .map_err(|why| Error::usage(format!("--threads {threads}: {why}")))
+    // Without a number as many as rayon takes by itself.
+    let threads = threads.unwrap_or(0) as usize;
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().map_err(|why| {
+        let wanted = match threads {
+            0 => "the threads of the CPU kernels".to_owned(),
+            number => format!("--threads {number}"),
+        };
+        Error::backend(format!(
+            "{wanted}: the system starts no more threads ({why}); give a lower --threads, or raise \
+             `ulimit -u` or `ulimit -v`"
+        ))
+    })
 }
 
 #[derive(Subcommand)]
@@ -136,7 +154,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
         }
     };
     let result = prepare(program.threads, program.isa.as_deref())
-        .and_then(|()| inside(|| run(program.command)));
+        .and_then(|()| inside(|| run_within_memory(program.command)));
     match result {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
@@ -144,6 +162,15 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
             ExitCode::from(failure.kind.exit_code())
         }
     }
+}
+
+/// Runs a command; missing memory that the command does not handle is an error like any other.
+fn run_within_memory(command: Command) -> Result<u8, Error> {
+    catch_oom(|| run(command)).unwrap_or_else(|why| {
+        Err(Error::memory(format!(
+            "{why}; lower --batch-size or --img-size, or close other programs"
+        )))
+    })
 }
 
 /// Parses the command line.

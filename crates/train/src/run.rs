@@ -16,6 +16,7 @@ pub mod open_data;
 pub mod pretrained;
 pub mod probe;
 pub mod progress;
+mod readable;
 pub mod resume;
 pub mod retention;
 pub mod run_folder;

@@ -60,7 +60,16 @@ const FLOORS: [(&str, &[&[&str]]); 5] = [
             &["learner"],
             &["datasets"],
             &["optimizers"],
-            &["device", "error", "files", "signal", "stdout", "suggest", "system_memory"],
+            &[
+                "device",
+                "error",
+                "files",
+                "signal",
+                "stdout",
+                "suggest",
+                "system_memory",
+                "text_list",
+            ],
         ],
     ),
 ];

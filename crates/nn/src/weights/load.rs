@@ -7,7 +7,7 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Tensor, TensorData};
 
 use crate::config::NetworkConfig;
-use crate::layer_spec::{Key, LayerOperation, Naming};
+use crate::layer_spec::{Key, LayerOperation, LayerSpec, Naming};
 use crate::network::Network;
 use crate::weights::{NamedTensor, WeightsError, transposed};
 
@@ -21,6 +21,8 @@ pub enum HeadPolicy {
     Exact,
     /// For fine-tuning: the classifier keeps its initial weights when its class count differs.
     KeepInitialised,
+    /// For fine-tuning on other classes: the classifier keeps its initial weights whatever its count.
+    Fresh,
 }
 
 /// The result of loading.
@@ -37,7 +39,7 @@ impl fmt::Display for LoadReport {
         write!(f, "{} tensors loaded", self.loaded)?;
         match self.kept.is_empty() {
             true => Ok(()),
-            false => write!(f, "; another class count: {} start anew", self.kept.join(", ")),
+            false => write!(f, "; {} start anew", self.kept.join(", ")),
         }
     }
 }
@@ -59,10 +61,7 @@ impl StateDictLoader {
     fn misshapen(&mut self, name: String, shape: &[usize], expected: &[usize]) {
         // The class count is the first extent of a classifier's tensors.
         let only_classes = shape.get(1..) == expected.get(1..);
-        if self.head == HeadPolicy::KeepInitialised
-            && self.classifiers.contains(&name)
-            && only_classes
-        {
+        if self.head != HeadPolicy::Exact && self.classifiers.contains(&name) && only_classes {
             self.report.kept.push(name);
         } else {
             let shapes = format!("{shape:?} where the network has {expected:?}");
@@ -78,6 +77,10 @@ impl ModuleMapper for StateDictLoader {
             self.faults.push(format!("`{name}` is missing"));
             return param;
         };
+        if self.head == HeadPolicy::Fresh && self.classifiers.contains(&name) {
+            self.report.kept.push(name);
+            return param;
+        }
         let own = param.lazy_shape();
         let mut expected = own.to_vec();
         if D == 2 {
@@ -133,13 +136,18 @@ fn rename_last_linear(tensors: &mut [NamedTensor], keys: &[Key]) {
     }
 }
 
-/// Names of the tensors of every classifier, the auxiliary heads' too.
-fn classifier_names(config: &NetworkConfig, naming: Naming) -> Vec<String> {
+/// Names of the tensors of every classifier, the auxiliary heads' too: their first extent counts the
+/// classes.
+pub fn classifier_names(config: &NetworkConfig, naming: Naming) -> Vec<String> {
     let size = config.architecture.native_size();
-    let classifiers = config.layers(size, size, naming).into_iter().filter(|layer| {
-        matches!(layer.operation, LayerOperation::Linear) && layer.output[0] == config.num_classes
+    let layers = config.layers(size, size, naming);
+    let is_linear = |layer: &LayerSpec| matches!(layer.operation, LayerOperation::Linear);
+    let classifiers = layers.iter().enumerate().filter(|(index, layer)| {
+        // A hidden layer may have as many outputs as there are classes: another one follows it.
+        let hidden = layers.get(index + 1).is_some_and(is_linear);
+        is_linear(layer) && layer.output[0] == config.num_classes && !hidden
     });
-    classifiers.flat_map(|layer| layer.keys).map(|key| key.name).collect()
+    classifiers.flat_map(|(_, layer)| &layer.keys).map(|key| key.name.clone()).collect()
 }
 
 /// Loads `tensors`, under either naming, into `network`. Auxiliary heads in `tensors` are ignored

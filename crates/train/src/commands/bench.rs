@@ -7,6 +7,7 @@ use burn::module::Module as _;
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 use clap::{Args, ValueEnum};
+use kernels::allocator::try_with_capacity;
 use nn::cost::cost;
 use nn::network::Network;
 use serde::Serialize;
@@ -18,7 +19,7 @@ use crate::learner::loss::{soft_targets, with_auxiliary};
 use crate::optimizers::optimizer::Optimizer;
 use crate::optimizers::optimizer_kind::{OptimizerConfig, OptimizerKind};
 use crate::out;
-use crate::system_memory::peak_rss_mb;
+use crate::system_memory::{available, peak_rss_mb};
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
@@ -147,10 +148,24 @@ pub fn bench(args: &BenchArgs) -> Result<(), Error> {
     Ok(())
 }
 
+/// Values of noise, -1 to 1.
+///
+/// # Panics
+/// Where the machine has no memory for them, in the words that `catch_oom` knows.
+pub(super) fn noise(count: usize) -> Vec<f32> {
+    let fits = |bytes: u64| available().is_none_or(|free| bytes <= free);
+    let values = if fits(4 * count as u64) { try_with_capacity(count) } else { None };
+    let Some(mut values) = values else {
+        panic!("out of memory: no {} MB for the input", (4 * count).div_ceil(1 << 20));
+    };
+    let value = |i: usize| ((i.wrapping_mul(2_654_435_761) >> 8) % 2048) as f32 / 1024.0 - 1.0;
+    values.extend((0..count).map(value));
+    values
+}
+
 /// Images of noise: the same values, copied for every batch as a loader would give them.
 fn images(batch: usize, size: usize) -> TensorData {
-    let noise = |i: usize| ((i.wrapping_mul(2_654_435_761) >> 8) % 2048) as f32 / 1024.0 - 1.0;
-    TensorData::new((0..batch * 3 * size * size).map(noise).collect(), [batch, 3, size, size])
+    TensorData::new(noise(batch * 3 * size * size), [batch, 3, size, size])
 }
 
 fn timed(args: &BenchArgs, mut batch: impl FnMut()) -> Vec<Duration> {

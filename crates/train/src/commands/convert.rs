@@ -1,6 +1,7 @@
 //! `kindling convert`: weights from one file to another: names of torchvision or timm, f32, f16 or bf16,
 //! or a Kindling checkpoint that `predict` and `eval` take.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, bf16, f16};
@@ -15,6 +16,8 @@ use safetensors::tensor::{Dtype, TensorView};
 use crate::commands::model_args::ModelArgs;
 use crate::config::model::variant;
 use crate::config::options::Options;
+use crate::datasets::class_order;
+use crate::err;
 use crate::error::Error;
 use crate::files::write_atomically;
 use crate::learner::nan_guard::NanGuard;
@@ -22,6 +25,7 @@ use crate::optimizers::lr_schedule::Plateau;
 use crate::run::checkpoint::{Checkpoint, DatasetFingerprint, Manifest};
 use crate::run::pretrained;
 use crate::run::progress::{EpochStats, Position};
+use crate::text_list::{lines, read_text};
 use transforms::preprocess::Preprocess;
 use transforms::resize::Interpolation;
 
@@ -143,8 +147,31 @@ fn write(path: &Path, tensors: &[NamedTensor], float: Float) -> Result<(), Error
         let view = TensorView::new(dtype, t.shape.clone(), bytes);
         (t.name.as_str(), view.expect("as many bytes as the type has for every element"))
     });
-    let format = std::collections::HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     write_atomically(path, &safetensors::serialize(views, Some(format)).expect("consistent"))
+}
+
+/// Reads class names, one a line, and notes for the user; empty lines at the end are none.
+fn class_names(path: &Path) -> Result<(Vec<String>, Option<String>), Error> {
+    let fault = |why: String| Error::data(format!("{}: {why}", path.display()));
+    let text = read_text(path).map_err(fault)?;
+    // Every line is a logit, so that an empty one between others shifts the rest.
+    let names: Vec<String> = text.trim_end().lines().map(|line| line.trim().to_owned()).collect();
+    if let Some(index) = names.iter().position(String::is_empty) {
+        return Err(fault(format!("line {}: empty, expected a class name", index + 1)));
+    }
+    // Lists of ImageNet's classes have two cranes and two maillots.
+    let mut seen = HashMap::new();
+    let again = lines(&text).find_map(|line| {
+        let first = seen.insert(line.text, line.number)?;
+        Some(format!(
+            "{}: line {}: `{}` stands in line {first} already; `eval` cannot tell the two apart",
+            path.display(),
+            line.number,
+            line.text
+        ))
+    });
+    Ok((names, again))
 }
 
 fn checkpoint(
@@ -155,9 +182,8 @@ fn checkpoint(
 ) -> Result<Checkpoint, Error> {
     let classes = match &args.classes {
         Some(path) => {
-            let text = std::fs::read_to_string(path)
-                .map_err(|e| Error::data(format!("{}: cannot read it: {e}", path.display())))?;
-            let mut names: Vec<String> = text.lines().map(str::to_owned).collect();
+            let (mut names, again) = class_names(path)?;
+            again.iter().for_each(|note| err!("note: {note}"));
             // TensorFlow's ImageNet networks have a class for the background before the others.
             if names.len() + 1 == config.num_classes && names.len() == 1000 {
                 names.insert(0, "background".into());
@@ -193,6 +219,9 @@ fn checkpoint(
             }
         }
     };
+    if own.is_none() {
+        class_order::notes(&classes).iter().for_each(|note| err!("note: {note}"));
+    }
     let three = |flag: &str, given: &Option<Vec<f32>>, default: [f32; 3]| match given {
         None => Ok(default),
         Some(v) => <[f32; 3]>::try_from(v.as_slice())
@@ -208,6 +237,7 @@ fn checkpoint(
     };
     preprocess.validate().map_err(Error::usage)?;
     let model = args.selection.model.clone();
+    let trained_images = own.as_ref().and_then(|own| own.manifest.trained_images.clone());
     let plan = match own {
         Some(own) => own.manifest.plan,
         None => {
@@ -234,6 +264,7 @@ fn checkpoint(
         nan_guard: NanGuard::default(),
         micro_batch: None,
         data: DatasetFingerprint { images: 0, crc32: 0 },
+        trained_images,
     };
     Ok(Checkpoint { manifest, weights, optimizer: Vec::new(), averages: Vec::new() })
 }

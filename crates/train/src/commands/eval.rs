@@ -7,7 +7,9 @@ use clap::Args;
 
 use crate::commands::checkpoint_args::{WeightsArgs, load};
 use crate::config::output::LogFormat;
+use crate::datasets::class_order;
 use crate::datasets::image_folder::ImageFolder;
+use crate::datasets::image_keys::{ImageKeys, KnownImages};
 use crate::datasets::loader::{Loader, LoaderConfig, Mode};
 use crate::datasets::quarantine;
 use crate::device::Backend;
@@ -58,7 +60,7 @@ pub struct EvalArgs {
     /// Print a row for every class
     #[arg(long)]
     per_class: bool,
-    /// Write per_class.csv and confusion.csv into this folder
+    /// Write per_class.csv, top_confusions.csv and, for up to 1000 classes, confusion.csv into this folder
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
 }
@@ -76,8 +78,13 @@ pub fn eval(args: &EvalArgs) -> Result<u8, Error> {
     if !args.ignore_quarantine {
         quarantine::leave_out_of_val(root, args.quarantine.as_deref(), &mut folder)?;
     }
-    folder.notes.iter().for_each(|note| err!("note: {note}"));
+    let note = |text: &str| err!("note: {text}");
+    folder.notes.iter().for_each(|text| note(text));
+    if class_order::is_numbering(&manifest.classes) && manifest.data.images == 0 {
+        class_order::notes(&manifest.classes).iter().for_each(|text| note(text));
+    }
     let folder = Arc::new(folder);
+    let keys = Arc::new(ImageKeys::new(folder.items.len()));
     let config = LoaderConfig {
         batch_size: args.batch_size as usize,
         workers: args.workers as usize,
@@ -87,17 +94,25 @@ pub fn eval(args: &EvalArgs) -> Result<u8, Error> {
         drop_last: false,
     };
     let images = folder.items.len();
-    let loader = Loader::new(folder, manifest.preprocess.clone(), Mode::Eval, config);
+    let loader =
+        Loader::new(folder, manifest.preprocess.clone(), Mode::Eval, config).recording(&keys);
     let stop = Stop::listen().map_err(|e| Error::file(format!("signals: {e}")))?;
     let mut logger = Logger::new(1, LogFormat::Text);
     let each = |done| logger.evaluated(done, images);
-    let report = evaluate(&network, &loader, &manifest.classes, &device, &stop, each)?;
+    let mut report = evaluate(&network, &loader, &manifest.classes, &device, &stop, each, &note)?;
     logger.finish();
     if let (true, Some(signal)) = (report.interrupted, stop.requested()) {
         err!("interrupted after {} of {images} images; no result", report.images);
         return Ok(signal);
     }
     report.skipped.iter().for_each(|line| err!("skipped: {line}"));
+    if let Some(trained) = &manifest.trained_images {
+        let known = keys.known_to(trained);
+        report.trained_on = Some(known.images);
+        if known.images > 0 {
+            note(&seen_in_training(known, report.images));
+        }
+    }
     // The files first: the program ends where the report's reader has gone.
     if let Some(folder) = &args.output {
         run_folder::write_evaluation(folder, &report)?;
@@ -110,6 +125,15 @@ pub fn eval(args: &EvalArgs) -> Result<u8, Error> {
         print_classes(&report);
     }
     Ok(0)
+}
+
+/// The sentence for images that the network was trained on.
+fn seen_in_training(known: KnownImages, images: u64) -> String {
+    let about = if known.exact { "" } else { "about " };
+    format!(
+        "{about}{} of these {images} images were trained on; the accuracy on new images is likely lower",
+        known.images
+    )
 }
 
 fn print_classes(report: &EvalReport) {

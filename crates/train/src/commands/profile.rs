@@ -17,7 +17,7 @@ use nn::config::Norm;
 use nn::layer_spec::{LayerOperation, LayerSpec, Naming};
 use serde::Serialize;
 
-use crate::commands::bench::Work;
+use crate::commands::bench::{Work, noise};
 use crate::commands::model_args::{ModelArgs, size_or_native};
 use crate::commands::profile::roofline::Roof;
 use crate::commands::svg::Svg;
@@ -177,9 +177,7 @@ impl LayerBench {
     }
 
     fn input<const D: usize>(&self, shape: [usize; D], tracked: bool) -> Tensor<D> {
-        let noise = |i: usize| ((i.wrapping_mul(2_654_435_761) >> 8) % 2048) as f32 / 1024.0 - 1.0;
-        let values: Vec<f32> = (0..shape.iter().product()).map(noise).collect();
-        let data = TensorData::new(values, shape);
+        let data = TensorData::new(noise(shape.iter().product()), shape);
         if !self.train {
             return Tensor::from_data(data, &self.device);
         }

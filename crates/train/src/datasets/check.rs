@@ -8,7 +8,7 @@ mod image_hash;
 mod layout;
 mod report;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -83,7 +83,8 @@ fn candidates(limits: &CheckLimits, images: &[ImageFile], copies: Copies) -> Qua
         found.into_iter().map(|(i, reason)| (images[i].path.clone(), reason)).collect()
     };
     let unreadable = images.iter().filter_map(|image| {
-        let fault = image.decoded.as_ref().err()?;
+        // A storage that is gone for a moment shall not cost its images.
+        let fault = image.decoded.as_ref().err().filter(|fault| !fault.storage)?;
         Some((image.path.clone(), fault.why.clone()))
     });
     let tiny = images.iter().filter_map(|image| {
@@ -115,10 +116,11 @@ fn examine(
         }
     }
     // Equal numbers mean equal names in both splits: val's classes have the numbers of train's, others follow.
-    let names: Vec<&str> = splits[0].classes.iter().map(|(name, _)| name.as_str()).collect();
+    let names = splits[0].classes.iter().map(|(name, _)| name.as_str());
+    let places: HashMap<&str, usize> = names.zip(0..).collect();
     for (_, split, class) in files.iter_mut().filter(|(_, split, _)| *split > 0) {
-        let own = &splits[*split].classes[*class].0;
-        *class = names.iter().position(|name| name == own).unwrap_or(names.len() + *class);
+        let own = splits[*split].classes[*class].0.as_str();
+        *class = places.get(own).copied().unwrap_or(places.len() + *class);
     }
     let began = Instant::now();
     let (all, done) = (files.len(), AtomicUsize::new(0));
@@ -214,11 +216,13 @@ fn of_files(root: &Path, min_size: u32, images: &[ImageFile]) -> Vec<Finding> {
     let item = |image: &ImageFile| Item::of(root, &image.path);
     let unusable = |truncated: bool| {
         let some = images.iter().filter_map(move |p| match &p.decoded {
-            Err(fault) if fault.truncated == truncated => Some((p, fault)),
+            Err(fault) if fault.truncated == truncated && !fault.storage => Some((p, fault)),
             _ => None,
         });
         some.map(|(image, fault)| item(image).detail(&fault.why)).collect()
     };
+    let unread = images.iter().filter_map(|p| Some((p, p.decoded.as_ref().err()?)));
+    let unread = unread.filter(|(_, fault)| fault.storage);
     let seen = || images.iter().filter_map(|p| Some((p, p.decoded.as_ref().ok()?)));
     let misnamed = images.iter().filter_map(|image| {
         let (promised, held) = image.promised()?;
@@ -230,6 +234,11 @@ fn of_files(root: &Path, min_size: u32, images: &[ImageFile]) -> Vec<Finding> {
     vec![
         Finding::error("unreadable", "images that do not decode", unusable(false)),
         Finding::error("truncated", "images whose end is missing", unusable(true)),
+        Finding::error(
+            "storage",
+            "files that the system could not read, damaged or not: see to the storage, then check again",
+            unread.map(|(image, fault)| item(image).detail(&fault.why)).collect(),
+        ),
         Finding::warning(
             "misnamed",
             "files whose content is not what their name says; they decode all the same",

@@ -19,6 +19,7 @@ use nn::weights::NamedTensor;
 use serde::{Deserialize, Serialize};
 
 use crate::config::plan::Plan;
+use crate::datasets::image_keys::TrainedImages;
 use crate::error::Error;
 use crate::files::write_atomically;
 use crate::learner::nan_guard::NanGuard;
@@ -84,6 +85,10 @@ pub struct Manifest {
     pub micro_batch: Option<usize>,
     /// The training set.
     pub data: DatasetFingerprint,
+    /// A sample of the images that the network was trained on, by their content; older checkpoints have
+    /// none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trained_images: Option<TrainedImages>,
 }
 
 /// A checkpoint in memory.

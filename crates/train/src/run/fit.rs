@@ -9,11 +9,14 @@ use std::time::{Duration, Instant};
 
 use crate::config::plan::Plan;
 use crate::datasets::batch::Batch;
+use crate::datasets::data_error::DataError;
+use crate::datasets::loader::patient_epoch::PatientEpoch;
 use crate::error::Error;
 use crate::learner::evaluate::EvalReport;
 use crate::run::averaging;
 use crate::run::observer::{BatchRecord, Observer};
 use crate::run::progress::{EpochStats, Position};
+use crate::run::readable::{ClassReads, check_readable};
 use crate::run::retention::{LAST, retain};
 use crate::run::run_folder;
 use crate::run::run_folder::StepRecord;
@@ -32,13 +35,20 @@ pub fn fit(run: Run, observer: &dyn Observer) -> Result<RunOutcome, Error> {
     let (trainer, mut state) = Trainer::open(run, observer)?;
     let plan = &trainer.context.plan;
     let (mut saved, mut pace, mut advised) = (Instant::now(), Pace::default(), false);
+    let note = |text: &str| observer.note(&format!("note: {text}"));
     'epochs: while state.position.epoch < trainer.epochs() {
-        let mut batches = trainer.loader.epoch(state.position.epoch, state.position.batch);
-        let mut group = AccumulationGroup::new(&state.network);
+        let Position { epoch, batch: first, .. } = state.position;
+        let mut batches = PatientEpoch::new(&trainer.loader, epoch, first, &trainer.stop, &note);
+        let mut reads = ClassReads::new(trainer.train.classes.len(), first);
+        let (mut group, mut closed) = (AccumulationGroup::new(&state.network), true);
         while state.position.batch < trainer.batches() {
             let (began, waited) = (Instant::now(), batches.waited());
-            let Some(batch) = batches.next() else { break };
-            let batch = batch?;
+            let batch = match batches.next() {
+                None => break,
+                Some(Ok(batch)) => batch,
+                Some(Err(error)) => return without_batch(&trainer, &state, closed, error),
+            };
+            reads.add(&batch, &trainer.train);
             report_skipped(&trainer, &mut state, &batch, &mut advised)?;
             let outcome;
             (state, outcome) = step(&trainer, state, &mut group, batch)?;
@@ -48,6 +58,7 @@ pub fn fit(run: Run, observer: &dyn Observer) -> Result<RunOutcome, Error> {
             state.epoch_stats.waited += waited.as_secs_f64();
             pace.add(spent);
             report_batch(&trainer, &state, &result, &pace)?;
+            closed = result.closes;
             if result.closes && state.position.batch < trainer.batches() {
                 if let Some(code) = trainer.stop_code() {
                     trainer.save(&state, LAST)?;
@@ -60,14 +71,11 @@ pub fn fit(run: Run, observer: &dyn Observer) -> Result<RunOutcome, Error> {
             }
         }
         drop(batches);
-        if let EpochStats { seen: 0, skipped: 1.., skipped_steps: 0, .. } = state.epoch_stats {
-            return Err(nothing_readable(&trainer, &state));
-        }
+        check_readable(&trainer, &state, &reads)?;
 
         // The trained epoch is saved before it is evaluated, so that nothing is lost meanwhile.
         trainer.save(&state, LAST)?;
         saved = Instant::now();
-        let epoch = state.position.epoch;
         let last = epoch + 1 == trainer.epochs();
         if last && plan.averaging.bn_reestimate > 0 {
             state.network =
@@ -135,20 +143,32 @@ fn report_skipped(
     Ok(())
 }
 
-/// The error of an epoch in which no training image could be read. The last checkpoint is that of
-/// the epoch before.
-fn nothing_readable(trainer: &Trainer, state: &TrainState) -> Error {
-    let data = trainer.context.plan.data.data_dir.display();
-    let way_out = match state.position.epoch {
-        // No epoch is saved yet, so there is nothing to resume.
-        0 => "repair them and start again".to_owned(),
-        _ => format!("--resume {} goes on once they are back", trainer.folder.display()),
-    };
-    Error::data(format!(
-        "{data}: none of the {} training images could be read in epoch {}; `kindling data check \
-         {data}` names each fault; {way_out}",
-        state.epoch_stats.skipped, state.position.epoch
-    ))
+/// Ends a run whose next batch cannot be made. Where the system is the cause and not the data, what is
+/// trained is saved first, unless the accumulation group is open: then the last checkpoint stands.
+///
+/// # Errors
+/// The fault, unless a signal ended the waiting for the storage.
+fn without_batch(
+    trainer: &Trainer,
+    state: &TrainState,
+    closed: bool,
+    error: DataError,
+) -> Result<RunOutcome, Error> {
+    if !error.is_the_systems() {
+        return Err(error.into());
+    }
+    let code = trainer.stop_code();
+    if closed && (state.position.step > 0 || code.is_some()) {
+        trainer.save(state, LAST)?;
+    }
+    if let (true, Some(code)) = (closed, code) {
+        return Ok(outcome_of(state, None, Some(code)));
+    }
+    let mut error = Error::from(error);
+    if trainer.folder.join(LAST).exists() {
+        error.message += &trainer.way_back();
+    }
+    Err(error)
 }
 
 /// Reports a batch to the observer, and every [`Trainer::log_interval`] batches to `steps.jsonl`.

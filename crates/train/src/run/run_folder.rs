@@ -152,7 +152,14 @@ pub(super) fn summarise(
     write_atomically(&path, (text + &row).as_bytes())
 }
 
-/// Writes `per_class.csv` and `confusion.csv` of an evaluation into `folder`.
+/// Most classes for which `confusion.csv`, a table of all pairs, is written: 2 MB.
+const TABLE_CLASSES: usize = 1000;
+
+/// Most rows of `top_confusions.csv`.
+const TOP_ROWS: usize = 1000;
+
+/// Writes `per_class.csv`, `top_confusions.csv` and, for up to 1,000 classes, `confusion.csv` of an
+/// evaluation into `folder`.
 ///
 /// # Errors
 /// [`crate::error::ErrorKind::File`].
@@ -160,6 +167,10 @@ pub fn write_evaluation(folder: &Path, report: &EvalReport) -> Result<(), Error>
     std::fs::create_dir_all(folder)
         .map_err(|e| Error::file(format!("{}: cannot make the folder: {e}", folder.display())))?;
     write_atomically(&folder.join("per_class.csv"), per_class(report).as_bytes())?;
+    write_atomically(&folder.join("top_confusions.csv"), top_confusions(report).as_bytes())?;
+    if report.classes.len() > TABLE_CLASSES {
+        return Ok(());
+    }
     write_atomically(&folder.join("confusion.csv"), confusion(report).as_bytes())
 }
 
@@ -189,9 +200,22 @@ pub fn per_class(report: &EvalReport) -> String {
 pub fn confusion(report: &EvalReport) -> String {
     let names: Vec<String> = report.classes.iter().map(|row| quoted(&row.class)).collect();
     let mut text = format!("true\\predicted,{}\n", names.join(","));
-    for (name, row) in names.iter().zip(&report.confusion) {
-        let counts: Vec<String> = row.iter().map(u64::to_string).collect();
+    for (label, name) in names.iter().enumerate() {
+        let count = |predicted| report.confusion.count(label, predicted).to_string();
+        let counts: Vec<String> = (0..names.len()).map(count).collect();
         text += &format!("{name},{}\n", counts.join(","));
+    }
+    text
+}
+
+/// The text of `top_confusions.csv`: the most frequent wrong predictions, with their share of the
+/// images of the true class.
+pub fn top_confusions(report: &EvalReport) -> String {
+    let mut text = "true,predicted,images,share\n".to_owned();
+    for (label, predicted, images) in report.confusion.top(TOP_ROWS) {
+        let [own, other] = [label, predicted].map(|class| &report.classes[class]);
+        let share = images as f64 / own.images as f64;
+        text += &format!("{},{},{images},{share:.6}\n", quoted(&own.class), quoted(&other.class));
     }
     text
 }

@@ -2,6 +2,7 @@
 //! checkpoint, and written into one.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use burn::tensor::Device;
 use nn::config::NetworkConfig;
@@ -12,6 +13,7 @@ use nn::weights::state_dict::state_dict;
 
 use crate::config::plan::Plan;
 use crate::datasets::image_folder::ImageFolder;
+use crate::datasets::image_keys::ImageKeys;
 use crate::error::Error;
 use crate::learner::nan_guard::NanGuard;
 use crate::optimizers::lr_schedule::Plateau;
@@ -33,6 +35,8 @@ pub struct RunContext {
     pub classes: Vec<String>,
     /// Fingerprint of the training set.
     pub data: DatasetFingerprint,
+    /// Keys of the training images that were read.
+    pub keys: Arc<ImageKeys>,
     /// Configuration of the network.
     pub network: NetworkConfig,
     /// The autodiff device.
@@ -79,6 +83,7 @@ impl RunContext {
             plan: plan.clone(),
             classes: train.classes.clone(),
             data: fingerprint(train, plan.data.shard_window > 0),
+            keys: Arc::new(ImageKeys::new(train.items.len())),
             network,
             autodiff_device: autodiff_device.clone(),
             frozen,
@@ -106,7 +111,7 @@ impl RunContext {
     pub fn initial_state(&self, observer: &dyn Observer) -> Result<TrainState, Error> {
         let mut network = self.network.init_seeded(&self.autodiff_device, self.plan.training.seed);
         if let Some(path) = &self.plan.network.pretrained_path {
-            network = pretrained::load(network, path, observer)?;
+            network = pretrained::load(network, path, &self.classes, observer)?;
         }
         let network = self.freeze(network);
         Ok(TrainState {
@@ -135,6 +140,7 @@ impl RunContext {
         fresh_optimizer: bool,
     ) -> Result<TrainState, Error> {
         same_data(&checkpoint.manifest, self.data, &self.classes)?;
+        self.keys.resume(checkpoint.manifest.trained_images.take().unwrap_or_default());
         let fault = |e: WeightsError| Error::checkpoint(e.to_string());
         let average = |checkpoint: &mut Checkpoint, prefix: &str, count: Option<u64>| {
             let tensors = checkpoint.take_average(prefix);
@@ -195,6 +201,7 @@ impl RunContext {
             nan_guard: state.nan_guard,
             micro_batch: state.micro_batch,
             data: self.data,
+            trained_images: Some(self.keys.trained_images()),
         };
         let tensors = |average: &Option<Average>, prefix: &str| {
             let save =

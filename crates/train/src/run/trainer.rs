@@ -125,6 +125,7 @@ impl<'a> Trainer<'a> {
         let (objective, teacher_note) = build_objective(&plan, &train, &device)?;
         teacher_note.iter().for_each(note);
         let context = RunContext::new(&plan, &train, &device.clone().autodiff())?;
+        let loader = loader.recording(&context.keys);
         let state = match from {
             Some(checkpoint) => context.resume(checkpoint, fresh_optimizer)?,
             None => context.initial_state(observer)?,
@@ -173,6 +174,11 @@ impl<'a> Trainer<'a> {
     /// [`crate::error::ErrorKind::File`].
     pub(super) fn save(&self, state: &TrainState, name: &str) -> Result<(), Error> {
         self.context.save(state, &self.folder.join(name))
+    }
+
+    /// The end of an error's message where the run can be resumed.
+    pub(super) fn way_back(&self) -> String {
+        format!("; the run is saved: --resume {} goes on", self.folder.display())
     }
 
     /// The exit code of a run that has to save and stop now: a signal, an observer, or its time.

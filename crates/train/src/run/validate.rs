@@ -4,7 +4,7 @@
 use burn::module::Module as _;
 use nn::network::Network;
 
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::learner::evaluate::{EvalReport, evaluate};
 use crate::learner::out_of_memory;
 use crate::optimizers::lr_schedule::LrSchedulerKind;
@@ -71,14 +71,23 @@ pub(super) fn evaluate_model(trainer: &Trainer, network: &Network) -> Result<Eva
     let Trainer { val_loader, device, stop, observer, .. } = trainer;
     let (network, all) = (network.valid(), trainer.val.items.len());
     let progress = |done| observer.evaluated(done, all);
-    let work = || evaluate(&network, val_loader, &trainer.context.classes, device, stop, progress);
-    out_of_memory::catch_oom(work).unwrap_or_else(|why| {
+    let note = |text: &str| observer.note(&format!("note: {text}"));
+    let classes = &trainer.context.classes;
+    let work = || evaluate(&network, val_loader, classes, device, stop, progress, &note);
+    let report = out_of_memory::catch_oom(work).unwrap_or_else(|why| {
         Err(Error::memory(format!(
             "an evaluation of {} images at a time does not fit the device's memory ({why}); \
              --resume {} with a lower --val-batch-size",
             trainer.context.plan.training.val_batch_size,
             trainer.folder.display()
         )))
+    });
+    report.map_err(|mut error| {
+        // The trained epoch is saved before it is evaluated.
+        if error.kind == ErrorKind::Data {
+            error.message += &trainer.way_back();
+        }
+        error
     })
 }
 

@@ -118,10 +118,10 @@ pub fn shard(args: &ShardArgs) -> Result<u8, Error> {
         train_folder: if whole { String::new() } else { "train".to_owned() },
         val_folder: val_folder.unwrap_or("val").to_owned(),
         left_out,
+        crc32: None,
     };
     // The index comes last: a folder that has one is whole.
-    let text = serde_json::to_vec(&index).expect("an index is plain data");
-    write_atomically(&index_path, &text)?;
+    write_atomically(&index_path, &index.clone().to_json())?;
     unfinished.keep();
     for (split, shards) in [("train", &index.train), ("val", &index.val)] {
         let images: usize = shards.iter().map(|shard| shard.images.len()).sum();

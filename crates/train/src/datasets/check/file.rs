@@ -9,6 +9,7 @@ use image::metadata::Orientation;
 use image::{ExtendedColorType, ImageDecoder as _, ImageFormat, ImageReader};
 
 use crate::datasets::check::image_hash::ImageHash;
+use crate::datasets::storage::is_about_the_file;
 use transforms::decode::{DecodeError, decode};
 
 /// A file in a class folder.
@@ -28,6 +29,8 @@ pub(super) struct ImageFile {
 /// Why an image cannot be trained on.
 pub(super) struct Unusable {
     pub(super) truncated: bool,
+    /// Whether the file could not be read, which says nothing about what is in it.
+    pub(super) storage: bool,
     /// Lower case, no full stop.
     pub(super) why: String,
 }
@@ -59,7 +62,8 @@ impl ImageFile {
         let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,
             Err(error) => {
-                let decoded = Err(Unusable { truncated: false, why: error.to_string() });
+                let (storage, why) = (!is_about_the_file(&error), error.to_string());
+                let decoded = Err(Unusable { truncated: false, storage, why });
                 return Self { path, split, class, bytes: 0, file_hash: 0, format: None, decoded };
             }
         };
@@ -86,6 +90,7 @@ impl ImageFile {
 fn facts_of(bytes: &[u8]) -> Result<ImageFacts, Unusable> {
     let pixels = decode(bytes, false).map_err(|error| Unusable {
         truncated: matches!(error, DecodeError::Truncated),
+        storage: false,
         why: error.to_string(),
     })?;
     let (width, height) = pixels.dimensions();

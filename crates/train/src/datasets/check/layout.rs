@@ -1,12 +1,12 @@
 //! What lies where: the splits of a folder, their classes, and what is no image. Nothing is opened here but the
 //! first bytes of files with a foreign extension.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use crate::datasets::check::report::{Finding, Item};
-use crate::datasets::listing::{entries, images, is_image, natural};
+use crate::datasets::listing::{LEADS_BACK, entries, images, is_image, leads_back, natural};
 use crate::datasets::open::VAL_NAMES;
 use crate::error::Error;
 use crate::suggest::nearest;
@@ -89,7 +89,9 @@ impl ScannedSplit {
             broken: Vec::new(),
         };
         for path in entries(root)? {
-            if path.is_dir() {
+            if path.is_dir() && leads_back(root, &path) {
+                split.broken.push((path, LEADS_BACK.to_owned()));
+            } else if path.is_dir() {
                 split.class(path);
             } else if is_image(&path) {
                 split.loose.push(path);
@@ -221,11 +223,12 @@ fn class_findings(train: &ScannedSplit, root: &Path) -> Vec<Finding> {
 /// Faults of the evaluation split beside the training split.
 fn val_findings(train: &ScannedSplit, val: &ScannedSplit, root: &Path) -> Vec<Finding> {
     let names = train.names();
+    let known: HashSet<&String> = names.iter().collect();
     let unused = |name: &&str| root.join(name).is_dir() && *name != val.name;
     let counts: BTreeMap<&str, usize> =
         val.classes.iter().map(|(name, p)| (name.as_str(), p.len())).collect();
     let lacking = names.iter().filter(|name| counts.get(name.as_str()).is_none_or(|n| *n == 0));
-    let extra = val.classes.iter().filter(|(name, _)| !names.contains(name));
+    let extra = val.classes.iter().filter(|(name, _)| !known.contains(name));
     let (full, empty): (Vec<_>, Vec<_>) = extra.partition(|(_, images)| !images.is_empty());
     vec![
         Finding::note(
@@ -270,6 +273,10 @@ fn val_findings(train: &ScannedSplit, val: &ScannedSplit, root: &Path) -> Vec<Fi
 /// Whether a file starts like an image, whatever its name.
 fn begins_like_an_image(path: &Path) -> bool {
     let mut start = [0; 64];
+    // Opening a pipe would wait for a writer.
+    if !path.is_file() {
+        return false;
+    }
     let read = std::fs::File::open(path).and_then(|mut file| file.read(&mut start));
     read.is_ok_and(|count| looks_like_an_image(&start[..count]))
 }
