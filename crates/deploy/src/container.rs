@@ -156,6 +156,13 @@ fn crc_of<'a>(tensors: impl Iterator<Item = (&'a str, &'a [usize], &'a [u8])>) -
     crc.finalize()
 }
 
+/// Whether bytes begin like a checkpoint: with a header of safetensors that has a manifest.
+pub fn is_container(head: &[u8]) -> bool {
+    let text = head.get(8..).unwrap_or_default();
+    let key = MANIFEST_CRC.as_bytes();
+    text.first() == Some(&b'{') && text.windows(key.len()).any(|window| window == key)
+}
+
 impl Container {
     /// Reads and verifies the bytes of a checkpoint.
     ///

@@ -2,6 +2,7 @@
 
 use nn::config::NetworkConfig;
 use nn::weights::NamedTensor;
+pub use nn::weights::kind::WeightsKind;
 use serde::Deserialize;
 use transforms::preprocess::Preprocess;
 
@@ -22,30 +23,6 @@ pub struct ModelManifest {
     /// Whether the exponential average was better than the weights at the newest evaluation.
     #[serde(default)]
     pub prefer_ema: bool,
-}
-
-/// Which weights of a checkpoint to use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum WeightsKind {
-    /// Those that were better when both were evaluated.
-    #[default]
-    Best,
-    /// The trained ones.
-    Raw,
-    /// Their exponential average.
-    Ema,
-}
-
-impl WeightsKind {
-    /// Whether the exponential average is meant, where it has `ema_updates` and was better if
-    /// `prefer_ema`; none where an average is asked for and there is none.
-    pub fn is_ema(self, prefer_ema: bool, ema_updates: Option<u64>) -> Option<bool> {
-        match self {
-            WeightsKind::Raw => Some(false),
-            WeightsKind::Best => Some(prefer_ema && ema_updates.is_some()),
-            WeightsKind::Ema => ema_updates.map(|_| true),
-        }
-    }
 }
 
 impl ModelManifest {

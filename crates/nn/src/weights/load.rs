@@ -9,10 +9,11 @@ use burn::tensor::{Tensor, TensorData};
 use crate::config::NetworkConfig;
 use crate::layer_spec::{Key, LayerOperation, Naming};
 use crate::network::Network;
+use crate::weights::known::whose;
 use crate::weights::{NamedTensor, WeightsError, transposed};
 
-/// Number of faults that an error message lists.
-const LISTED_FAULTS: usize = 8;
+/// Number of names that an error message lists of each kind.
+const LISTED: usize = 3;
 
 /// How a classifier with another class count is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,9 +50,13 @@ struct StateDictLoader {
     tensors: HashMap<String, NamedTensor>,
     head: HeadPolicy,
     report: LoadReport,
-    faults: Vec<String>,
-    /// Tensors with NaN or infinity, which an activation could turn into confident answers.
+    missing: Vec<String>,
+    /// Tensors of another shape, each with both shapes.
+    misshapen: Vec<String>,
+    /// Tensors with NaN or infinity.
     not_finite: Vec<String>,
+    /// Running variances with a negative value.
+    negative: Vec<String>,
 }
 
 impl StateDictLoader {
@@ -66,7 +71,7 @@ impl StateDictLoader {
             self.report.kept.push(name);
         } else {
             let shapes = format!("{shape:?} where the network has {expected:?}");
-            self.faults.push(format!("`{name}` is {shapes}"));
+            self.misshapen.push(format!("`{name}` is {shapes}"));
         }
     }
 }
@@ -75,9 +80,15 @@ impl ModuleMapper for StateDictLoader {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let name = self.keys.next().expect("a key for every tensor").name;
         let Some(mut found) = self.tensors.remove(&name) else {
-            self.faults.push(format!("`{name}` is missing"));
+            self.missing.push(format!("`{name}`"));
             return param;
         };
+        // Of a classifier that is not loaded too: the run may have its class count after all.
+        if !found.values.iter().all(|value| value.is_finite()) {
+            self.not_finite.push(format!("`{name}`"));
+        } else if name.ends_with("running_var") && found.values.iter().any(|value| *value < 0.0) {
+            self.negative.push(format!("`{name}`"));
+        }
         let own = param.lazy_shape();
         let mut expected = own.to_vec();
         if D == 2 {
@@ -92,9 +103,6 @@ impl ModuleMapper for StateDictLoader {
         if found.shape != expected {
             self.misshapen(name, &found.shape, &expected);
             return param;
-        }
-        if !found.values.iter().all(|value| value.is_finite()) {
-            self.not_finite.push(format!("`{name}`"));
         }
         let values = match D {
             2 => transposed(&found.values, expected[0], expected[1]),
@@ -146,8 +154,9 @@ fn classifier_names(config: &NetworkConfig, naming: Naming) -> Vec<String> {
 /// when the network was built without them.
 ///
 /// # Errors
-/// [`WeightsError::Mismatch`] with the names of missing, unused and misshapen tensors;
-/// [`WeightsError::NotFinite`] with the names of those that hold NaN or infinity.
+/// [`WeightsError::Mismatch`] with the network whose weights these are, or else the first names of
+/// missing, unused and misshapen tensors; [`WeightsError::NotFinite`] with the names of those that
+/// hold NaN or infinity; [`WeightsError::NegativeVariance`].
 pub fn load_state_dict(
     network: Network,
     mut tensors: Vec<NamedTensor>,
@@ -161,31 +170,48 @@ pub fn load_state_dict(
         name.ends_with("num_batches_tracked")
             || (!config.auxiliary && (name.starts_with("aux") || name.starts_with("AuxLogits")))
     };
+    let sizes = tensors.iter().map(|t| (t.name.clone(), t.values.len())).collect();
     let mut loader = StateDictLoader {
         classifiers: classifier_names(&config, naming),
         keys: keys.into_iter(),
         tensors: tensors.into_iter().map(|t| (t.name.clone(), t)).collect(),
         head,
         report: LoadReport::default(),
-        faults: Vec::new(),
+        missing: Vec::new(),
+        misshapen: Vec::new(),
         not_finite: Vec::new(),
+        negative: Vec::new(),
     };
     let network = network.map(&mut loader);
-    let mut unused: Vec<&String> = loader.tensors.keys().filter(|name| !ignored(name)).collect();
+    let mut unused: Vec<String> =
+        loader.tensors.into_keys().filter(|name| !ignored(name)).collect();
     unused.sort();
-    loader.faults.extend(unused.iter().map(|name| format!("`{name}` is not of this network")));
-    match (loader.faults.is_empty(), loader.not_finite.is_empty()) {
-        (true, true) => Ok((network, loader.report)),
-        (false, _) => Err(WeightsError::Mismatch(listed(&loader.faults))),
-        (true, false) => Err(WeightsError::NotFinite(listed(&loader.not_finite))),
+    let unused: Vec<String> = unused.iter().map(|name| format!("`{name}`")).collect();
+    let mut faults = Vec::new();
+    for (names, fault) in [(&loader.missing, "missing"), (&unused, "not of this network")] {
+        if let Some(first) = listed(names) {
+            faults.push(format!("{first} {} {fault}", if names.len() == 1 { "is" } else { "are" }));
+        }
+    }
+    faults.extend(listed(&loader.misshapen));
+    if !faults.is_empty() {
+        let known = whose(&sizes, &config);
+        return Err(WeightsError::Mismatch(known.unwrap_or_else(|| faults.join("; "))));
+    }
+    if let Some(names) = listed(&loader.not_finite) {
+        return Err(WeightsError::NotFinite(names));
+    }
+    match listed(&loader.negative) {
+        Some(names) => Err(WeightsError::NegativeVariance(names)),
+        None => Ok((network, loader.report)),
     }
 }
 
-/// The first faults, and how many more there are.
-fn listed(faults: &[String]) -> String {
-    let first = faults[..faults.len().min(LISTED_FAULTS)].join(", ");
-    match faults.len().saturating_sub(LISTED_FAULTS) {
-        0 => first,
-        more => format!("{first}, and {more} more"),
+/// The first names and how many more there are; none where there is none.
+fn listed(names: &[String]) -> Option<String> {
+    let first = names[..names.len().min(LISTED)].join(", ");
+    match names.len().saturating_sub(LISTED) {
+        0 => (!names.is_empty()).then_some(first),
+        more => Some(format!("{first} and {more} more")),
     }
 }

@@ -7,6 +7,7 @@ use clap::Args;
 use deploy::manifest::WeightsKind;
 use nn::network::Network;
 
+use crate::config::model::{GivenKind, weights_kind};
 use crate::device::Backend;
 use crate::error::Error;
 use crate::run::checkpoint::{Checkpoint, Manifest};
@@ -20,6 +21,9 @@ pub(super) struct WeightsArgs {
     /// Take the exponential average even where the trained weights were better
     #[arg(long)]
     use_ema: bool,
+    /// Which weights to take: `raw` as --raw, `ema` as --use-ema
+    #[arg(long, value_enum, conflicts_with_all = ["raw", "use_ema"])]
+    weights_kind: Option<GivenKind>,
 }
 
 impl WeightsArgs {
@@ -28,7 +32,7 @@ impl WeightsArgs {
         match (self.raw, self.use_ema) {
             (true, _) => WeightsKind::Raw,
             (_, true) => WeightsKind::Ema,
-            _ => WeightsKind::Best,
+            _ => weights_kind(self.weights_kind),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use clap::Args;
 use nn::network::Network;
+use nn::weights::NamedTensor;
 use nn::weights::load::{HeadPolicy, load_state_dict};
 use nn::weights::state_dict::state_dict;
 
@@ -16,6 +17,7 @@ use crate::error::Error;
 use crate::learner::bn_statistics;
 use crate::run::checkpoint::Checkpoint;
 use crate::run::open_data;
+use crate::run::pretrained::fault;
 use deploy::manifest::WeightsKind;
 
 /// How many batches new statistics are estimated on, and where.
@@ -37,8 +39,8 @@ pub(super) fn load_network(
 ) -> Result<Network, Error> {
     let weights = checkpoint.take(WeightsKind::Best)?;
     let blank = checkpoint.manifest.network.init_zero(autodiff_device);
-    let (network, _) = load_state_dict(blank, weights, HeadPolicy::Exact)
-        .map_err(|e| Error::checkpoint(format!("{}: {e}", path.display())))?;
+    let (network, _) =
+        load_state_dict(blank, weights, HeadPolicy::Exact).map_err(|e| fault(path, &e))?;
     Ok(network)
 }
 
@@ -78,6 +80,14 @@ pub(super) fn write_weights(
     path: &Path,
 ) -> Result<(), Error> {
     checkpoint.weights = state_dict(network);
+    let odd = |tensor: &&NamedTensor| !tensor.values.iter().all(|value| value.is_finite());
+    if let Some(tensor) = checkpoint.weights.iter().find(odd) {
+        return Err(Error::diverged(format!(
+            "{}: not written: `{}` would hold numbers that are not finite; the weights are too large",
+            path.display(),
+            tensor.name
+        )));
+    }
     (checkpoint.optimizer, checkpoint.averages) = (Vec::new(), Vec::new());
     let manifest = &mut checkpoint.manifest;
     (manifest.ema_updates, manifest.swa_epochs, manifest.prefer_ema) = (None, None, false);

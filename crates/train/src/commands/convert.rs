@@ -8,19 +8,20 @@ use clap::{Args, ValueEnum};
 use nn::config::NetworkConfig;
 use nn::layer_spec::Naming;
 use nn::weights::NamedTensor;
+use nn::weights::kind::WeightsKind;
 use nn::weights::load::{HeadPolicy, load_state_dict, recognise};
 use nn::weights::state_dict::state_dict_as;
 use safetensors::tensor::{Dtype, TensorView};
 
 use crate::commands::model_args::ModelArgs;
-use crate::config::model::variant;
+use crate::config::model::{variant, weights_kind};
 use crate::config::options::Options;
 use crate::error::Error;
 use crate::files::write_atomically;
 use crate::learner::nan_guard::NanGuard;
 use crate::optimizers::lr_schedule::Plateau;
 use crate::run::checkpoint::{Checkpoint, DatasetFingerprint, Manifest};
-use crate::run::pretrained;
+use crate::run::pretrained::{self, Weights};
 use crate::run::progress::{EpochStats, Position};
 use transforms::preprocess::Preprocess;
 use transforms::resize::Interpolation;
@@ -89,17 +90,19 @@ pub fn convert(args: &ConvertArgs) -> Result<String, Error> {
             args.to.display()
         )));
     }
-    let (weights, own) = read(&args.from)?;
+    let Weights { tensors: weights, checkpoint: own, taken } =
+        read(&args.from, weights_kind(args.selection.weights_kind))?;
     let own_config = own.as_ref().map(|c| c.manifest.network.clone());
     let config = args.selection.config(&weights, own_config.as_ref())?;
     let naming = recognise(&config, &weights);
     let device = Device::flex();
     let (network, report) = load_state_dict(config.init_zero(&device), weights, HeadPolicy::Exact)
-        .map_err(|e| Error::checkpoint(format!("{}: {e}", args.from.display())))?;
+        .map_err(|e| pretrained::fault(&args.from, &e))?;
     let said = format!(
-        "{} ({naming:?} names, {} tensors) -> {}",
+        "{} ({naming:?} names, {} tensors{}) -> {}",
         args.from.display(),
         report.loaded,
+        taken.map(|taken| format!("; {taken}")).unwrap_or_default(),
         args.to.display()
     );
     if kind == "ckpt" {
@@ -111,19 +114,40 @@ pub fn convert(args: &ConvertArgs) -> Result<String, Error> {
             _ => Naming::Torchvision,
         };
         let tensors = state_dict_as(&network, naming);
-        write(&args.to, &tensors, args.dtype.unwrap_or(Float::F32))?;
+        let float = args.dtype.unwrap_or(Float::F32);
+        if let Some((name, value)) = too_large(&tensors, float) {
+            return Err(Error::diverged(format!(
+                "{}: `{name}` has the value {value}, which would be infinite in {float:?}; take --dtype \
+                 f32",
+                args.from.display()
+            )));
+        }
+        write(&args.to, &tensors, float)?;
     }
     Ok(said)
 }
 
-fn read(path: &Path) -> Result<(Vec<NamedTensor>, Option<Checkpoint>), Error> {
+fn read(path: &Path, kind: WeightsKind) -> Result<Weights, Error> {
     if path.extension().is_none_or(|x| x != "pb") {
-        return pretrained::read(path);
+        return pretrained::read(path, kind);
     }
     let fail = |e: &dyn std::fmt::Display| Error::checkpoint(format!("{}: {e}", path.display()));
     let bytes = std::fs::read(path).map_err(|e| fail(&e))?;
-    let weights = nn::weights::frozen_graph::mobilenet_v1(&bytes).map_err(|e| fail(&e))?;
-    Ok((weights, None))
+    let tensors = nn::weights::frozen_graph::mobilenet_v1(&bytes).map_err(|e| fail(&e))?;
+    Ok(Weights { tensors, checkpoint: None, taken: None })
+}
+
+/// The first tensor with a value that a type cannot hold: f16 ends at 65504.
+fn too_large(tensors: &[NamedTensor], float: Float) -> Option<(&str, f32)> {
+    let fits = |value: f32| match float {
+        Float::F32 => true,
+        Float::F16 => f16::from_f32(value).is_finite(),
+        Float::Bf16 => bf16::from_f32(value).is_finite(),
+    };
+    tensors.iter().find_map(|tensor| {
+        let value = tensor.values.iter().find(|value| !fits(**value))?;
+        Some((tensor.name.as_str(), *value))
+    })
 }
 
 fn write(path: &Path, tensors: &[NamedTensor], float: Float) -> Result<(), Error> {

@@ -87,6 +87,7 @@ pub fn eval(args: &EvalArgs) -> Result<u8, Error> {
         drop_last: false,
     };
     let images = folder.items.len();
+    let items = Arc::clone(&folder);
     let loader = Loader::new(folder, manifest.preprocess.clone(), Mode::Eval, config);
     let stop = Stop::listen().map_err(|e| Error::file(format!("signals: {e}")))?;
     let mut logger = Logger::new(1, LogFormat::Text);
@@ -96,6 +97,16 @@ pub fn eval(args: &EvalArgs) -> Result<u8, Error> {
     if let (true, Some(signal)) = (report.interrupted, stop.requested()) {
         err!("interrupted after {} of {images} images; no result", report.images);
         return Ok(signal);
+    }
+    if let Some(&first) = report.not_finite.first() {
+        return Err(Error::diverged(format!(
+            "{}: the logits of {} of {} images are not finite numbers, first those of {}; the weights \
+             are too large, take an earlier checkpoint",
+            args.checkpoint.display(),
+            report.not_finite.len(),
+            report.images,
+            items.items[first].0.display()
+        )));
     }
     report.skipped.iter().for_each(|line| err!("skipped: {line}"));
     // The files first: the program ends where the report's reader has gone.

@@ -132,7 +132,25 @@ pub fn forward(args: &ForwardArgs) -> Result<(), Error> {
     } else {
         infer(args, &network.valid(), &input, &chosen.device, &mut found);
     }
+    finite(&found, args)?;
     write(&args.output, &found)
+}
+
+/// Refuses logits and losses that are not finite numbers, by image or step.
+fn finite(found: &[NamedTensor], args: &ForwardArgs) -> Result<(), Error> {
+    let input = args.input.display();
+    for (name, what) in [("logits", "image"), ("loss", "step")] {
+        let Some(tensor) = found.iter().find(|tensor| tensor.name == name) else { continue };
+        let width = tensor.values.len() / tensor.shape[0].max(1);
+        if let Some(at) = tensor.values.iter().position(|value| !value.is_finite()) {
+            return Err(Error::diverged(format!(
+                "{input}: the {name} of {what} {} are not finite numbers, so that nothing was written; \
+                 the values of `input` or the weights are too large",
+                at / width + 1
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn infer(
@@ -255,7 +273,15 @@ fn read_input(path: &Path) -> Result<Input, Error> {
             }
         }),
     };
-    Ok(Input { images: floats(input.data()), shape, targets })
+    let images = floats(input.data());
+    match images.iter().position(|value| !value.is_finite()) {
+        Some(at) => Err(fail(&format!(
+            "`input` has the value {} in image {}; expected finite numbers",
+            images[at],
+            at / (images.len() / shape[0]) + 1
+        ))),
+        None => Ok(Input { images, shape, targets }),
+    }
 }
 
 fn named<const D: usize>(name: &str, tensor: Tensor<D>) -> NamedTensor {

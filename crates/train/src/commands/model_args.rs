@@ -12,12 +12,13 @@ use nn::layer_spec::Naming;
 use nn::models::variants::WeightSource;
 use nn::network::Network;
 use nn::weights::NamedTensor;
+use nn::weights::known::variant_of;
 use nn::weights::load::{HeadPolicy, load_state_dict, recognise};
 
-use crate::config::model::padding;
-use crate::config::model::variant;
+use crate::config::model::{GivenKind, padding, variant, weights_kind};
+use crate::err;
 use crate::error::Error;
-use crate::run::pretrained::{follow_naming, read};
+use crate::run::pretrained::{Weights, fault, follow_naming, read};
 
 /// A network by name, with departures.
 #[derive(Args, Clone, Debug)]
@@ -28,6 +29,10 @@ pub struct ModelArgs {
     /// Width multiplier [default: the variant's]
     #[arg(long, alias = "alpha")]
     pub width: Option<f64>,
+    /// Which of the weights in the file: the trained ones or their average [default: the average
+    /// where there is one; of a .ckpt the better ones]
+    #[arg(long, value_enum)]
+    pub weights_kind: Option<GivenKind>,
     /// Logits [default: as the weights have, otherwise 1000]
     #[arg(long)]
     pub num_classes: Option<usize>,
@@ -87,8 +92,14 @@ impl ModelArgs {
             }
             (None, Some(own)) => own.clone(),
             (None, None) => {
-                let way = "expected a name; `kindling models` lists them";
-                return Err(Error::usage(format!("--model: {way}")));
+                let way = match variant_of(weights) {
+                    Some(known) => {
+                        let name = known.name;
+                        format!("these are {name}'s weights: --model {name}")
+                    }
+                    None => "`kindling models` lists them".to_owned(),
+                };
+                return Err(Error::usage(format!("--model: expected a name; {way}")));
             }
         };
         config.width = self.width.unwrap_or(config.width);
@@ -136,12 +147,14 @@ pub fn build(
         };
         return Ok((config.init_seeded(device, seed), naming));
     };
-    let (weights, checkpoint) = read(path)?;
-    let config = selection.config(&weights, checkpoint.as_ref().map(|c| &c.manifest.network))?;
-    let naming = recognise(&config, &weights);
-    let fail = |e: nn::weights::WeightsError| Error::checkpoint(format!("{}: {e}", path.display()));
-    let (network, _) =
-        load_state_dict(config.init_zero(device), weights, HeadPolicy::Exact).map_err(fail)?;
+    let Weights { tensors, checkpoint, taken } = read(path, weights_kind(selection.weights_kind))?;
+    let config = selection.config(&tensors, checkpoint.as_ref().map(|c| &c.manifest.network))?;
+    let naming = recognise(&config, &tensors);
+    let (network, _) = load_state_dict(config.init_zero(device), tensors, HeadPolicy::Exact)
+        .map_err(|e| fault(path, &e))?;
+    if let Some(taken) = taken {
+        err!("note: {}: {taken}", path.display());
+    }
     Ok((network, naming))
 }
 

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::commands::checkpoint_args::WeightsArgs;
 use crate::datasets::listing::is_image;
 use crate::device::Backend;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::run::checkpoint::{no_average, unreadable};
 use crate::run::run_folder::quoted;
 use crate::{err, out};
@@ -56,9 +56,13 @@ struct PredictedFile {
     guesses: Vec<Guess>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
+    /// Whether the reason is that the logits are not finite.
+    #[serde(skip)]
+    not_finite: bool,
 }
 
-/// Runs `kindling predict` and returns its exit code: 3 where an image could not be read.
+/// Runs `kindling predict` and returns its exit code: 3 where an image could not be read, 5 where the
+/// logits of one are not finite.
 ///
 /// # Errors
 /// A source that does not exist or has no image; a checkpoint that cannot be used; the backend.
@@ -68,6 +72,7 @@ pub fn predict(args: &PredictArgs) -> Result<u8, Error> {
     let mut predicted = Vec::with_capacity(files.len());
     for chunk in files.chunks(args.batch_size as usize) {
         for (file, result) in chunk.iter().zip(classifier.classify_batch(chunk)) {
+            let not_finite = matches!(result, Err(deploy::error::Error::NotFinite { .. }));
             let (guesses, error) = match result {
                 Ok(prediction) => (prediction.top(args.topk as usize), None),
                 Err(error) => (Vec::new(), Some(reason(&error))),
@@ -76,6 +81,7 @@ pub fn predict(args: &PredictArgs) -> Result<u8, Error> {
                 file: file.to_string_lossy().into_owned(),
                 guesses,
                 error,
+                not_finite,
             });
         }
     }
@@ -87,7 +93,11 @@ pub fn predict(args: &PredictArgs) -> Result<u8, Error> {
             unreadable += 1;
         }
     }
-    Ok(if unreadable > 0 { 3 } else { 0 })
+    Ok(match predicted.iter().any(|p| p.not_finite) {
+        true => ErrorKind::Diverged.exit_code(),
+        false if unreadable > 0 => ErrorKind::Data.exit_code(),
+        false => 0,
+    })
 }
 
 fn load(args: &PredictArgs) -> Result<Classifier, Error> {
@@ -105,6 +115,10 @@ fn reason(error: &deploy::error::Error) -> String {
     match error {
         deploy::error::Error::Read { source, .. } => source.to_string(),
         deploy::error::Error::Image { source, .. } => source.to_string(),
+        deploy::error::Error::NotFinite { image } => {
+            let text = error.to_string();
+            text.strip_prefix(&format!("{image}: ")).unwrap_or(&text).to_owned()
+        }
         error => error.to_string(),
     }
 }

@@ -2,10 +2,13 @@
 
 use std::path::PathBuf;
 
+use clap::ValueEnum;
 use nn::activation::Activation;
 use nn::config::NetworkConfig;
 use nn::geometry::Padding;
 use nn::models::variants::Variant;
+use nn::weights::kind::WeightsKind;
+use serde::{Deserialize, Serialize};
 
 use crate::config::theme::{finite, theme};
 use crate::error::Error;
@@ -13,6 +16,25 @@ use crate::suggest::did_you_mean;
 
 /// The model of a run that names none.
 pub const DEFAULT_MODEL: &str = "mobilenet_v3_large";
+
+/// The value of `--weights-kind`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum GivenKind {
+    /// The trained weights
+    Raw,
+    /// Their average
+    Ema,
+}
+
+/// The weights that `--weights-kind` means, where it is given or not.
+pub fn weights_kind(given: Option<GivenKind>) -> WeightsKind {
+    match given {
+        None => WeightsKind::Best,
+        Some(GivenKind::Raw) => WeightsKind::Raw,
+        Some(GivenKind::Ema) => WeightsKind::Ema,
+    }
+}
 
 theme! {
     /// The network and the weights it starts from.
@@ -34,6 +56,11 @@ theme! {
     #[arg(long, visible_aliases = ["weights", "initial-checkpoint"], value_name = "FILE")]
     #[brief]
     pretrained_path: PathBuf => Option<PathBuf>, shown "none, random weights from --seed";
+
+    /// Which of the weights in that file: the trained ones (`raw`) or their average (`ema`)
+    #[arg(long, value_enum)]
+    weights_kind: GivenKind => Option<GivenKind>,
+        shown "the average where there is one; of a .ckpt the better ones";
 
     /// Weights to freeze, by torchvision's names: whole, up to a dot, or with `*` and `?`
     #[arg(long, num_args = 1.., value_name = "PATTERN")]

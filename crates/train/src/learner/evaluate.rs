@@ -42,6 +42,9 @@ pub struct EvalReport {
     /// Counts `[true class][predicted class]`.
     #[serde(skip)]
     pub confusion: Vec<Vec<u64>>,
+    /// Images with a logit that is not finite, by their index in the folder. They count as wrong.
+    #[serde(skip)]
+    pub not_finite: Vec<usize>,
     /// Images per second, decoding included.
     pub img_per_s: f64,
     /// Whether a signal ended it early.
@@ -97,7 +100,7 @@ pub fn evaluate(
         .iter()
         .map(|name| ClassRow { class: name.clone(), images: 0, correct: 0, predicted: 0 })
         .collect();
-    let mut interrupted = false;
+    let (mut interrupted, mut not_finite) = (false, Vec::new());
     let mut confusion = vec![vec![0_u64; classes]; classes];
     for batch in loader.epoch(0, 0) {
         let batch = batch?;
@@ -112,8 +115,14 @@ pub fn evaluate(
         let batch_loss = cross_entropy(logits.clone(), targets).into_scalar::<f32>();
         loss += f64::from(batch_loss) * count as f64;
         let values = logits.into_data().convert::<f32>().try_into_vec::<f32>().expect("f32");
-        for (row, &label) in values.chunks_exact(classes).zip(&batch.labels) {
+        let rows_of_batch = values.chunks_exact(classes).zip(&batch.labels);
+        for ((row, &label), &index) in rows_of_batch.zip(&batch.indices) {
             let label = label as usize;
+            if !row.iter().all(|logit| logit.is_finite()) {
+                not_finite.push(index);
+                rows[label].images += 1;
+                continue;
+            }
             let rank = rank_of(row, label);
             let predicted = (0..classes).find(|&k| rank_of(row, k) == 0).unwrap_or(0);
             top1 += u64::from(rank == 0);
@@ -142,17 +151,17 @@ pub fn evaluate(
         loss: loss / seen as f64,
         classes: rows,
         confusion,
+        not_finite,
         img_per_s: seen as f64 / began.elapsed().as_secs_f64().max(1e-9),
         interrupted,
     })
 }
 
 /// Number of classes ranked before `k`: those with a larger logit, or an equal one and a smaller
-/// index. NaN ranks last, so a broken network cannot score.
+/// index. All logits are finite.
 fn rank_of(row: &[f32], k: usize) -> usize {
-    let key = |v: f32| if v.is_nan() { f32::NEG_INFINITY } else { v };
-    let own = key(row[k]);
-    row.iter().enumerate().filter(|&(j, &v)| key(v) > own || (key(v) == own && j < k)).count()
+    let own = row[k];
+    row.iter().enumerate().filter(|&(j, &v)| v > own || (v == own && j < k)).count()
 }
 
 #[cfg(test)]
@@ -160,9 +169,8 @@ mod tests {
     use super::rank_of;
 
     #[test]
-    fn ties_go_to_the_smaller_index_and_nan_ranks_last() {
+    fn ties_go_to_the_smaller_index() {
         assert_eq!(rank_of(&[1.0, 3.0, 3.0, 2.0], 1), 0);
         assert_eq!(rank_of(&[1.0, 3.0, 3.0, 2.0], 2), 1);
-        assert_eq!(rank_of(&[f32::NAN, 0.0], 0), 1);
     }
 }

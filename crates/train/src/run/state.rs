@@ -10,6 +10,7 @@ use nn::weights::WeightsError;
 use nn::weights::load::{HeadPolicy, load_state_dict};
 use nn::weights::state_dict::state_dict;
 
+use crate::config::model::weights_kind;
 use crate::config::plan::Plan;
 use crate::datasets::image_folder::ImageFolder;
 use crate::error::Error;
@@ -106,7 +107,8 @@ impl RunContext {
     pub fn initial_state(&self, observer: &dyn Observer) -> Result<TrainState, Error> {
         let mut network = self.network.init_seeded(&self.autodiff_device, self.plan.training.seed);
         if let Some(path) = &self.plan.network.pretrained_path {
-            network = pretrained::load(network, path, observer)?;
+            let which = weights_kind(self.plan.network.weights_kind);
+            network = pretrained::load(network, path, which, observer)?;
         }
         let network = self.freeze(network);
         Ok(TrainState {
