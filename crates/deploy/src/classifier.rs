@@ -16,6 +16,7 @@ use transforms::preprocess::{Preprocess, TransformScratch};
 
 use crate::container::Container;
 use crate::error::Error;
+use crate::files::read;
 use crate::manifest::{ModelManifest, WeightsKind};
 use crate::predict::Prediction;
 
@@ -71,7 +72,7 @@ impl Classifier {
     ) -> Result<Self, Error> {
         let file = path.as_ref();
         let path = || file.to_path_buf();
-        let bytes = std::fs::read(file).map_err(|source| Error::Read { path: path(), source })?;
+        let bytes = read(file).map_err(|source| Error::Read { path: path(), source })?;
         let Container { manifest, tensors } = Container::from_bytes(&bytes)
             .map_err(|source| Error::Container { path: path(), source })?;
         drop(bytes);
@@ -132,8 +133,7 @@ impl Classifier {
         self.batch(paths, |file, scratch, values| {
             let file = file.as_ref();
             let path = || file.to_path_buf();
-            let bytes =
-                std::fs::read(file).map_err(|source| Error::Read { path: path(), source })?;
+            let bytes = read(file).map_err(|source| Error::Read { path: path(), source })?;
             EncodedImage::open(&bytes, self.preprocess.exif)
                 .and_then(|image| self.preprocess.apply_into(&image, scratch, values))
                 .map_err(|source| Error::Image { path: path(), source })

@@ -1,4 +1,4 @@
-//! Files that are written whole or not at all.
+//! Files that are read without waiting for ever, and written whole or not at all.
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -55,6 +55,44 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
         let _ = std::fs::remove_file(&temporary);
         fault(source)
     })
+}
+
+/// Reads a file that was named.
+///
+/// # Errors
+/// Those of [`std::fs::read`] and [`refuse_device`].
+pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+    refuse_device(path)?;
+    std::fs::read(path)
+}
+
+/// Reads a text file that was named.
+///
+/// # Errors
+/// Those of [`std::fs::read_to_string`] and [`refuse_device`].
+pub fn read_text(path: &Path) -> io::Result<String> {
+    refuse_device(path)?;
+    std::fs::read_to_string(path)
+}
+
+/// Refuses a device: `/dev/zero` never ends, and a disk is no file. A pipe is read to its end.
+///
+/// # Errors
+/// [`io::ErrorKind::InvalidInput`] for a device, [`io::ErrorKind::IsADirectory`] for a folder; the
+/// reason of the operating system where nothing is there.
+pub fn refuse_device(path: &Path) -> io::Result<()> {
+    let kind = std::fs::metadata(path)?.file_type();
+    if kind.is_dir() {
+        return Err(io::Error::new(io::ErrorKind::IsADirectory, "a folder, not a file"));
+    }
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt as _;
+        if kind.is_char_device() || kind.is_block_device() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a device, not a file"));
+        }
+    }
+    Ok(())
 }
 
 /// Begin of the name of a temporary file, `.kindling.<process>-<number>.tmp`.

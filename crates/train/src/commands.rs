@@ -17,7 +17,7 @@ pub mod lr_find;
 pub mod man;
 pub mod model_args;
 pub mod models;
-mod plan_args;
+pub(crate) mod plan_args;
 pub mod predict;
 pub mod preprocess;
 pub mod profile;

@@ -1,4 +1,4 @@
-//! The program: `kindling train|eval|predict|preprocess|models|inspect`.
+//! The program `kindling`; `train::cli` has its subcommands.
 
 /// A training step asks for the same large blocks of memory again and again.
 #[global_allocator]

@@ -14,10 +14,10 @@ use crate::run::checkpoint::{Checkpoint, Manifest};
 /// Which weights of a checkpoint to take; without a flag those with the better accuracy.
 #[derive(Args, Clone, Copy, Debug)]
 pub(super) struct WeightsArgs {
-    /// Take the trained weights even where their average was better
+    /// Use the trained weights [default: the weights that were better when both were evaluated]
     #[arg(long, conflicts_with = "use_ema")]
     raw: bool,
-    /// Take the exponential average even where the trained weights were better
+    /// Use the exponential moving average (EMA) of the weights [default: as for --raw]
     #[arg(long)]
     use_ema: bool,
 }
@@ -33,7 +33,8 @@ impl WeightsArgs {
     }
 }
 
-/// Reads a checkpoint and opens the device: the network in inference mode, the manifest, the device.
+/// Reads a checkpoint and opens the device: the network in inference mode, the manifest, the
+/// device.
 pub(super) fn load(
     path: &Path,
     kind: WeightsKind,

@@ -1,5 +1,5 @@
-//! `kindling convert`: weights from one file to another: names of torchvision or timm, f32, f16 or bf16,
-//! or a Kindling checkpoint that `predict` and `eval` take.
+//! `kindling convert`: weights from one file to another: names of torchvision or timm, f32, f16 or
+//! bf16, or a Kindling checkpoint that `predict` and `eval` take.
 
 use std::path::{Path, PathBuf};
 
@@ -13,10 +13,11 @@ use nn::weights::state_dict::state_dict_as;
 use safetensors::tensor::{Dtype, TensorView};
 
 use crate::commands::model_args::ModelArgs;
+use crate::config::datasets::per_channel;
 use crate::config::model::variant;
 use crate::config::options::Options;
 use crate::error::Error;
-use crate::files::write_atomically;
+use crate::files::{self, extension, read_text, write_atomically};
 use crate::learner::nan_guard::NanGuard;
 use crate::optimizers::lr_schedule::Plateau;
 use crate::run::checkpoint::{Checkpoint, DatasetFingerprint, Manifest};
@@ -25,7 +26,7 @@ use crate::run::progress::{EpochStats, Position};
 use transforms::preprocess::Preprocess;
 use transforms::resize::Interpolation;
 
-/// Whose names to write.
+/// The naming scheme to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Names {
     Torchvision,
@@ -43,37 +44,41 @@ enum Float {
 /// Arguments of `kindling convert`.
 #[derive(Args)]
 pub struct ConvertArgs {
-    /// .pth, .safetensors, a TensorFlow frozen graph (.pb) or a Kindling checkpoint (.ckpt)
+    /// Weights: .pth, .safetensors, a TensorFlow frozen graph (.pb) or a checkpoint (.ckpt)
     #[arg(value_name = "IN")]
     from: PathBuf,
-    /// .safetensors, or .ckpt for a checkpoint that `predict` and `eval` take
+    /// File to write: .safetensors, or .ckpt for `predict` and `eval`
     #[arg(value_name = "OUT")]
     to: PathBuf,
     #[command(flatten)]
     selection: ModelArgs,
-    /// Names to write [default: torchvision]
-    #[arg(long, value_enum)]
-    names: Option<Names>,
-    /// Type to write [default: f32]
-    #[arg(long, value_enum)]
-    dtype: Option<Float>,
-    /// For .ckpt: class names, one a line in the order of the logits [default: their numbers]
+    /// Naming scheme of a .safetensors file
+    #[arg(long, value_enum, default_value = "torchvision", value_name = "SCHEME")]
+    names: Names,
+    /// Type of the values of a .safetensors file
+    #[arg(long, value_enum, default_value = "f32", value_name = "TYPE")]
+    dtype: Float,
+    /// File of class names for .ckpt, one a line in the order of the logits [default: the names
+    /// of IN, otherwise 0, 1, 2 ...]
     #[arg(long, value_name = "FILE")]
     classes: Option<PathBuf>,
-    /// For .ckpt: short edge after resizing
-    #[arg(long)]
+    /// Short edge of the image after the resize, for .ckpt [default: that of the weights] [range:
+    /// 1 to 16384]
+    #[arg(long, value_name = "PIXELS", hide_short_help = true)]
     resize: Option<usize>,
-    /// For .ckpt: height and width of the centre crop
-    #[arg(long)]
+    /// Height and width of the centre crop, for .ckpt [default: that of the weights] [range: 1 to
+    /// 16384]
+    #[arg(long, value_name = "PIXELS", hide_short_help = true)]
     crop: Option<usize>,
-    /// For .ckpt: resampling filter
-    #[arg(long, value_enum)]
+    /// Resampling filter, for .ckpt [default: that of the weights]
+    #[arg(long, value_enum, value_name = "FILTER", hide_short_help = true)]
     interpolation: Option<Interpolation>,
-    /// For .ckpt: mean of each channel
-    #[arg(long, num_args = 3, value_names = ["R", "G", "B"])]
+    /// Mean of each channel after division by 255, for .ckpt [default: that of the weights]
+    #[arg(long, num_args = 3, value_names = ["R", "G", "B"], hide_short_help = true)]
     mean: Option<Vec<f32>>,
-    /// For .ckpt: standard deviation of each channel
-    #[arg(long, num_args = 3, value_names = ["R", "G", "B"])]
+    /// Standard deviation of each channel after division by 255, for .ckpt [default: that of the
+    /// weights] [range: above 0]
+    #[arg(long, num_args = 3, value_names = ["R", "G", "B"], hide_short_help = true)]
     std: Option<Vec<f32>>,
 }
 
@@ -82,13 +87,7 @@ pub struct ConvertArgs {
 /// # Errors
 /// Faults of flags, of the input file, of writing.
 pub fn convert(args: &ConvertArgs) -> Result<String, Error> {
-    let kind = args.to.extension().and_then(|x| x.to_str()).unwrap_or_default();
-    if !["safetensors", "ckpt"].contains(&kind) {
-        return Err(Error::usage(format!(
-            "{}: expected a name ending in .safetensors or .ckpt",
-            args.to.display()
-        )));
-    }
+    let kind = extension(&args.to, &["safetensors", "ckpt"])?;
     let (weights, own) = read(&args.from)?;
     let own_config = own.as_ref().map(|c| c.manifest.network.clone());
     let config = args.selection.config(&weights, own_config.as_ref())?;
@@ -107,11 +106,11 @@ pub fn convert(args: &ConvertArgs) -> Result<String, Error> {
         checkpoint(args, &config, own, weights)?.write(&args.to)?;
     } else {
         let naming = match args.names {
-            Some(Names::Timm) => Naming::Timm,
-            _ => Naming::Torchvision,
+            Names::Timm => Naming::Timm,
+            Names::Torchvision => Naming::Torchvision,
         };
         let tensors = state_dict_as(&network, naming);
-        write(&args.to, &tensors, args.dtype.unwrap_or(Float::F32))?;
+        write(&args.to, &tensors, args.dtype)?;
     }
     Ok(said)
 }
@@ -121,7 +120,7 @@ fn read(path: &Path) -> Result<(Vec<NamedTensor>, Option<Checkpoint>), Error> {
         return pretrained::read(path);
     }
     let fail = |e: &dyn std::fmt::Display| Error::checkpoint(format!("{}: {e}", path.display()));
-    let bytes = std::fs::read(path).map_err(|e| fail(&e))?;
+    let bytes = files::read(path).map_err(|e| fail(&e))?;
     let weights = nn::weights::frozen_graph::mobilenet_v1(&bytes).map_err(|e| fail(&e))?;
     Ok((weights, None))
 }
@@ -155,7 +154,7 @@ fn checkpoint(
 ) -> Result<Checkpoint, Error> {
     let classes = match &args.classes {
         Some(path) => {
-            let text = std::fs::read_to_string(path)
+            let text = read_text(path)
                 .map_err(|e| Error::data(format!("{}: cannot read it: {e}", path.display())))?;
             let mut names: Vec<String> = text.lines().map(str::to_owned).collect();
             // TensorFlow's ImageNet networks have a class for the background before the others.
@@ -193,17 +192,12 @@ fn checkpoint(
             }
         }
     };
-    let three = |flag: &str, given: &Option<Vec<f32>>, default: [f32; 3]| match given {
-        None => Ok(default),
-        Some(v) => <[f32; 3]>::try_from(v.as_slice())
-            .map_err(|_| Error::usage(format!("{flag}: expected 3 numbers, got {}", v.len()))),
-    };
     let preprocess = Preprocess {
         resize: args.resize.unwrap_or(standard.resize),
         crop: args.crop.map_or(standard.crop, |side| [side, side]),
         interpolation: args.interpolation.unwrap_or(standard.interpolation),
-        mean: three("--mean", &args.mean, standard.mean)?,
-        std: three("--std", &args.std, standard.std)?,
+        mean: per_channel("--mean", args.mean.as_ref(), standard.mean)?,
+        std: per_channel("--std", args.std.as_ref(), standard.std)?,
         exif: standard.exif,
     };
     preprocess.validate().map_err(Error::usage)?;

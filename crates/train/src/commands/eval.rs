@@ -23,42 +23,44 @@ use crate::{err, out};
 /// Arguments of `eval`.
 #[derive(Args)]
 pub struct EvalArgs {
-    /// The checkpoint
+    /// Checkpoint to evaluate
     #[arg(long, value_name = "CKPT")]
     checkpoint: PathBuf,
     #[command(flatten)]
     weights: WeightsArgs,
-    /// Folder with `val/<class>/*` or `<class>/*` [default: that of the training]
+    /// Folder with `val/<class>/*` or `<class>/*` [default: the folder of the training]
     #[arg(value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// Name of the split folder [default: val, validation, valid or test]
-    #[arg(long)]
+    #[arg(long, value_name = "NAME")]
     val_split: Option<String>,
-    /// Images per batch
-    #[arg(short, long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Images per batch [range: at least 1]
+    #[arg(short, long, default_value_t = 64, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     batch_size: u32,
-    /// Threads that prepare images
-    #[arg(short = 'j', long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Threads that read and prepare images [range: 1 to 1024]
+    #[arg(short = 'j', long, default_value_t = 2, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1024))]
     workers: u32,
-    /// Where the network runs; `list` is for `train`
-    #[arg(long, value_enum, default_value = "auto")]
+    /// Backend; `list` prints those of this machine
+    #[arg(long, value_enum, default_value = "auto", value_name = "NAME")]
     backend: Backend,
-    /// End at the first unreadable image
+    /// End at the first unreadable image [default: skip the image]
     #[arg(long)]
     strict_data: bool,
-    /// List of images to leave out [default: DIR/quarantine.txt, if it is there]
+    /// List of images to omit [default: DIR/quarantine.txt, if it exists]
     #[arg(long, value_name = "FILE", conflicts_with = "ignore_quarantine")]
     quarantine: Option<PathBuf>,
-    /// Take the images on the quarantine list too
+    /// Use the images on the quarantine list too [default: omit them]
     #[arg(long)]
     ignore_quarantine: bool,
-    /// Print the result as JSON
+    /// Print the result as JSON [default: text]
     #[arg(long)]
     json: bool,
-    /// Print a row for every class
+    /// Print a row for each class [default: one line]
     #[arg(long)]
     per_class: bool,
-    /// Write per_class.csv and confusion.csv into this folder
+    /// Folder for per_class.csv and confusion.csv [default: none]
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
 }

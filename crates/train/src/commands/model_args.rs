@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use burn::tensor::Device;
 use clap::Args;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use nn::activation::Activation;
 use nn::config::{Architecture, NetworkConfig, Scaling};
 use nn::geometry::Padding;
@@ -14,55 +15,63 @@ use nn::network::Network;
 use nn::weights::NamedTensor;
 use nn::weights::load::{HeadPolicy, load_state_dict, recognise};
 
-use crate::config::model::padding;
-use crate::config::model::variant;
+use crate::config::model::{padding, variant};
+use crate::config::range::number;
 use crate::error::Error;
 use crate::run::pretrained::{follow_naming, read};
 
 /// A network by name, with departures.
 #[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Model")]
 pub struct ModelArgs {
-    /// Architecture or variant; `kindling models` lists them
-    #[arg(long)]
+    /// Model; `kindling models` lists them [default: that of the weights, if they name one]
+    #[arg(long, value_name = "NAME")]
     pub model: Option<String>,
-    /// Width multiplier [default: the variant's]
-    #[arg(long, alias = "alpha")]
+    /// Width multiplier [default: the variant's] [range: 0.05 to 8]
+    #[arg(long, visible_alias = "alpha", value_parser = number(0.05..=8.0))]
     pub width: Option<f64>,
-    /// Logits [default: as the weights have, otherwise 1000]
-    #[arg(long)]
+    /// Number of classes [default: that of the weights, otherwise 1000] [range: 1 to
+    /// 16777216]
+    #[arg(long, value_name = "N")]
     pub num_classes: Option<usize>,
-    /// Dropout before the classifier, in training
-    #[arg(long, alias = "drop")]
+    /// Dropout before the classifier, in training [default: the variant's] [range: 0 to 0.999]
+    #[arg(long, visible_alias = "drop", value_parser = number(0.0..=0.999))]
+    #[arg(hide_short_help = true)]
     pub dropout: Option<f64>,
-    /// Epsilon of batch norm [default: as the source of the weights]
-    #[arg(long)]
+    /// Epsilon of batch norm [default: that of the weights' source] [range: 1e-12 to 1]
+    #[arg(long, value_parser = number(1e-12..=1.0), hide_short_help = true)]
     pub bn_eps: Option<f64>,
-    /// Momentum of batch norm in torch's convention
-    #[arg(long)]
+    /// Momentum of the batch-norm statistics in PyTorch's convention [default: that of the
+    /// weights' source] [range: 0 to 1]
+    #[arg(long, value_parser = number(0.0..=1.0), hide_short_help = true)]
     pub bn_momentum: Option<f64>,
-    /// Border of the MobileNets' convolutions: symmetric or same
-    #[arg(long, value_parser = padding)]
+    /// Padding of the MobileNets' convolutions: PyTorch's symmetric or TensorFlow's same
+    /// [default: the variant's]
+    #[arg(long, value_parser = padding(), hide_short_help = true)]
     pub padding: Option<Padding>,
-    /// Rule of the width multiplier: torchvision or paper
-    #[arg(long, value_parser = scaling)]
+    /// Rule by which --width scales the layers [default: that of the weights' source]
+    #[arg(long, value_parser = scaling(), hide_short_help = true)]
     pub scaling: Option<Scaling>,
-    /// ReLU instead of ReLU6 in MobileNetV1
-    #[arg(long)]
+    /// Replace ReLU6 by ReLU in MobileNetV1 [default: ReLU6]
+    #[arg(long, hide_short_help = true)]
     pub relu: bool,
-    /// With the auxiliary heads of GoogLeNet and Inception v3
-    #[arg(long)]
+    /// Build the auxiliary classifiers of GoogLeNet and Inception v3 [default: omit them]
+    #[arg(long, hide_short_help = true)]
     pub aux: bool,
-    /// GoogLeNet and Inception v3: bring ImageNet-normalised inputs to [-1, 1] first
-    #[arg(long)]
+    /// Map ImageNet-normalised inputs of GoogLeNet and Inception v3 to [-1, 1] first
+    /// [default: inputs as they are]
+    #[arg(long, hide_short_help = true)]
     pub transform_input: bool,
 }
 
-fn scaling(text: &str) -> Result<Scaling, String> {
-    match text {
-        "torchvision" => Ok(Scaling::Torchvision),
-        "paper" | "timm" => Ok(Scaling::Paper),
-        _ => Err("expected torchvision or paper".into()),
-    }
+/// The parser of `--scaling`, which suggests the nearest name.
+fn scaling() -> impl TypedValueParser<Value = Scaling> {
+    let paper = PossibleValue::new("paper").alias("timm");
+    let names = [PossibleValue::new("torchvision"), paper];
+    PossibleValuesParser::new(names).map(|name| match name.as_str() {
+        "torchvision" => Scaling::Torchvision,
+        _ => Scaling::Paper,
+    })
 }
 
 impl ModelArgs {

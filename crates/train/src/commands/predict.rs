@@ -19,25 +19,27 @@ use crate::{err, out};
 /// Arguments of `kindling predict`.
 #[derive(Args)]
 pub struct PredictArgs {
-    /// The checkpoint
+    /// Checkpoint of the classifier
     #[arg(long, value_name = "CKPT")]
     checkpoint: PathBuf,
     #[command(flatten)]
     weights: WeightsArgs,
-    /// Images and folders
+    /// Images, and folders of images
     #[arg(required = true, value_name = "SOURCE")]
     sources: Vec<PathBuf>,
-    /// Guesses per image
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Classes per image, the most probable first [range: at least 1]
+    #[arg(long, default_value_t = 5, value_name = "K")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     topk: u32,
-    /// Form of the output
+    /// Format of the output
     #[arg(long, value_enum, default_value = "text")]
     format: OutputFormat,
-    /// Images per batch
-    #[arg(short, long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Images per batch [range: at least 1]
+    #[arg(short, long, default_value_t = 32, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     batch_size: u32,
-    /// Where the network runs
-    #[arg(long, value_enum, default_value = "auto")]
+    /// Backend; `list` prints those of this machine
+    #[arg(long, value_enum, default_value = "auto", value_name = "NAME")]
     backend: Backend,
 }
 

@@ -1,5 +1,5 @@
-//! `kindling replay`: runs the batch of a step whose loss or gradient was not finite again, and prints
-//! the gradient of each layer.
+//! `kindling replay`: runs the batch of a step whose loss or gradient was not finite again, and
+//! prints the gradient of each layer.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use nn::weights::state_dict::gradients;
 use crate::datasets::loader::Mode;
 use crate::device::Backend;
 use crate::error::Error;
+use crate::files::read_text;
 use crate::learner::forward_backward::{dropout_seed, forward};
 use crate::optimizers::buffer::squares;
 use crate::out;
@@ -24,11 +25,11 @@ use crate::run::state::RunContext;
 /// The arguments of `kindling replay`.
 #[derive(Args)]
 pub struct ReplayArgs {
-    /// `nan/step-N.json` of a run; `step-N.ckpt` lies beside it
+    /// File `nan/step-N.json` of a run, with `step-N.ckpt` beside it
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// Where the network runs [default: as the run]
-    #[arg(long, value_enum)]
+    /// Backend; `list` prints those of this machine [default: that of the run]
+    #[arg(long, value_enum, value_name = "NAME")]
     backend: Option<Backend>,
 }
 
@@ -38,8 +39,8 @@ pub struct ReplayArgs {
 /// Files that are not there or do not belong together, data that changed.
 pub fn replay(args: &ReplayArgs) -> Result<(), Error> {
     let file = args.file.display();
-    let text = std::fs::read_to_string(&args.file)
-        .map_err(|e| Error::file(format!("{file}: cannot read it: {e}")))?;
+    let text =
+        read_text(&args.file).map_err(|e| Error::file(format!("{file}: cannot read it: {e}")))?;
     let step: NonFiniteStep = serde_json::from_str(&text)
         .map_err(|e| Error::file(format!("{file}: no record of a step: {e}")))?;
     let checkpoint = Checkpoint::read(&args.file.with_extension("ckpt"))?;

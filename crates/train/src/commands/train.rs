@@ -14,7 +14,7 @@ use crate::config::plan::Plan;
 use crate::datasets::shards::order::window_mb;
 use crate::device::OpenedDevice;
 use crate::error::Error;
-use crate::files::write_atomically;
+use crate::files::{refuse_other_extension, write_atomically};
 use crate::optimizers::param_groups;
 use crate::run::build_objective::build_objective;
 use crate::run::checkpoint::Checkpoint;
@@ -38,7 +38,8 @@ pub struct TrainArgs {
     /// TOML file of options, like `args.toml` of a run [default: none]
     #[arg(short, long, value_name = "FILE", help_heading = "Training")]
     config: Option<PathBuf>,
-    /// Resume a run folder or checkpoint, or the newest [default: the newest run in --output]
+    /// Resume a run folder or checkpoint; without PATH the newest run in --output [default: begin
+    /// a new run]
     #[arg(long, value_name = "PATH", num_args = 0..=1, default_missing_value = "auto")]
     #[arg(help_heading = "Checkpoints")]
     resume: Option<PathBuf>,
@@ -65,6 +66,7 @@ pub struct TrainArgs {
 /// # Errors
 /// Faulty flags, data, checkpoint, backend or disk.
 pub fn train(args: &TrainArgs) -> Result<u8, Error> {
+    args.dry_run_plot.as_deref().map_or(Ok(()), |path| refuse_other_extension(path, "svg"))?;
     let options = plan_args::merge(&args.options, args.config.as_deref())?;
     let log_interval = options.logging.log_interval.unwrap_or(50).max(1);
     let mut logger =
@@ -183,7 +185,8 @@ fn new_folder(plan: &Plan) -> Result<PathBuf, Error> {
 }
 
 /// Makes the folder of a new run. A name that the program chose gets a number where another run has
-/// taken it in the same second; making the folder and claiming it are one operation of the file system.
+/// taken it in the same second; making the folder and claiming it are one operation of the file
+/// system.
 fn make_folder(folder: &Path, named: bool) -> Result<PathBuf, Error> {
     let fault = |path: &Path, e: &io::Error| {
         Error::file(format!("{}: cannot make the folder: {e}", path.display()))
@@ -209,8 +212,8 @@ fn make_folder(folder: &Path, named: bool) -> Result<PathBuf, Error> {
     Ok(claimed)
 }
 
-/// Checks data, frozen weights and objective of a new run, makes its folder, and reports what will be
-/// trained. Returns the folder.
+/// Checks data, frozen weights and objective of a new run, makes its folder, and reports what will
+/// be trained. Returns the folder.
 fn begin(
     plan: &Plan,
     folder: &Path,

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::config::options::Options;
 use crate::error::Error;
+use crate::files::read_text;
 use crate::suggest::nearest;
 
 impl Options {
@@ -13,7 +14,7 @@ impl Options {
     /// An unreadable file; the errors of [`Options::parse`].
     pub fn read(path: &Path) -> Result<Self, Error> {
         let name = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|error| {
+        let text = read_text(path).map_err(|error| {
             Error::usage(format!("{name}: cannot read the configuration: {error}"))
         })?;
         Self::parse(&text, &name)

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use nn::activation::Activation;
 use nn::config::NetworkConfig;
 use nn::geometry::Padding;
@@ -39,8 +40,8 @@ theme! {
     #[arg(long, num_args = 1.., value_name = "PATTERN")]
     freeze: Vec<String> = Vec::new(), shown "none";
 
-    /// Padding of the MobileNets' convolutions: `symmetric` (PyTorch) or `same` (TensorFlow)
-    #[arg(long, value_parser = padding)]
+    /// Padding of the MobileNets' convolutions: PyTorch's symmetric or TensorFlow's same
+    #[arg(long, value_parser = padding())]
     padding: Padding = variant.config(1).padding, shown "the variant's", older Padding::Symmetric;
 
     /// Replace ReLU6 by ReLU in MobileNetV1
@@ -90,17 +91,16 @@ pub fn variant(name: &str) -> Result<&'static Variant, Error> {
     Variant::parse(name).ok_or_else(|| {
         let known: Vec<&str> = Variant::names().collect();
         Error::usage(format!(
-            "--model: unknown architecture `{name}`{}; `kindling models` lists them",
+            "--model: unknown model `{name}`{}; `kindling models` lists them",
             did_you_mean(name, &known)
         ))
     })
 }
 
-/// The value of `--padding`.
-pub(crate) fn padding(text: &str) -> Result<Padding, String> {
-    match text {
-        "symmetric" => Ok(Padding::Symmetric),
-        "same" => Ok(Padding::Same),
-        _ => Err("expected symmetric or same".into()),
-    }
+/// The parser of `--padding`, which suggests the nearest name.
+pub(crate) fn padding() -> impl TypedValueParser<Value = Padding> {
+    PossibleValuesParser::new(["symmetric", "same"]).map(|name| match name.as_str() {
+        "same" => Padding::Same,
+        _ => Padding::Symmetric,
+    })
 }

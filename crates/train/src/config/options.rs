@@ -24,14 +24,14 @@ use crate::config::training::TrainingOptions;
 #[derive(Args, Clone, Debug, Default, PartialEq)]
 #[expect(missing_docs, reason = "the themes are documented in their files")]
 pub struct Options {
-    /// The same as DIR
+    /// Folder of the data set, as a flag
     #[arg(
         long = "data-dir",
         visible_aliases = ["data-path", "data"],
         value_name = "DIR",
         help_heading = "Data",
         hide_short_help = true,
-        help = "The same as the argument DIR [default: DIR]"
+        help = "Folder of the data set, in place of DIR [default: DIR]"
     )]
     pub data_dir_flag: Option<PathBuf>,
     #[command(flatten)]

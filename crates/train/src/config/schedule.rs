@@ -71,7 +71,7 @@ theme! {
 
     /// Epochs at the final rate after --epochs; for plateau, evaluations ignored after a drop
     #[arg(long)]
-    cooldown_epochs: u64 = 0;
+    cooldown_epochs: u64 = 0, in 0..=1_000_000_000;
 
     /// Evaluations without improvement before --sched plateau lowers the rate
     #[arg(long)]

@@ -39,7 +39,8 @@
 //! * `, older value`: the value in a plan of an older run that lacks the key, where it is not the
 //!   default of today.
 //!
-//! `only given { ... }` at the end holds options that decide defaults and are no part of the plan.
+//! `only given { ... }` at the end holds options that decide defaults and are no part of the plan,
+//! each as `name: Type, shown "text", in range`.
 
 use crate::config::range::flag;
 use crate::error::Error;
@@ -62,7 +63,7 @@ macro_rules! theme {
             $(
                 $(#[doc = $only_doc:literal])+
                 #[arg($($only_arg:tt)*)]
-                $only:ident: $only_type:ty, shown $only_shown:literal;
+                $only:ident: $only_type:ty, shown $only_shown:literal $(, in $only_range:expr)?;
             )+
         })?
     ) => {
@@ -93,7 +94,7 @@ macro_rules! theme {
                         text: &[$($only_doc),+],
                         shown: $only_shown,
                         default: "none",
-                        range: "",
+                        range: [$(stringify!($only_range),)? ""][0],
                     }.text(),
                     hide_short_help = true,
                     $($only_arg)*
@@ -190,6 +191,10 @@ macro_rules! theme {
                     $($(
                         $crate::config::range::check(stringify!($field), &$field, &$range)?;
                     )?)+
+                    $($($(
+                        $crate::config::range::check(
+                            stringify!($only), &self.$only, &$only_range)?;
+                    )?)+)?
                 }
                 Ok($plan { $($field),+ })
             }
@@ -361,6 +366,8 @@ fn word(constant: &str) -> String {
     }
     match constant {
         "true" | "false" | "none" => constant.to_owned(),
+        // Arguments of themes that are no options.
+        "last_epoch" => "the last epoch".to_owned(),
         option => flag(option),
     }
 }

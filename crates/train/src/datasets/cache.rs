@@ -13,7 +13,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 
-use clap::ValueEnum;
 use image::{ImageReader, RgbImage};
 use serde::{Deserialize, Serialize};
 
@@ -33,7 +32,7 @@ const SAMPLE: usize = 64;
 const CAUTIOUS: u64 = 2 << 30;
 
 /// Where decoded images are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum CacheKind {
     /// In memory, for the length of the run.

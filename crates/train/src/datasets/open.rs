@@ -12,6 +12,7 @@ use crate::datasets::image_folder::ImageFolder;
 use crate::datasets::listing::{entries, images, is_image, subfolders};
 use crate::datasets::shards;
 use crate::datasets::shards::Split;
+use crate::suggest::did_you_mean;
 
 /// Names that the evaluation split may have, in order of preference.
 pub const VAL_NAMES: [&str; 4] = ["val", "validation", "valid", "test"];
@@ -111,6 +112,11 @@ impl ImageFolder {
                 }
             };
             return shards::open(root, split, &index);
+        }
+        if let Some(name) = split.filter(|name| !root.join(name).exists()) {
+            let near = did_you_mean(name, &subfolders(root)?);
+            let why = format!("no such folder{near}; the images to evaluate on are expected there");
+            return Err(DataError::folder(&root.join(name), why));
         }
         let named = split.map(|name| root.join(name));
         let usual = || VAL_NAMES.iter().map(|n| root.join(n)).find(|p| p.is_dir());

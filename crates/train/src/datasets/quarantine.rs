@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use crate::datasets::image_folder::ImageFolder;
 use crate::datasets::shards;
 use crate::error::Error;
-use crate::files::write_atomically;
+use crate::files::{read_text, write_atomically};
 
 /// Name of the list in its folder.
 pub const FILE: &str = "quarantine.txt";
@@ -27,7 +27,7 @@ impl Quarantine {
     /// [`crate::error::ErrorKind::File`] when it cannot be read.
     pub fn read(path: &Path) -> Result<Self, Error> {
         let name = path.display();
-        let text = std::fs::read_to_string(path)
+        let text = read_text(path)
             .map_err(|e| Error::file(format!("{name}: cannot read the quarantine list: {e}")))?;
         let mut entries = BTreeMap::new();
         for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {

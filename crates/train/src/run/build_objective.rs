@@ -9,10 +9,11 @@ use nn::weights::load::{HeadPolicy, load_state_dict};
 use crate::config::plan::Plan;
 use crate::datasets::image_folder::ImageFolder;
 use crate::error::Error;
+use crate::files::read_text;
 use crate::learner::loss::Loss;
 use crate::learner::objective::{Objective, Teacher};
 use crate::run::checkpoint::Checkpoint;
-use crate::suggest::nearest;
+use crate::suggest::{did_you_mean, nearest};
 use deploy::manifest::WeightsKind;
 
 /// The objective of `plan` for the training images `train` on `device` (without autodiff), and a
@@ -63,8 +64,9 @@ fn balanced(train: &ImageFolder) -> Vec<f32> {
 /// Reads the weight of every class, in the order of `classes`, from lines of `class,weight`.
 fn from_file(path: &Path, classes: &[String]) -> Result<Vec<f32>, Error> {
     let file = path.display();
-    let text = std::fs::read_to_string(path).map_err(|e| {
-        Error::usage(format!("--class-weights: {file}: {e}; give balanced, none or a file"))
+    let text = read_text(path).map_err(|e| {
+        let near = did_you_mean(&file.to_string(), &["balanced", "none"]);
+        Error::usage(format!("--class-weights: {file}{near}: {e}; give balanced, none or a file"))
     })?;
     let mut found = vec![None; classes.len()];
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::plan::Plan;
 use crate::error::Error;
-use crate::files::write_atomically;
+use crate::files::{read, write_atomically};
 use crate::learner::nan_guard::NanGuard;
 use crate::optimizers::lr_schedule::Plateau;
 use crate::optimizers::optimizer::SavedBuffer;
@@ -170,7 +170,7 @@ impl Checkpoint {
     /// layout, each in a sentence of its own.
     pub fn read(path: &Path) -> Result<Self, Error> {
         let fail = |what: String| unreadable(path, &format!("{}: {what}", path.display()));
-        let bytes = std::fs::read(path).map_err(|e| fail(format!("cannot read it: {e}")))?;
+        let bytes = read(path).map_err(|e| fail(format!("cannot read it: {e}")))?;
         let container = Container::from_bytes(&bytes).map_err(|e| fail(e.to_string()))?;
         let manifest: Manifest = serde_json::from_str(&container.manifest)
             .map_err(|e| fail(format!("manifest: {e}")))?;

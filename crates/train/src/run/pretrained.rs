@@ -1,6 +1,7 @@
 //! Weights from a file as the start of a run: read, loaded, and followed by the options that depend
 //! on them.
 
+use std::fmt::Display;
 use std::path::Path;
 
 use nn::config::{NetworkConfig, Scaling};
@@ -15,6 +16,7 @@ use transforms::resize::Interpolation;
 use crate::config::model::variant;
 use crate::config::options::Options;
 use crate::error::Error;
+use crate::files::refuse_device;
 use crate::run::checkpoint::{Checkpoint, Manifest};
 use crate::run::observer::Observer;
 use deploy::manifest::WeightsKind;
@@ -28,8 +30,9 @@ pub fn read(path: &Path) -> Result<(Vec<NamedTensor>, Option<Checkpoint>), Error
         let mut checkpoint = Checkpoint::read(path)?;
         return Ok((checkpoint.take(WeightsKind::Best)?, Some(checkpoint)));
     }
-    let tensors =
-        read_weights(path).map_err(|e| Error::checkpoint(format!("{}: {e}", path.display())))?;
+    let fail = |e: &dyn Display| Error::checkpoint(format!("{}: {e}", path.display()));
+    refuse_device(path).map_err(|e| fail(&e))?;
+    let tensors = read_weights(path).map_err(|e| fail(&e))?;
     Ok((tensors, None))
 }
 

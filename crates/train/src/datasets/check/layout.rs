@@ -6,10 +6,10 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use crate::datasets::check::report::{Finding, Item};
-use crate::datasets::listing::{entries, images, is_image, natural};
+use crate::datasets::listing::{entries, images, is_image, natural, subfolders};
 use crate::datasets::open::VAL_NAMES;
 use crate::error::Error;
-use crate::suggest::nearest;
+use crate::suggest::{did_you_mean, nearest};
 use transforms::decode::looks_like_an_image;
 
 /// A split as it lies on the disk.
@@ -63,8 +63,9 @@ pub(super) fn splits(root: &Path, val_split: Option<&str>) -> Result<Vec<Scanned
     }
     let val = match val_split {
         Some(name) if !root.join(name).is_dir() => {
+            let near = did_you_mean(name, &subfolders(root)?);
             return Err(Error::data(format!(
-                "{}: no such folder; --val-split names one beside train",
+                "{}: no such folder{near}; --val-split names one beside train",
                 root.join(name).display()
             )));
         }
