@@ -16,6 +16,7 @@ use transforms::preprocess::{Preprocess, TransformScratch};
 
 use crate::container::Container;
 use crate::error::Error;
+use crate::files::read;
 use crate::manifest::{ModelManifest, WeightsKind};
 use crate::predict::Prediction;
 
@@ -71,7 +72,7 @@ impl Classifier {
     ) -> Result<Self, Error> {
         let file = path.as_ref();
         let path = || file.to_path_buf();
-        let bytes = std::fs::read(file).map_err(|source| Error::Read { path: path(), source })?;
+        let bytes = read(file).map_err(|source| Error::Read { path: path(), source })?;
         let Container { manifest, tensors } = Container::from_bytes(&bytes)
             .map_err(|source| Error::Container { path: path(), source })?;
         drop(bytes);
@@ -105,7 +106,7 @@ impl Classifier {
     /// Names the image in a file.
     ///
     /// # Errors
-    /// [`Error::Read`], [`Error::Image`].
+    /// [`Error::Read`], [`Error::Image`], [`Error::NotFinite`].
     pub fn classify(&self, path: impl AsRef<Path>) -> Result<Prediction, Error> {
         single(self.classify_batch(&[path]))
     }
@@ -113,7 +114,7 @@ impl Classifier {
     /// Names the image in the bytes of a file.
     ///
     /// # Errors
-    /// [`Error::Bytes`].
+    /// [`Error::Bytes`], [`Error::NotFinite`].
     pub fn classify_bytes(&self, bytes: &[u8]) -> Result<Prediction, Error> {
         single(self.classify_bytes_batch(&[bytes]))
     }
@@ -121,7 +122,7 @@ impl Classifier {
     /// Names a decoded image.
     ///
     /// # Errors
-    /// [`Error::NoPixels`].
+    /// [`Error::NoPixels`], [`Error::NotFinite`].
     pub fn classify_image(&self, image: &RgbImage) -> Result<Prediction, Error> {
         single(self.classify_image_batch(&[image]))
     }
@@ -129,11 +130,11 @@ impl Classifier {
     /// Names the images in files, all in one pass through the network: one result for each, in
     /// order.
     pub fn classify_batch<P: AsRef<Path>>(&self, paths: &[P]) -> Vec<Result<Prediction, Error>> {
-        self.batch(paths, |file, scratch, values| {
+        let name = |number: usize| paths[number].as_ref().display().to_string();
+        self.batch(paths, name, |file, scratch, values| {
             let file = file.as_ref();
             let path = || file.to_path_buf();
-            let bytes =
-                std::fs::read(file).map_err(|source| Error::Read { path: path(), source })?;
+            let bytes = read(file).map_err(|source| Error::Read { path: path(), source })?;
             EncodedImage::open(&bytes, self.preprocess.exif)
                 .and_then(|image| self.preprocess.apply_into(&image, scratch, values))
                 .map_err(|source| Error::Image { path: path(), source })
@@ -145,7 +146,7 @@ impl Classifier {
         &self,
         files: &[B],
     ) -> Vec<Result<Prediction, Error>> {
-        self.batch(files, |bytes, scratch, values| {
+        self.batch(files, numbered, |bytes, scratch, values| {
             let image = EncodedImage::open(bytes.as_ref(), self.preprocess.exif)?;
             Ok(self.preprocess.apply_into(&image, scratch, values)?)
         })
@@ -153,7 +154,7 @@ impl Classifier {
 
     /// [`Classifier::classify_batch`] of decoded images.
     pub fn classify_image_batch(&self, images: &[&RgbImage]) -> Vec<Result<Prediction, Error>> {
-        self.batch(images, |image, scratch, values| {
+        self.batch(images, numbered, |image, scratch, values| {
             let (width, height) = image.dimensions();
             if width == 0 || height == 0 {
                 return Err(Error::NoPixels { width, height });
@@ -162,10 +163,12 @@ impl Classifier {
         })
     }
 
-    /// Prepares every item and sends those that succeed through the network together.
+    /// Prepares every item and sends those that succeed through the network together. `name` is an
+    /// item's name in a message, by its place.
     fn batch<T>(
         &self,
         items: &[T],
+        name: impl Fn(usize) -> String,
         prepare: impl Fn(&T, &mut TransformScratch, &mut [f32]) -> Result<(), Error>,
     ) -> Vec<Result<Prediction, Error>> {
         let size = self.preprocess.values();
@@ -185,25 +188,42 @@ impl Classifier {
             .collect();
         let mut predictions = self.forward(values).into_iter();
         let mut next = || predictions.next().expect("a prediction for every prepared image");
-        prepared.into_iter().map(|result| result.map(|()| next())).collect()
+        let named = |(number, result): (usize, Result<(), Error>)| {
+            result?;
+            next().ok_or_else(|| Error::NotFinite { image: name(number) })
+        };
+        prepared.into_iter().enumerate().map(named).collect()
     }
 
-    /// Sends prepared images `[n, 3, height, width]`, flat, through the network.
-    fn forward(&self, values: Vec<f32>) -> Vec<Prediction> {
+    /// Sends prepared images `[n, 3, height, width]`, flat, through the network. An image has no
+    /// prediction where a logit is not a finite number.
+    fn forward(&self, values: Vec<f32>) -> Vec<Option<Prediction>> {
         let [height, width] = self.preprocess.crop;
         let count = values.len() / self.preprocess.values();
         if count == 0 {
             return Vec::new();
         }
         let data = TensorData::new(values, [count, 3, height, width]);
-        let probabilities = inside(|| {
-            let images = Tensor::<4>::from_data(data, &self.device);
-            softmax(self.network.forward(images), 1).into_data().convert::<f32>()
+        let [logits, probabilities] = inside(|| {
+            let logits = self.network.forward(Tensor::<4>::from_data(data, &self.device));
+            [logits.clone(), softmax(logits, 1)].map(|values| {
+                let values = values.into_data().convert::<f32>();
+                values.try_into_vec::<f32>().expect("converted to f32")
+            })
         });
-        let probabilities = probabilities.try_into_vec::<f32>().expect("converted to f32");
-        let rows = probabilities.chunks_exact(self.classes.len());
-        rows.map(|row| Prediction::new(Arc::clone(&self.classes), row.to_vec())).collect()
+        let classes = self.classes.len();
+        let rows = logits.chunks_exact(classes).zip(probabilities.chunks_exact(classes));
+        rows.map(|(logits, row)| {
+            let finite = logits.iter().all(|logit| logit.is_finite());
+            finite.then(|| Prediction::new(Arc::clone(&self.classes), row.to_vec()))
+        })
+        .collect()
     }
+}
+
+/// The name of an item that has none.
+fn numbered(number: usize) -> String {
+    format!("image {} of the batch", number + 1)
 }
 
 /// The one result of a batch of one.

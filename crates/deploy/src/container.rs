@@ -5,10 +5,9 @@
 //! checks both and the version of the layout; the other fields of the manifest are read by its
 //! users.
 
-use std::collections::HashMap;
-
 use nn::weights::NamedTensor;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{SafeTensors, TensorView};
+use serde_json::{Map, Value, json};
 
 const MANIFEST: &str = "kindling.manifest";
 const MANIFEST_CRC: &str = "kindling.manifest_crc32";
@@ -123,15 +122,36 @@ fn raw_of<'a>(tensors: impl IntoIterator<Item = TensorRef<'a>>) -> Vec<RawTensor
     tensors.into_iter().map(|t| (t.name, t.shape, bytes_of(t.values))).collect()
 }
 
+/// Alignment of the tensors' bytes in a file.
+const ALIGNMENT: usize = 8;
+
+/// The file: the length of the header, the header, the tensors in the order of their names. The
+/// `safetensors` crate writes the keys of the metadata in a random order; here the same content
+/// gives the same bytes.
 fn serialise(raw: &[RawTensor], metadata: &[(&str, &str)]) -> Vec<u8> {
-    let views = raw.iter().map(|(name, shape, bytes)| {
-        let view = TensorView::new(Dtype::F32, shape.clone(), bytes);
-        (*name, view.expect("four bytes for every element"))
-    });
-    let metadata: HashMap<String, String> =
-        metadata.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-    let metadata = (!metadata.is_empty()).then_some(metadata);
-    safetensors::serialize(views, metadata).expect("views are consistent")
+    let mut sorted: Vec<&RawTensor> = raw.iter().collect();
+    sorted.sort_by_key(|(name, ..)| *name);
+    let mut header = Map::new();
+    if !metadata.is_empty() {
+        let pairs = metadata.iter().map(|(key, value)| ((*key).to_owned(), json!(value)));
+        header.insert("__metadata__".to_owned(), Value::Object(pairs.collect()));
+    }
+    let mut end = 0;
+    for (name, shape, bytes) in &sorted {
+        let start = end;
+        end += bytes.len();
+        assert_eq!(4 * shape.iter().product::<usize>(), bytes.len(), "{name}: bytes of {shape:?}");
+        let tensor = json!({ "dtype": "F32", "shape": shape, "data_offsets": [start, end] });
+        let before = header.insert((*name).to_owned(), tensor);
+        assert!(before.is_none(), "{name}: a tensor's name occurs twice");
+    }
+    let mut header = Value::Object(header).to_string().into_bytes();
+    header.resize(header.len().next_multiple_of(ALIGNMENT), b' ');
+    let mut file = Vec::with_capacity(8 + header.len() + end);
+    file.extend((header.len() as u64).to_le_bytes());
+    file.extend(header);
+    sorted.iter().for_each(|(_, _, bytes)| file.extend(bytes));
+    file
 }
 
 /// Little-endian bytes of the values.
@@ -154,6 +174,13 @@ fn crc_of<'a>(tensors: impl Iterator<Item = (&'a str, &'a [usize], &'a [u8])>) -
         crc.update(bytes);
     }
     crc.finalize()
+}
+
+/// Whether bytes begin like a checkpoint: with a header of safetensors that has a manifest.
+pub fn is_container(head: &[u8]) -> bool {
+    let text = head.get(8..).unwrap_or_default();
+    let key = MANIFEST_CRC.as_bytes();
+    text.first() == Some(&b'{') && text.windows(key.len()).any(|window| window == key)
 }
 
 impl Container {

@@ -62,6 +62,15 @@ pub enum Error {
     /// Bytes in memory are not an image that can be used.
     #[error(transparent)]
     Bytes(#[from] DecodeError),
+    /// The network's logits for an image are NaN or infinite: no class can be named.
+    #[error(
+        "{image}: the logits are not finite numbers; the weights of the checkpoint are too large, take \
+         an earlier one"
+    )]
+    NotFinite {
+        /// The path of the image, or its number in the batch.
+        image: String,
+    },
     /// A decoded image without pixels.
     #[error("an image of {width} x {height} pixels; it must have at least one")]
     NoPixels {

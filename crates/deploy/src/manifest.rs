@@ -2,6 +2,7 @@
 
 use nn::config::NetworkConfig;
 use nn::weights::NamedTensor;
+pub use nn::weights::kind::WeightsKind;
 use serde::Deserialize;
 use transforms::preprocess::Preprocess;
 
@@ -24,27 +25,18 @@ pub struct ModelManifest {
     pub prefer_ema: bool,
 }
 
-/// Which weights of a checkpoint to use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum WeightsKind {
-    /// Those that were better when both were evaluated.
-    #[default]
-    Best,
-    /// The trained ones.
-    Raw,
-    /// Their exponential average.
-    Ema,
-}
-
-impl WeightsKind {
-    /// Whether the exponential average is meant, where it has `ema_updates` and was better if
-    /// `prefer_ema`; none where an average is asked for and there is none.
-    pub fn is_ema(self, prefer_ema: bool, ema_updates: Option<u64>) -> Option<bool> {
-        match self {
-            WeightsKind::Raw => Some(false),
-            WeightsKind::Best => Some(prefer_ema && ema_updates.is_some()),
-            WeightsKind::Ema => ema_updates.map(|_| true),
-        }
+/// Refuses a crop that is too small for the network.
+///
+/// # Errors
+/// The field, its value and what is expected.
+pub fn check_crop(network: &NetworkConfig, preprocess: &Preprocess) -> Result<(), String> {
+    let least = network.architecture.min_size();
+    match preprocess.crop.iter().find(|edge| **edge < least) {
+        Some(edge) => Err(format!(
+            "preprocess.crop: {edge}: {} needs at least {least} pixels",
+            network.architecture.name()
+        )),
+        None => Ok(()),
     }
 }
 
@@ -54,9 +46,10 @@ impl ModelManifest {
     /// # Errors
     /// The field and its fault.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let manifest: Self = serde_json::from_str(text).map_err(|e| e.to_string())?;
+        let manifest: Self = serde_json::from_str(text).map_err(|error| named(text, &error))?;
         manifest.network.validate()?;
         manifest.preprocess.validate()?;
+        check_crop(&manifest.network, &manifest.preprocess)?;
         let (names, logits) = (manifest.classes.len(), manifest.network.num_classes);
         match names == logits {
             true => Ok(manifest),
@@ -81,5 +74,37 @@ impl ModelManifest {
             (!others(&tensor.name)).then_some(tensor)
         });
         Some(selected.collect())
+    }
+}
+
+/// The error of a value in JSON text, with the key of the value in front.
+pub fn named(text: &str, error: &serde_json::Error) -> String {
+    let message = error.to_string();
+    let of_a_value = ["invalid type", "invalid value", "invalid length", "number out of range"];
+    let of_a_value = of_a_value.iter().any(|kind| message.starts_with(kind));
+    match key_before(text, error.line(), error.column()) {
+        Some(key) if of_a_value => format!("{key}: {message}"),
+        _ => message,
+    }
+}
+
+/// The key of the value at a place in JSON text, by line and column from 1.
+fn key_before(text: &str, line: usize, column: usize) -> Option<&str> {
+    let line = text.lines().nth(line.checked_sub(1)?)?;
+    let before = line.get(..column.min(line.len()))?;
+    let (before, _) = before.rsplit_once("\":")?;
+    before.rsplit_once('"').map(|(_, key)| key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::key_before;
+
+    #[test]
+    fn the_key_of_a_wrong_value_is_found() {
+        let text = r#"{"format":1,"plan":{"epochs":3,"cooldown_epochs":-1,"lr":0.1}}"#;
+        assert_eq!(key_before(text, 1, text.find("-1").unwrap() + 2), Some("cooldown_epochs"));
+        assert_eq!(key_before(text, 1, 1), None);
+        assert_eq!(key_before(text, 9, 1), None);
     }
 }

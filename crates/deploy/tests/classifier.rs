@@ -266,3 +266,45 @@ fn a_file_is_written_whole_or_not_at_all() {
     names.sort();
     assert_eq!(names, ["blocked.txt", "kept.txt"]);
 }
+
+/// Weights that are not finite, and finite ones whose logits are not: no class, and no confidence.
+#[test]
+fn what_is_not_finite_has_no_class() {
+    let folder = Folder::new("odd");
+    let with = |name: &str, value: f32, all: bool| {
+        let bytes = changed(
+            |_| {},
+            |tensors| {
+                let tensor = tensors.iter_mut().find(|t| t.name == name).unwrap();
+                match all {
+                    true => tensor.values.fill(value),
+                    false => tensor.values[0] = value,
+                }
+            },
+        );
+        Classifier::load(folder.write("odd.ckpt", &bytes))
+    };
+    for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for name in ["features.0.0.weight", "features.0.1.running_var", "classifier.3.bias"] {
+            let error = with(name, odd, false).unwrap_err();
+            assert!(matches!(error, Error::Weights { .. }), "{error}");
+            assert!(error.to_string().contains(&format!("`{name}`")), "{error}");
+        }
+    }
+    assert!(matches!(with("features.0.1.running_var", -1.0, false), Err(Error::Weights { .. })));
+    // A convolution that overflows, a classifier that does.
+    for name in ["features.0.0.weight", "classifier.3.weight"] {
+        let classifier = with(name, 3e38, true).unwrap();
+        let (path, missing) = (fixture("trouser.png"), fixture("none.png"));
+        let error = classifier.classify(&path).unwrap_err();
+        assert!(matches!(error, Error::NotFinite { .. }), "{name}: {error}");
+        assert!(error.to_string().contains("trouser.png: the logits are not finite"), "{error}");
+        let results = classifier.classify_batch(&[&missing, &path]);
+        assert!(matches!(results[0], Err(Error::Read { .. })));
+        assert!(results[1].as_ref().is_err_and(|e| e.to_string().contains("trouser.png")));
+        let bytes = std::fs::read(&path).unwrap();
+        let error =
+            classifier.classify_bytes_batch(&[&b""[..], &bytes]).pop().unwrap().unwrap_err();
+        assert!(error.to_string().contains("image 2 of the batch: the logits"), "{error}");
+    }
+}

@@ -65,6 +65,13 @@ pub trait Simd: Copy {
     unsafe fn max(a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// The smaller value; `b` where one is NaN.
     unsafe fn min(a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// The greater value; NaN where one is NaN (IEEE 754-2019's maximum but for the sign of zero).
+    unsafe fn maximum(a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// Whether a lane is NaN.
+    unsafe fn any_nan(a: Self::Vector) -> bool;
+    /// Zero in the lanes where `a <= b`, else `value`: NaN is not less.
+    unsafe fn unless_at_most(a: Self::Vector, b: Self::Vector, value: Self::Vector)
+    -> Self::Vector;
     /// `yes` in the lanes where `a > b`, else `no`.
     unsafe fn select(
         a: Self::Vector,
@@ -239,6 +246,18 @@ impl Simd for Portable {
         lanewise!(a, b, |a: f32, b: f32| if a < b { a } else { b })
     }
     #[inline(always)]
+    unsafe fn maximum(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        lanewise!(a, b, |a: f32, b: f32| if a > b || a.is_nan() { a } else { b })
+    }
+    #[inline(always)]
+    unsafe fn any_nan(a: [f32; 4]) -> bool {
+        a.iter().any(|value| value.is_nan())
+    }
+    #[inline(always)]
+    unsafe fn unless_at_most(a: [f32; 4], b: [f32; 4], value: [f32; 4]) -> [f32; 4] {
+        std::array::from_fn(|i| if a[i] <= b[i] { 0.0 } else { value[i] })
+    }
+    #[inline(always)]
     unsafe fn select(a: [f32; 4], b: [f32; 4], yes: [f32; 4], no: [f32; 4]) -> [f32; 4] {
         std::array::from_fn(|i| if a[i] > b[i] { yes[i] } else { no[i] })
     }
@@ -301,6 +320,12 @@ mod x86 {
             fma(a: __m512, b: __m512, c: __m512) -> __m512 = _mm512_fmadd_ps(a, b, c);
             max(a: __m512, b: __m512) -> __m512 = _mm512_max_ps(a, b);
             min(a: __m512, b: __m512) -> __m512 = _mm512_min_ps(a, b);
+            // `max` gives `b` where `b` is NaN; where `a` is, `a` stays.
+            maximum(a: __m512, b: __m512) -> __m512 =
+                _mm512_mask_max_ps(a, _mm512_cmp_ps_mask::<_CMP_ORD_Q>(a, a), a, b);
+            any_nan(a: __m512) -> bool = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a, a) != 0;
+            unless_at_most(a: __m512, b: __m512, value: __m512) -> __m512 =
+                _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_NLE_UQ>(a, b), value);
             select(a: __m512, b: __m512, yes: __m512, no: __m512) -> __m512 =
                 _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b), no, yes);
         }
@@ -341,6 +366,13 @@ mod x86 {
             fma(a: __m256, b: __m256, c: __m256) -> __m256 = _mm256_fmadd_ps(a, b, c);
             max(a: __m256, b: __m256) -> __m256 = _mm256_max_ps(a, b);
             min(a: __m256, b: __m256) -> __m256 = _mm256_min_ps(a, b);
+            // `max` gives `b` where `b` is NaN; where `a` is, all bits are set: a NaN.
+            maximum(a: __m256, b: __m256) -> __m256 =
+                _mm256_or_ps(_mm256_max_ps(a, b), _mm256_cmp_ps::<_CMP_UNORD_Q>(a, a));
+            any_nan(a: __m256) -> bool =
+                _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_UNORD_Q>(a, a)) != 0;
+            unless_at_most(a: __m256, b: __m256, value: __m256) -> __m256 =
+                _mm256_and_ps(_mm256_cmp_ps::<_CMP_NLE_UQ>(a, b), value);
             select(a: __m256, b: __m256, yes: __m256, no: __m256) -> __m256 =
                 _mm256_blendv_ps(no, yes, _mm256_cmp_ps::<_CMP_GT_OQ>(a, b));
         }
@@ -392,6 +424,10 @@ mod arm {
             fma(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t = vfmaq_f32(c, a, b);
             max(a: float32x4_t, b: float32x4_t) -> float32x4_t = vbslq_f32(vcgtq_f32(a, b), a, b);
             min(a: float32x4_t, b: float32x4_t) -> float32x4_t = vbslq_f32(vcltq_f32(a, b), a, b);
+            maximum(a: float32x4_t, b: float32x4_t) -> float32x4_t = vmaxq_f32(a, b);
+            any_nan(a: float32x4_t) -> bool = vminvq_u32(vceqq_f32(a, a)) == 0;
+            unless_at_most(a: float32x4_t, b: float32x4_t, value: float32x4_t) -> float32x4_t =
+                vbslq_f32(vcleq_f32(a, b), vdupq_n_f32(0.0), value);
             select(
                 a: float32x4_t,
                 b: float32x4_t,

@@ -83,6 +83,9 @@ pub enum Scaling {
     Paper,
 }
 
+/// Most classes of a network: a classifier of so many and 1280 features holds 86 GB.
+const MAX_CLASSES: usize = 1 << 24;
+
 /// Everything that determines a network except its weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -190,8 +193,20 @@ impl NetworkConfig {
         if !(0.05..=8.0).contains(&self.width) {
             return Err(format!("width {}: expected 0.05 to 8", self.width));
         }
+        let shares = [
+            ("dropout", self.dropout, 0.0..=0.999_999),
+            ("bn_eps", self.bn_eps, 0.0..=1.0),
+            ("bn_momentum", self.bn_momentum, 0.0..=1.0),
+        ];
+        if let Some((field, value, range)) = shares.iter().find(|(_, v, range)| !range.contains(v))
+        {
+            let (low, high) = (range.start(), range.end());
+            return Err(format!("{field} {value}: expected {low} to {high}"));
+        }
         match self {
-            _ if self.num_classes == 0 => Err("0 classes: expected at least 1".into()),
+            _ if !(1..=MAX_CLASSES).contains(&self.num_classes) => {
+                Err(format!("{} classes: expected 1 to {MAX_CLASSES}", self.num_classes))
+            }
             _ if fixed && self.width != 1.0 => refuse("width multiplier"),
             _ if fixed && self.padding != Padding::Symmetric => refuse("choice of padding"),
             _ if !v3 && (self.minimal || self.dilated || self.reduced_tail) => {

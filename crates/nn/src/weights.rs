@@ -1,11 +1,15 @@
 //! Weights under torchvision's or timm's names: out of a network, into one, and from files. This
 //! file has the types of all formats; each format and each direction is a file below.
 
+mod choose;
 pub mod frozen_graph;
+pub mod kind;
+pub mod known;
 pub mod load;
 pub mod read;
 mod safetensors;
 pub mod state_dict;
+mod stored;
 mod torch;
 
 /// A tensor in torch's layout: linear weights are `[out, in]`.
@@ -31,6 +35,18 @@ pub enum WeightsError {
          or from a damaged file: take an earlier one"
     )]
     NotFinite(String),
+    /// Names of the running variances with a negative value.
+    #[error(
+        "{0}: a running variance is negative, so that the network would give NaN; the file is damaged, \
+         or holds another tensor under this name"
+    )]
+    NegativeVariance(String),
+    /// The file does not hold the weights that were asked for, or several.
+    #[error("{0}")]
+    Kind(String),
+    /// The file ends early.
+    #[error("the file is cut short ({0}); copy or download it again")]
+    Truncated(String),
     /// The file has an unknown format or is broken.
     #[error("not readable as safetensors or .pth weights: {0}")]
     Unreadable(String),

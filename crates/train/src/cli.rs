@@ -1,7 +1,7 @@
 //! The command line: parse, dispatch, print the one sentence of a failure, return the exit code.
 //!
-//! Exit codes: 0 done, 2 usage, 3 data, 4 out of time and saved, 5 diverged, 6 checkpoint, 7 backend, 8 file,
-//! 130/143 interrupted by SIGINT/SIGTERM with the run saved.
+//! Exit codes: 0 done, 2 usage, 3 data, 4 out of time and saved, 5 diverged, 6 checkpoint, 7
+//! backend, memory or threads, 8 file, 130/143 interrupted by SIGINT/SIGTERM with the run saved.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -23,6 +23,7 @@ use crate::commands::inspect::{InspectArgs, inspect};
 use crate::commands::lr_find::{LrFindArgs, lr_find};
 use crate::commands::man::{ManArgs, man};
 use crate::commands::models::models;
+use crate::commands::plan_args::PRECEDENCE;
 use crate::commands::predict::{PredictArgs, predict};
 use crate::commands::preprocess::{PreprocessArgs, preprocess};
 use crate::commands::profile::{ProfileArgs, profile};
@@ -32,81 +33,94 @@ use crate::commands::summary::{SummaryArgs, summary};
 use crate::commands::train::{TrainArgs, train};
 use crate::device;
 use crate::error::Error;
+use crate::files;
+use crate::learner::out_of_memory::catch_oom;
+use crate::signal;
 use crate::{err, out};
 
 /// Trains, evaluates and ships efficient image classifiers
 #[derive(Parser)]
-#[command(name = "kindling", version, propagate_version = true, args_override_self = true)]
+#[command(name = "kindling", version, propagate_version = true)]
 struct Program {
     #[command(subcommand)]
     command: Command,
-    /// Threads of the CPU kernels [default: as many as cores] [range: 1 to 4096]
+    /// Threads of the CPU kernels [default: one per core] [range: 1 to 4096]
     #[arg(long, global = true, value_parser = clap::value_parser!(u32).range(1..=4096))]
     #[arg(value_name = "N", help_heading = "Machine", hide_short_help = true)]
     threads: Option<u32>,
-    /// Instruction set of the CPU kernels: portable, neon, avx2 or avx512 [default: the largest]
-    #[arg(long, global = true, value_name = "NAME")]
-    #[arg(help_heading = "Machine", hide_short_help = true)]
+    /// Instruction set of the CPU kernels [default: the largest of this machine]
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Machine")]
+    #[arg(value_parser = ["portable", "neon", "avx2", "avx512"], hide_short_help = true)]
     isa: Option<String>,
 }
 
-/// The end of the short help of a subcommand with the options of a run.
+/// The end of the short help.
 const SHORT_HELP: &str = "Only the most important options are listed; --help lists all of them.";
 
-/// The end of its long help.
-const LONG_HELP: &str = "Every option of a run is also a key of the TOML file of --config, with _ \
-                         for - in its name.\nPrecedence, lowest first: default, --recipe, \
-                         --config, flag.";
+/// What a program prints where an allocation that cannot be done without finds no memory.
+pub const OUT_OF_MEMORY: &str = "error: out of memory: an allocation failed; the last checkpoint of \
+                                 a run is intact; lower --batch-size, --img-size or --workers, or \
+                                 raise `ulimit -v`\n";
 
-/// Makes the one pool of threads and chooses the instructions, where they are given; before anything has run.
+/// The exit code that follows: that of [`crate::error::ErrorKind::Memory`].
+pub const OUT_OF_MEMORY_CODE: i32 = 7;
+
+/// Chooses the instructions, where they are given, and makes the one pool of threads; before anything
+/// has run.
 fn prepare(threads: Option<u32>, isa: Option<&str>) -> Result<(), Error> {
     if let Some(isa) = isa {
         Isa::force(isa).map_err(|why| Error::usage(format!("--isa: {why}")))?;
     }
-    let Some(threads) = threads else { return Ok(()) };
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(threads as usize)
-        .build_global()
-        .map_err(|why| Error::usage(format!("--threads {threads}: {why}")))
+    // Without a number as many as rayon takes by itself.
+    let threads = threads.unwrap_or(0) as usize;
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().map_err(|why| {
+        let wanted = match threads {
+            0 => "the threads of the CPU kernels".to_owned(),
+            number => format!("--threads {number}"),
+        };
+        Error::backend(format!(
+            "{wanted}: the system starts no more threads ({why}); give a lower --threads, or raise \
+             `ulimit -u` or `ulimit -v`"
+        ))
+    })
 }
 
 #[derive(Subcommand)]
 enum Command {
     /// Train a network on a folder of images
-    #[command(args_override_self = true, allow_negative_numbers = true)]
-    #[command(after_help = SHORT_HELP, after_long_help = LONG_HELP)]
+    #[command(after_long_help = PRECEDENCE)]
     Train(Box<TrainArgs>),
-    /// Evaluate a checkpoint on a folder of images
-    #[command(visible_alias = "val", visible_alias = "validate")]
+    /// Evaluate a checkpoint on a folder
+    #[command(visible_aliases = ["val", "validate"])]
     Eval(EvalArgs),
-    /// Predict the classes of images in files and folders
+    /// Predict the classes of images
     Predict(PredictArgs),
-    /// Write the input tensors that the network gets for images
+    /// Write the normalised input tensors of images
     Preprocess(PreprocessArgs),
-    /// List the models with parameters, multiply-adds, published accuracy and source
+    /// List the models with their size, cost and published accuracy
     Models,
-    /// List published training recipes, for `train --recipe`
+    /// List the published training recipes, for `train --recipe`
     Recipes(RecipesArgs),
     /// Print a network layer by layer
     Summary(Box<SummaryArgs>),
-    /// Explain what convolutions, blocks and multipliers cost, with your numbers
+    /// Explain what convolutions, blocks and multipliers cost
     Explain(ExplainArgs),
-    /// Convert weights between files and naming schemes
+    /// Convert weights between file formats and naming schemes
     Convert(Box<ConvertArgs>),
     /// Run a network, or training steps, on tensors from a file
     Forward(Box<ForwardArgs>),
-    /// Measure images per second of a network in training or inference
+    /// Measure the images per second of a network
     Bench(Box<BenchArgs>),
-    /// Measure each layer of a network against the best this machine can do
+    /// Measure each layer of a network against this machine's roofline
     Profile(Box<ProfileArgs>),
-    /// Check, preview and pack folders of images
+    /// Check, preview and shard folders of images
     #[command(subcommand)]
     Data(DataCommand),
-    /// Find a learning rate: plot the loss along a rising one, as CSV and SVG
-    #[command(name = "lr-find", args_override_self = true)]
-    #[command(after_help = SHORT_HELP, after_long_help = LONG_HELP)]
+    /// Find a learning rate: the loss along a rising rate
+    #[command(name = "lr-find")]
+    #[command(after_long_help = PRECEDENCE)]
     LrFind(Box<LrFindArgs>),
-    /// Average the weights of several checkpoints into one
+    /// Average the weights of several checkpoints
     Average(AverageArgs),
     /// Re-estimate the batch-norm statistics of a checkpoint
     #[command(name = "bn-reestimate")]
@@ -115,14 +129,32 @@ enum Command {
     Replay(ReplayArgs),
     /// Describe a checkpoint
     Inspect(InspectArgs),
-    /// Print a completion script for bash, zsh, fish, elvish or PowerShell
+    /// Print the completion script of a shell
     Completions(CompletionsArgs),
-    /// Write manual pages
+    /// Write man pages
     Man(ManArgs),
+}
+
+/// The command line as data, for documents and tests.
+pub fn command() -> clap::Command {
+    alike(Program::command())
+}
+
+/// What holds for every command: the last one of repeated flags counts, and `-1` is a number.
+fn alike(command: clap::Command) -> clap::Command {
+    let command = command.args_override_self(true).allow_negative_numbers(true);
+    below(&command).into_iter().fold(command, |command, name| command.mut_subcommand(name, alike))
+}
+
+/// The names of the commands directly below a command.
+fn below(command: &clap::Command) -> Vec<String> {
+    command.get_subcommands().map(|command| command.get_name().to_owned()).collect()
 }
 
 /// Runs the program on its arguments, the name of the program first.
 pub fn main(arguments: Vec<OsString>) -> ExitCode {
+    signal::survive_file_size_limit();
+    files::inject_crash();
     let lists = |pair: &[OsString]| pair[0] == "--backend" && pair[1] == "list";
     if arguments.windows(2).any(lists) || arguments.iter().any(|w| w == "--backend=list") {
         device::list().iter().for_each(|line| out!("{line}"));
@@ -136,7 +168,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
         }
     };
     let result = prepare(program.threads, program.isa.as_deref())
-        .and_then(|()| inside(|| run(program.command)));
+        .and_then(|()| inside(|| run_within_memory(program.command)));
     match result {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
@@ -146,19 +178,40 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
     }
 }
 
+/// Runs a command; missing memory that the command does not handle is an error like any other.
+fn run_within_memory(command: Command) -> Result<u8, Error> {
+    catch_oom(|| run(command)).unwrap_or_else(|why| {
+        Err(Error::memory(format!(
+            "{why}; lower --batch-size or --img-size, or close other programs"
+        )))
+    })
+}
+
 /// Parses the command line.
 fn parse(words: Vec<OsString>) -> Result<Program, clap::Error> {
-    let mut program = Program::command();
+    let mut program = command();
     if words.iter().any(|word| word == "-h") {
-        program = program.mut_subcommand("train", brief).mut_subcommand("lr-find", brief);
-        program = program.mut_subcommand("data", |data| data.mut_subcommand("preview", brief));
+        program = short(program);
     }
     let mut matches = program.try_get_matches_from_mut(words)?;
     Program::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut program))
 }
 
-/// The subcommand for `-h`: its options in one list without headings, each on one line of 80
-/// columns, so that the list fits on one screen.
+/// A command for `-h`, with everything below it.
+fn short(command: clap::Command) -> clap::Command {
+    let names = below(&command);
+    let command = match names.is_empty() {
+        true => brief(command),
+        false => command
+            .disable_help_subcommand(true)
+            .help_template("{about}\n{usage-heading} {usage}\n\n{subcommands}{after-help}")
+            .after_help("COMMAND --help lists the options of a command."),
+    };
+    names.into_iter().fold(command, |command, name| command.mut_subcommand(name, short))
+}
+
+/// A command without subcommands for `-h`: its options in one list without headings, each on one
+/// line of 80 columns, so that the list fits on one screen.
 fn brief(command: clap::Command) -> clap::Command {
     /// Columns beside the flags.
     const WIDTH: usize = 48;
@@ -185,7 +238,7 @@ fn brief(command: clap::Command) -> clap::Command {
             .aliases(aliases)
     });
     let template = "{about}\n{usage-heading} {usage}\n\n{all-args}{after-help}";
-    command.disable_version_flag(true).help_template(template)
+    command.disable_version_flag(true).help_template(template).after_help(SHORT_HELP)
 }
 
 fn run(command: Command) -> Result<u8, Error> {
@@ -215,9 +268,9 @@ fn run(command: Command) -> Result<u8, Error> {
         Command::Replay(args) => replay(&args).map(|()| 0),
         Command::Inspect(args) => inspect(&args).map(|()| 0),
         Command::Completions(args) => {
-            completions(&args, &mut Program::command());
+            completions(&args, &mut self::command());
             Ok(0)
         }
-        Command::Man(args) => man(&args, Program::command()).map(|()| 0),
+        Command::Man(args) => man(&args, self::command()).map(|()| 0),
     }
 }

@@ -13,7 +13,7 @@ pub mod optimizer;
 pub mod options;
 pub mod output;
 pub mod plan;
-mod range;
+pub(crate) mod range;
 pub mod recipe;
 pub mod regularisation;
 pub mod schedule;

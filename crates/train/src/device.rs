@@ -1,5 +1,6 @@
-//! `--backend` to a Burn device. The only place of this crate that names burn-ndarray (deprecated upstream) and
-//! the only place that starts wgpu, eagerly, so that a missing adapter is told before any work.
+//! `--backend` to a Burn device. The only file of this crate that names burn-ndarray, which is
+//! deprecated upstream, and that starts wgpu: eagerly, so that a missing adapter is reported before
+//! any work.
 
 use burn::tensor::{Device, DeviceKind};
 use serde::{Deserialize, Serialize};

@@ -3,6 +3,7 @@
 //! file of a run and no console.
 
 pub mod bn_statistics;
+pub mod confusion;
 pub mod evaluate;
 pub mod forward_backward;
 pub mod loss;

@@ -17,3 +17,4 @@ pub mod signal;
 pub mod stdout;
 pub mod suggest;
 pub mod system_memory;
+pub mod text_list;

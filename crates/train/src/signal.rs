@@ -1,13 +1,14 @@
 //! Signals that end a run: the first one asks the loop to save and stop.
 //!
 //! SIGINT is Ctrl-C, SIGTERM a shutdown, SIGQUIT Ctrl-\\: a second one of them ends the process at once.
-//! SIGHUP is a lost terminal, SIGUSR1 Slurm's warning before the time limit: they come more than once
-//! (a shell passes on the SIGHUP that the kernel sends, too) and never end the process at once.
+//! SIGHUP is a lost terminal, SIGUSR1, SIGUSR2 and SIGXCPU are the warnings of Slurm and other batch
+//! systems before a time limit: they come more than once (a shell passes on the SIGHUP that the kernel
+//! sends, too) and never end the process at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU, SIGXFSZ};
 
 /// Remembers the first signal received.
 #[derive(Clone, Default)]
@@ -29,7 +30,9 @@ impl Stop {
             signal_hook::flag::register(signal, Arc::clone(&again))?;
             stop.remember(signal)?;
         }
-        stop.remember(SIGUSR1)?;
+        for signal in [SIGUSR1, SIGUSR2, SIGXCPU] {
+            stop.remember(signal)?;
+        }
         if !hangup_ignored() {
             stop.remember(SIGHUP)?;
         }
@@ -47,6 +50,12 @@ impl Stop {
             signal => Some(128 + signal as u8),
         }
     }
+}
+
+/// Lets a write beyond the limit on file sizes (`ulimit -f`) fail with a reason, where SIGXFSZ would
+/// end the process. A system that does not know the signal needs nothing.
+pub fn survive_file_size_limit() {
+    let _ = signal_hook::flag::register(SIGXFSZ, Arc::default());
 }
 
 /// Whether the process was started with SIGHUP ignored, as `nohup` does: bit 0 of Linux's `SigIgn`.

@@ -1,15 +1,15 @@
-//! What the command line says of itself: help, completion scripts, manual pages.
+//! What the command line says of itself: help, completion scripts, man pages.
 //!
-//! Mutations caught: `-h` with headings (longer than a screen), an option shown by `-h` that is not important, a theme
-//! without its heading, a help text longer than a line, a completion script of another program name, no page for a
-//! nested subcommand.
+//! Mutations caught: `-h` with headings (longer than a screen), an option shown by `-h` that is not
+//! important, a theme without its heading, a help text longer than a line, a completion script of
+//! another program name, no page for a nested subcommand.
 
 #[path = "test_folder/test_folder.rs"]
 mod test_folder;
 
 use std::process::{Command, Output};
 
-use test_folder::{TestFolder, code, error};
+use test_folder::{TestFolder, code, error, refused, unlike};
 
 fn help(place: &TestFolder, columns: &str, words: &[&str]) -> String {
     let output = place.command(words).env("COLUMNS", columns).output().unwrap();
@@ -27,22 +27,231 @@ fn fits(help: &str, columns: usize) {
     assert!(wide.is_empty(), "wider than {columns}:\n{}", wide.join("\n"));
 }
 
+/// The whole tree of commands, with the words that lead to each.
+fn commands() -> Vec<(Vec<String>, clap::Command)> {
+    let mut root = train::cli::command();
+    root.build();
+    let (mut found, mut open) = (Vec::new(), vec![(Vec::new(), root)]);
+    while let Some((path, command)) = open.pop() {
+        for next in command.get_subcommands().filter(|next| next.get_name() != "help") {
+            let path = [&path[..], &[next.get_name().to_owned()]].concat();
+            open.push((path, next.clone()));
+        }
+        found.push((path, command));
+    }
+    found
+}
+
 #[test]
-fn the_short_help_of_train_is_one_screen() {
+fn the_short_help_of_every_command_is_one_screen() {
     let place = TestFolder::new("short-help");
-    for program in [&["train", "-h"][..], &["lr-find", "-h"], &["data", "preview", "-h"]] {
-        let help = help(&place, "80", program);
+    let commands = commands();
+    assert!(commands.len() > 25, "{}", commands.len());
+    for (path, command) in &commands {
+        let words: Vec<&str> = path.iter().map(String::as_str).chain(["-h"]).collect();
+        let help = help(&place, "80", &words);
         fits(&help, 80);
-        for flag in ["DIR", "--model", "--epochs", "--batch-size", "--lr", "--img-size"] {
+        // The list of all commands is longer.
+        let screen = if path.is_empty() { 32 } else { 30 };
+        assert!(help.lines().count() <= screen, "{} lines:\n{help}", help.lines().count());
+        let hint = if command.has_subcommands() { "COMMAND --help" } else { "--help lists all" };
+        assert!(help.contains(hint), "{help}");
+        for argument in command.get_arguments().filter(|arg| !arg.is_hide_short_help_set()) {
+            let name = match argument.get_long() {
+                Some(name) => format!("--{name}"),
+                None => argument.get_value_names().unwrap()[0].to_string(),
+            };
+            let shown = help.contains(&name) || name == "--version" || command.has_subcommands();
+            assert!(shown, "{name} in:\n{help}");
+        }
+    }
+    let run = ["DIR", "--model", "--epochs", "--batch-size", "--lr", "--img-size"];
+    let more = ["--pretrained-path", "--resume", "--backend", "--output", "--config", "--recipe"];
+    for (words, flags) in [
+        (&["train", "-h"][..], &[&run[..], &more[..]].concat()[..]),
+        (&["lr-find", "-h"][..], &run[..]),
+        (&["data", "preview", "-h"][..], &run[..]),
+    ] {
+        let help = help(&place, "80", words);
+        for flag in flags {
             assert!(help.contains(flag), "{flag} in:\n{help}");
         }
-        assert!(help.contains("--help lists all"), "{help}");
     }
-    let help = help(&place, "80", &["train", "-h"]);
-    assert!(help.lines().count() <= 24, "{} lines:\n{help}", help.lines().count());
-    for flag in ["--pretrained-path", "--resume", "--backend", "--output", "--config", "--recipe"] {
-        assert!(help.contains(flag), "{flag} in:\n{help}");
+}
+
+/// What the help of an argument lacks, if anything.
+fn lacks(command: &clap::Command, argument: &clap::Arg) -> Option<String> {
+    let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
+    let sentence = help.split(" [").next().unwrap_or_default();
+    let decided = argument.is_required_set()
+        || !argument.get_default_values().is_empty()
+        || help.contains("[default: ");
+    let flags: Vec<&str> = command.get_arguments().filter_map(clap::Arg::get_long).collect();
+    let named = help.split(|c: char| !(c.is_ascii_lowercase() || c == '-'));
+    let unknown = named
+        .filter_map(|word| word.strip_prefix("--"))
+        .find(|word| !word.is_empty() && !flags.contains(word));
+    let hidden = argument.get_all_aliases().unwrap_or_default().len()
+        - argument.get_visible_aliases().unwrap_or_default().len();
+    if !sentence.starts_with(|first: char| first.is_uppercase() || first == '.') {
+        return Some("a sentence that begins with a capital letter".to_owned());
     }
+    if sentence.ends_with('.') {
+        return Some("an end without a full stop".to_owned());
+    }
+    if let Some(word) = unknown {
+        return Some(format!("the flag --{word} that it names"));
+    }
+    match (decided, hidden) {
+        (false, _) => Some("its default".to_owned()),
+        (_, 1..) => Some("an alias".to_owned()),
+        _ => None,
+    }
+}
+
+#[test]
+fn every_option_of_every_command_tells_its_default_and_its_aliases() {
+    let mut wrong = Vec::new();
+    for (path, command) in commands() {
+        for argument in command.get_arguments() {
+            if ["help", "version"].contains(&argument.get_id().as_str()) {
+                continue;
+            }
+            if let Some(what) = lacks(&command, argument) {
+                let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
+                wrong.push(format!("{} {}: no {what}: {help}", path.join(" "), argument.get_id()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_long_help_of_every_command_fits_the_terminal() {
+    let place = TestFolder::new("widths");
+    for (path, _) in commands() {
+        let words: Vec<&str> = path.iter().map(String::as_str).chain(["--help"]).collect();
+        for columns in ["80", "120"] {
+            fits(&help(&place, columns, &words), columns.parse().unwrap());
+        }
+    }
+}
+
+#[test]
+fn an_unknown_word_is_answered_with_the_nearest_known_one() {
+    let place = TestFolder::new("nearest");
+    let mut faults = Vec::new();
+    for (words, near) in [
+        ("tran", "train"),
+        ("data chek", "check"),
+        ("explain convolutions", "convolution"),
+        ("completions bsh", "bash"),
+        ("models --isa avx51", "avx512"),
+        ("recipes mobilenet_v2/torchvison", "mobilenet_v2/torchvision"),
+        ("summary mobilenet_v2_x", "mobilenet_v2"),
+        ("bench --model mobilnet_v2", "mobilenet_v2"),
+        ("bench --model mobilenet_v2 --padding sam", "same"),
+        ("bench --model mobilenet_v2 --scaling papr", "paper"),
+        ("bench --model mobilenet_v2 --mode trian", "train"),
+        ("bench --model mobilenet_v2 --backend flexx", "flex"),
+        ("explain multipliers --model mobilenetv1", "mobilenet_v1"),
+        ("forward --input a --output b --optimizer momentun", "momentum"),
+        ("convert a.pth out.safetensor", "safetensors"),
+        ("convert a.pth out.cpkt", "ckpt"),
+        ("convert a.pth out.ckpt --names tim", "timm"),
+        ("predict --checkpoint a data --format jsn", "json"),
+        ("preprocess a --output b --interpolation bilinar", "bilinear"),
+        ("train data --opt adamx", "adam"),
+        ("train data --sched cosin", "cosine"),
+        ("train data --padding symetric", "symmetric"),
+        ("train data --aa imagnet", "imagenet"),
+        ("train data --aa rnd-m9", "rand"),
+        ("train data --class-weights balancd", "balanced"),
+        ("train data --eval-metric top-1", "top1"),
+        ("train data --cache dsk", "disk"),
+        ("train data --nan-action stopp", "stop"),
+        ("train data --log-format jsno", "json"),
+        ("train data --recipe mobilenet_v2/papr", "mobilenet_v2/paper"),
+        ("train data --freeze classifer", "classifier"),
+        ("data check data --val-split vall", "val"),
+        ("data check data --write-quarantine --quarantine leeks", "leaks"),
+    ] {
+        let output = place.run(&words.split(' ').collect::<Vec<_>>());
+        let fault = unlike(&output, 2, &[&format!("{near}`?")])
+            .and(unlike(&output, 2, &[&format!("'{near}'")]))
+            .and(unlike(&output, 3, &[&format!("{near}`?")]));
+        faults.extend(fault.map(|fault| format!("{words}: {fault}")));
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+    assert!(!place.path("checkpoints").exists());
+}
+
+/// A name that promises another format, a device where a file is read, a number that is negative.
+#[test]
+fn files_of_other_kinds_are_refused_before_any_work() {
+    let place = TestFolder::new("kinds");
+    let checkpoint = ["predict", "data", "--checkpoint", "/dev/zero"];
+    for (words, exit, message) in [
+        (
+            &["data", "preview", "data", "--output", "a.jpg"][..],
+            2,
+            "a.jpg: expected a name ending in .png",
+        ),
+        (
+            &["train", "data", "--dry-run", "--dry-run-plot", "a.png"],
+            2,
+            "a.png: expected a name ending in .svg",
+        ),
+        (
+            &["profile", "mobilenet_v2", "--svg", "a.csv"],
+            2,
+            "a.csv: expected a name ending in .svg",
+        ),
+        (&["lr-find", "data", "--csv", "a.svg"], 2, "a.svg"),
+        (
+            &["train", "data", "--config", "/dev/zero"],
+            2,
+            "/dev/zero: the configuration: cannot read it: a device",
+        ),
+        (
+            &["train", "data", "--config", "data"],
+            2,
+            "data: the configuration: cannot read it: a folder",
+        ),
+        (
+            &["train", "data", "--pretrained-path", "/dev/zero"],
+            6,
+            "/dev/zero: a device, not a file",
+        ),
+        (&["inspect", "/dev/zero"], 6, "/dev/zero: cannot read it: a device, not a file"),
+        (&checkpoint, 6, "/dev/zero: cannot read it: a device, not a file"),
+        (&["replay", "/dev/zero"], 8, "a device, not a file"),
+        (
+            &["forward", "--model", "mobilenet_v2", "--input", "/dev/zero", "--output", "b"],
+            3,
+            "a device, not a file",
+        ),
+        (&["convert", "/dev/zero", "a.ckpt", "--model", "mobilenet_v2"], 6, "a device, not a file"),
+        (&["preprocess", "/dev/zero", "--output", "b"], 3, "a device, not a file"),
+        (&["explain", "convolution", "--kernel", "-1"], 2, "-1"),
+        (
+            &["preprocess", "data/val/bag/0000.png", "--output", "b", "--std", "1", "-1", "1"],
+            2,
+            "preprocess.std: -1",
+        ),
+    ] {
+        refused(&place.run(words), exit, &[message]);
+    }
+    let mut names: Vec<_> =
+        std::fs::read_dir(place.path(".")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["data"], "nothing is left behind");
+    let words = ["preprocess", "data/val/bag/0000.png", "--mean", "-0.5", "0", "0", "--output"];
+    for name in ["a.safetensors", "b.safetensors"] {
+        assert_eq!(code(&place.run(&[&words[..], &[name]].concat())), 0);
+    }
+    let bytes = |name: &str| std::fs::read(place.path(name)).unwrap();
+    assert!(bytes("a.safetensors") == bytes("b.safetensors"), "the same file each time");
 }
 
 #[test]

@@ -118,6 +118,97 @@ fn a_run_that_stays_not_finite_goes_back_and_then_gives_up() {
     assert_eq!(std::fs::read(&path).unwrap(), before);
 }
 
+/// Every training image overflows, and no step is made: the epochs have no loss, and the run goes on
+/// with the weights that it has.
+///
+/// Mutations caught: the sums of skipped steps left in the epoch's.
+#[test]
+fn an_epoch_of_skipped_steps_has_no_loss() {
+    let place = TestFolder::new("noloss");
+    let flags = one_white_image(&place);
+    let white = place.path("data/train/sandal/0003.png");
+    for class in ["bag", "sandal", "trouser"] {
+        for entry in std::fs::read_dir(place.path(&format!("data/train/{class}"))).unwrap() {
+            let path = entry.unwrap().path();
+            if path != white {
+                std::fs::copy(&white, path).unwrap();
+            }
+        }
+    }
+    let more = ["--nan-patience", "100", "--log-format", "json", "--log-interval", "1"];
+    let output = place.train("r", &[&flags[..], &more, &["--epochs", "1"]].concat());
+    assert_eq!(code(&output), 0, "{}", error(&output));
+    let csv = std::fs::read_to_string(place.path("out/train/r/summary.csv")).unwrap();
+    assert!(csv.lines().nth(1).unwrap().starts_with("0,,"), "{csv}");
+    let steps = std::fs::read_to_string(place.path("out/train/r/steps.jsonl")).unwrap();
+    assert_eq!(steps.matches("\"skipped_steps\":9").count(), 1, "{steps}");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("Epoch 0: Loss none") && said.contains("9 steps skipped"), "{said}");
+    assert!(!said.contains("0.0000 "), "{said}");
+    assert_eq!(Checkpoint::read(&place.checkpoint("r")).unwrap().manifest.epoch_stats.seen, 0);
+}
+
+/// Running means that overflow in evaluation alone: training on batch statistics stays finite.
+fn overflowing_in_evaluation(place: &TestFolder) {
+    let mut checkpoint = Checkpoint::read(&place.checkpoint("r")).unwrap();
+    for tensor in &mut checkpoint.weights {
+        if tensor.name.ends_with("running_mean") {
+            tensor.values.fill(f32::MAX);
+        }
+    }
+    checkpoint.write(&place.checkpoint("r")).unwrap();
+}
+
+/// Mutations caught: NaN let through as an evaluation.
+#[test]
+fn an_evaluation_that_is_not_finite_is_never_the_best_and_goes_back() {
+    let place = TestFolder::new("evalnan");
+    assert_eq!(code(&place.train("r", &["--epochs", "1"])), 0);
+    let whole = std::fs::read(place.checkpoint("r")).unwrap();
+    let more = ["train", "--resume", "out/train/r", "--epochs", "2"];
+    // Back to the checkpoint of the epoch before, whose evaluation was finite.
+    overflowing_in_evaluation(&place);
+    let output = place.run(&more);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(code(&output), 0, "{said}{}", error(&output));
+    let back = "of epoch 1 is not finite (NaN): back to out/train/r/checkpoint-0.ckpt, rate times \
+                1.000e-1";
+    assert_eq!(said.matches(back).count(), 1, "{said}");
+    let last = Checkpoint::read(&place.checkpoint("r")).unwrap();
+    assert_eq!((last.manifest.position.epoch, last.manifest.nan_guard.rollbacks), (2, 1));
+    let csv = std::fs::read_to_string(place.path("out/train/r/summary.csv")).unwrap();
+    assert!(csv.lines().count() == 3 && !csv.contains("NaN"), "{csv}");
+    // Without such a checkpoint the run has diverged, and stays so when it is resumed.
+    std::fs::write(place.checkpoint("r"), &whole).unwrap();
+    overflowing_in_evaluation(&place);
+    for file in ["model_best.ckpt", "checkpoint-0.ckpt", "checkpoint-1.ckpt"] {
+        std::fs::remove_file(place.path(&format!("out/train/r/{file}"))).unwrap();
+    }
+    for _ in 0..2 {
+        refused(&place.run(&more), 5, &["evaluation of epoch 1 is not finite", "--lr"]);
+        assert!(!place.path("out/train/r/model_best.ckpt").exists());
+    }
+}
+
+/// A finite gradient and weights that overflow all the same.
+///
+/// Mutations caught: a state saved unseen.
+#[test]
+fn weights_that_overflow_are_not_saved() {
+    let place = TestFolder::new("overflown");
+    assert_eq!(code(&place.train("r", &["--epochs", "1", "--opt", "sgd"])), 0);
+    let path = place.checkpoint("r");
+    let mut checkpoint = Checkpoint::read(&path).unwrap();
+    checkpoint.manifest.plan.optimizer.lr = 100.0;
+    checkpoint.optimizer.iter_mut().for_each(|state| state.values.fill(f32::MAX));
+    checkpoint.write(&path).unwrap();
+    let before = std::fs::read(&path).unwrap();
+    let more = ["--epochs", "2", "--checkpoint-interval-steps", "1"];
+    let output = place.run(&[&["train", "--resume", "out/train/r"], &more[..]].concat());
+    refused(&output, 5, &["not all values are finite after step 10", "last.ckpt is intact"]);
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+}
+
 /// A device without memory for a batch: the batch is split. The step stays the same to the bit, but
 /// for batch norm, which the smaller batches of the second run share. A resumed run keeps
 /// splitting.

@@ -70,7 +70,7 @@ fn models_summary_and_explain_print_the_known_numbers() {
     assert!(text(&place.run(&["explain", "inverted-residual"])).contains("added to the output"));
     assert!(text(&place.run(&["explain", "h-swish"])).contains("-0.375"));
     assert!(text(&place.run(&["explain", "multipliers"])).contains("568.7"));
-    refused(&place.run(&["summary", "resnet50"]), 2, &["unknown architecture `resnet50`"]);
+    refused(&place.run(&["summary", "resnet50"]), 2, &["unknown model `resnet50`"]);
     refused(&place.run(&["summary", "xception", "--width", "0.5"]), 2, &["width multiplier"]);
     refused(&place.run(&["summary", "inception_v3", "--img-size", "50"]), 2, &["75"]);
     refused(&place.run(&["explain", "convolution", "--kernel", "4"]), 2, &["odd"]);
@@ -151,7 +151,11 @@ fn weights_travel_between_names_types_and_checkpoints_without_a_change() {
         &["none.pth"],
     );
     let wrong = ["convert", "w.safetensors", "x.safetensors", "--model", "mobilenet_v2"];
-    refused(&place.run(&wrong), 6, &["do not fit", "is missing"]);
+    refused(
+        &place.run(&wrong),
+        6,
+        &["do not fit", "these are mobilenet_v3_small's weights, with another width"],
+    );
     std::fs::write(place.path("graph.pb"), b"no graph").unwrap();
     let graph = ["convert", "graph.pb", "x.ckpt", "--model", "tf_mobilenet_v1"];
     refused(&place.run(&graph), 6, &["not a TensorFlow graph"]);

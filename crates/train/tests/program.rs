@@ -56,7 +56,7 @@ fn mistakes_on_the_command_line_are_told() {
         faults.extend(fault.map(|fault| format!("{more:?}: {fault}")));
     };
     check(&["--lrr", "1"], &["--lrr", "--lr"]);
-    check(&["--batch-size", "0"], &["--batch-size", "at least 1"]);
+    check(&["--batch-size", "0"], &["--batch-size", "1 to 1048576"]);
     check(&["--val-batch-size", "0"], &["--val-batch-size"]);
     check(&["--epochs", "0"], &["--epochs"]);
     check(&["--workers", "0"], &["--workers"]);

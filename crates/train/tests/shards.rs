@@ -401,6 +401,101 @@ fn what_cannot_be_sharded_leaves_nothing_behind() {
     refused(&place.run(&["data", "shard", "shards", "--output", "x"]), 2, &["a folder of shards"]);
 }
 
+/// An index as older programs wrote it.
+fn without_checksum(text: &str) -> String {
+    let mut json: Value = serde_json::from_str(text).unwrap();
+    assert!(json.as_object_mut().unwrap().remove("crc32").is_some());
+    json.to_string()
+}
+
+/// Mutations caught, each alone: the checksum not compared; paths that lead out of the folder
+/// accepted; values not checked.
+#[test]
+fn an_index_tells_a_changed_byte_and_refuses_mad_values() {
+    let place = sharded("shards-index");
+    let index = place.path("shards/index.json");
+    let text = std::fs::read_to_string(&index).unwrap();
+    let open = |text: &str| {
+        std::fs::write(&index, text).unwrap();
+        let folder = ImageFolder::open_train(&place.path("shards"), None);
+        folder.map(|folder| folder.items.len()).map_err(|error| error.to_string())
+    };
+    let whole = open(&text);
+    assert_eq!(whole, Ok(37));
+    assert_eq!(open(&without_checksum(&text)), whole, "older ones are read");
+    let spaced = serde_json::to_string_pretty(&serde_json::from_str::<Value>(&text).unwrap());
+    assert_eq!(open(&spaced.unwrap()), whole, "blanks are no change");
+    // Every digit, letter and sign that is changed is told, in whatever words.
+    for at in (1..text.len()).step_by(7) {
+        let mut bytes = text.clone().into_bytes();
+        bytes[at] ^= 1;
+        std::fs::write(&index, bytes).unwrap();
+        let error = ImageFolder::open_train(&place.path("shards"), None).unwrap_err().to_string();
+        assert!(error.contains("index.json") && !error.contains('\n'), "{at}: {error}");
+    }
+    let json: Value = serde_json::from_str(&without_checksum(&text)).unwrap();
+    let file = |name: &str| serde_json::json!(name);
+    let changes: [(&str, Value, &str); 14] = [
+        ("/classes", serde_json::json!([]), "0 classes"),
+        ("/classes/1", file("bag"), "`bag`"),
+        ("/classes/1", file(""), "``"),
+        ("/classes/1", file("../x"), "`../x`"),
+        ("/train/0/file", file("/etc/hostname"), "`/etc/hostname`"),
+        ("/train/0/file", file("../shards/train-000000.tar"), "no file name"),
+        ("/train/0/file", json["train"][1]["file"].clone(), "stands there twice"),
+        ("/train/0/pictures/0/4", file("../../x.png"), "`../../x.png`"),
+        ("/train/0/pictures/0/4", file("/x.png"), "`/x.png`"),
+        ("/train/0/pictures/0/0", serde_json::json!(u64::MAX), "lies outside its file"),
+        ("/train/0/pictures/0/1", serde_json::json!(u64::MAX), "lies outside its file"),
+        ("/train/0/pictures/0/2", serde_json::json!(3), "has no class"),
+        ("/train/0/bytes", serde_json::json!(0), "copy it again"),
+        ("/val_folder", file("../val"), "`../val`"),
+    ];
+    for (place, value, words) in changes {
+        let mut json = json.clone();
+        match json.pointer_mut(place) {
+            Some(old) => *old = value,
+            None => json[&place[1..]] = value,
+        }
+        let error = open(&json.to_string()).unwrap_err();
+        assert!(error.contains(words), "{place}: `{words}` in: {error}");
+    }
+}
+
+/// Tar files that a copy has damaged or that are gone for a moment.
+///
+/// Mutations caught, each alone: a cut file taken for the storage; a missing file taken for a
+/// damaged one.
+#[cfg(unix)]
+#[test]
+fn a_damaged_tar_file_is_named_and_one_that_is_gone_is_waited_for() {
+    let place = sharded("shards-damaged");
+    let folder = || ImageFolder::open_train(&place.path("shards"), None).unwrap();
+    let read = |folder: &ImageFolder| {
+        let mut bytes = Vec::new();
+        (0..folder.items.len()).find_map(|index| folder.read_bytes(index, &mut bytes).err())
+    };
+    let file = |number: usize| place.path(&format!("shards/train-{number:06}.tar"));
+    let whole = std::fs::read(file(0)).unwrap();
+    // Cut after it was opened, filled with zeros, two files that changed places.
+    let open = folder();
+    std::fs::write(file(0), &whole[..700]).unwrap();
+    let error = read(&open).unwrap().to_string();
+    assert!(error.contains("truncated in") && error.contains("train-000000.tar"), "{error}");
+    std::fs::write(file(0), vec![0; whole.len()]).unwrap();
+    let error = read(&folder()).unwrap().to_string();
+    assert!(error.contains("altered in") && error.contains("train-000000.tar"), "{error}");
+    std::fs::write(file(0), &whole).unwrap();
+    assert!(read(&folder()).is_none());
+    // Gone while the run reads, then a folder in its place: the storage's fault, not an image's.
+    let open = folder();
+    std::fs::rename(file(0), place.path("away")).unwrap();
+    let error = read(&open).unwrap();
+    assert!(matches!(error, train::datasets::data_error::DataError::Storage { .. }), "{error}");
+    std::fs::rename(place.path("away"), file(0)).unwrap();
+    assert!(read(&open).is_none(), "it is back");
+}
+
 /// Mutations caught: the checksum not compared, the length not compared. Mutations caught besides: two
 /// images of one name; an index sought beside train/, in training and in `data check`.
 #[test]
@@ -425,6 +520,9 @@ fn what_is_wrong_with_shards_is_told() {
     let text = std::fs::read_to_string(&index).unwrap();
     assert!(text.contains("bag/0001.png"));
     std::fs::write(&index, text.replace("bag/0001.png", "bag/0000.png")).unwrap();
+    refused(&train(&[]), 3, &["index.json", "altered (checksum)"]);
+    std::fs::write(&index, without_checksum(&text).replace("bag/0001.png", "bag/0000.png"))
+        .unwrap();
     refused(&train(&[]), 3, &["index.json", "two images are called `bag/0000.png`"]);
     std::fs::write(&index, "{\"format\": 7}").unwrap();
     refused(&train(&[]), 3, &["index.json", "layout 7"]);

@@ -1,27 +1,42 @@
 //! Bytes of an image file to 8-bit RGB.
 //!
-//! The content decides the format, never the file name: a PNG called `.JPEG` decodes. Alpha is
-//! dropped, not composited, and colour profiles are ignored, as torchvision's loader does.
-//! Truncated files, floating-point samples and images larger than [`MAX_BYTES`] are refused.
-//! `preprocess` goes on from the pixels.
+//! The content decides the format, never the file name: a PNG called `.JPEG` decodes. The pixels
+//! are those of Pillow 13's `Image.open(file).convert("RGB")` in every bit: alpha is dropped, not
+//! composited, and colour profiles are ignored. What Pillow would give otherwise is an error:
+//! truncated and damaged files, kinds that are not supported (by name), and images larger than
+//! [`MAX_BYTES`]. docs/images.md lists the kinds and the few deliberate departures. `preprocess`
+//! goes on from the pixels.
+//!
+//! `decode/` has a room for every format; `crate::jpeg` decodes JPEGs, the usual ones in part.
+
+mod bmp;
+mod byte_reader;
+mod error;
+mod format;
+mod gif;
+mod header;
+mod jpeg;
+mod lzw;
+mod palette;
+mod png;
+mod sixteen_bits;
+mod tiff;
+mod webp;
 
 use std::borrow::Cow;
-use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use image::{
-    DynamicImage, ImageBuffer, ImageDecoder as _, ImageError, ImageFormat, ImageReader, Limits,
-    Pixel, RgbImage,
-};
+use image::{ImageFormat, RgbImage};
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
+use crate::decode::error::checked_size;
+pub use crate::decode::error::{DecodeError, MAX_BYTES};
+pub use crate::decode::format::{foreign_kind, format, looks_like_an_image};
+pub use crate::decode::header::{ImageHeader, header};
+use crate::exif;
 use crate::jpeg::{Jpeg, JpegScratch};
+use crate::orientation::Orientation;
 use crate::resize::{Patch, Region};
-
-/// Most bytes of a decoded image, 512 MiB: 179 million RGB pixels, where Pillow too reports a
-/// decompression bomb.
-pub const MAX_BYTES: u64 = 512 << 20;
 
 /// Whether training may decode a large JPEG at a smaller size before its crop is resized.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -35,42 +50,10 @@ pub enum Decoding {
     Scaled,
 }
 
-/// Why a file is not an image that can be used.
-#[derive(Debug, Error)]
-pub enum DecodeError {
-    /// The bytes begin like no known format.
-    #[error("not an image of a known format (jpeg, png, webp, bmp, gif, tiff)")]
-    Format,
-    /// The file has no bytes.
-    #[error("the file is empty")]
-    Empty,
-    /// The end of the file is missing.
-    #[error("the image is truncated")]
-    Truncated,
-    /// The image has more pixels than [`MAX_BYTES`] hold.
-    #[error("{width} x {height} pixels are more than the 512 MiB an image may take; shrink it")]
-    Large {
-        /// Width, pixels.
-        width: u32,
-        /// Height, pixels.
-        height: u32,
-    },
-    /// The samples are floating point, which has no agreed range.
-    #[error("samples in floating point; convert it to 8 or 16 bits")]
-    Float,
-    /// The decoder found a fault, in its own words.
-    #[error("damaged image: {0}")]
-    Damaged(String),
-    /// The decoder panicked with this message.
-    #[error("damaged image: the decoder panicked: {0}")]
-    Panicked(String),
-}
-
-/// Decodes jpeg, png, webp, bmp, gif (first frame) and tiff.
+/// Decodes jpeg, png, webp, bmp, gif (first frame) and tiff (first page).
 ///
-/// Gray is repeated, alpha dropped, a palette looked up, CMYK converted; 16-bit samples become
-/// round(v / 257). With `exif` the image is turned as its EXIF orientation says; torchvision never
-/// turns it.
+/// With `exif` the image is turned as its EXIF orientation says, as viewers do; torchvision does
+/// not. A TIFF is turned by its own tag in either case, as by Pillow.
 ///
 /// # Errors
 /// See [`DecodeError`]. Never panics, whatever the bytes.
@@ -80,7 +63,7 @@ pub fn decode(bytes: &[u8], exif: bool) -> Result<RgbImage, DecodeError> {
         let image = EncodedImage::open_unguarded(bytes, exif)?;
         image.region_unguarded(image.whole(), 1, &mut scratch)?;
         Ok(match image.content {
-            Content::Jpeg(_) => scratch.pixels,
+            Content::Jpeg(..) => scratch.pixels,
             Content::Pixels(pixels) => pixels.into_owned(),
         })
     })
@@ -97,17 +80,21 @@ pub struct DecodeScratch {
     jpeg: JpegScratch,
     /// The pixels of the last region.
     pixels: RgbImage,
+    /// The same before they were turned.
+    stored: Vec<u8>,
 }
 
 /// An image of which regions are decoded: a JPEG that `jpeg` supports region by region, every other
-/// image at once when it is opened.
+/// image at once when it is opened. All sizes are those of the turned image.
 pub struct EncodedImage<'a> {
     bytes: &'a [u8],
     content: Content<'a>,
 }
 
 enum Content<'a> {
-    Jpeg(Box<Jpeg<'a>>),
+    /// A header, and how to turn the stored pixels.
+    Jpeg(Box<Jpeg<'a>>, Orientation),
+    /// Pixels, turned already.
     Pixels(Cow<'a, RgbImage>),
 }
 
@@ -121,15 +108,13 @@ impl<'a> EncodedImage<'a> {
     }
 
     fn open_unguarded(bytes: &'a [u8], exif: bool) -> Result<Self, DecodeError> {
+        let orientation = if exif { exif::orientation(bytes) } else { Orientation::default() };
         let content = match Jpeg::parse(bytes) {
-            Some(jpeg) if !(exif && jpeg.exif.is_some()) => {
-                if (jpeg.width * jpeg.height * 3) as u64 > MAX_BYTES {
-                    let (width, height) = (jpeg.width as u32, jpeg.height as u32);
-                    return Err(DecodeError::Large { width, height });
-                }
-                Content::Jpeg(Box::new(jpeg))
+            Some(jpeg) => {
+                checked_size(jpeg.width as u64, jpeg.height as u64)?;
+                Content::Jpeg(Box::new(jpeg), orientation)
             }
-            _ => Content::Pixels(Cow::Owned(decode_generally(bytes, exif)?)),
+            None => Content::Pixels(Cow::Owned(turned(stored_pixels(bytes)?, orientation))),
         };
         Ok(Self { bytes, content })
     }
@@ -144,21 +129,22 @@ impl<'a> EncodedImage<'a> {
     /// JPEG gives none: a region may not reach the fault.
     #[must_use]
     pub fn pixels(&self, scratch: &mut DecodeScratch) -> Option<RgbImage> {
-        let jpeg = match &self.content {
+        let (jpeg, orientation) = match &self.content {
             Content::Pixels(pixels) => return Some(pixels.as_ref().clone()),
-            Content::Jpeg(jpeg) => jpeg,
+            Content::Jpeg(jpeg, orientation) => (jpeg, *orientation),
         };
-        let (whole, mut rgb) = (self.whole(), Vec::new());
+        let (height, width) = (jpeg.height, jpeg.width);
+        let (whole, mut rgb) = (Region { top: 0, left: 0, height, width }, Vec::new());
         guarded(|| Ok(jpeg.decode(whole, 1, &mut scratch.jpeg, &mut rgb))).ok()?.ok()?;
-        RgbImage::from_raw(whole.width as u32, whole.height as u32, rgb)
+        Some(turned(RgbImage::from_raw(width as u32, height as u32, rgb)?, orientation))
     }
 
     /// The region of all pixels.
     #[must_use]
     pub fn whole(&self) -> Region {
-        let (height, width) = match &self.content {
-            Content::Jpeg(jpeg) => (jpeg.height, jpeg.width),
-            Content::Pixels(pixels) => (pixels.height() as usize, pixels.width() as usize),
+        let [height, width] = match &self.content {
+            Content::Jpeg(jpeg, orientation) => orientation.size([jpeg.height, jpeg.width]),
+            Content::Pixels(pixels) => [pixels.height() as usize, pixels.width() as usize],
         };
         Region { top: 0, left: 0, height, width }
     }
@@ -188,30 +174,42 @@ impl<'a> EncodedImage<'a> {
         shrink: usize,
         scratch: &'s mut DecodeScratch,
     ) -> Result<(&'s RgbImage, Patch), DecodeError> {
-        let jpeg = match &self.content {
-            Content::Jpeg(jpeg) => jpeg,
+        let (jpeg, orientation) = match &self.content {
+            Content::Jpeg(jpeg, orientation) => (jpeg, *orientation),
             Content::Pixels(pixels) => return Ok((pixels, region.into())),
         };
-        let patch = Patch::at(region, shrink);
-        let mut rgb = std::mem::take(&mut scratch.pixels).into_raw();
-        if jpeg.decode(patch.region, shrink, &mut scratch.jpeg, &mut rgb).is_err() {
-            // The general decoder has the last word, and names the fault.
-            scratch.pixels = decode_generally(self.bytes, false)?;
-            return Ok((&scratch.pixels, region.into()));
-        }
+        let stored = orientation.stored_region(region, [jpeg.height, jpeg.width]);
+        let patch = Patch::at(stored, shrink);
         let Region { height, width, .. } = patch.region;
-        scratch.pixels =
+        let DecodeScratch { jpeg: scratch_jpeg, pixels, stored } = scratch;
+        let mut rgb = std::mem::take(pixels).into_raw();
+        let into = if orientation.is_upright() { &mut rgb } else { &mut *stored };
+        if jpeg.decode(patch.region, shrink, scratch_jpeg, into).is_err() {
+            // The general decoder has the last word, and names the fault.
+            *pixels = turned(jpeg::decode(self.bytes)?, orientation);
+            return Ok((pixels, region.into()));
+        }
+        if !orientation.is_upright() {
+            orientation.turn(stored, [height, width], &mut rgb);
+        }
+        let patch = orientation.turned_patch(patch);
+        let Region { height, width, .. } = patch.region;
+        *pixels =
             RgbImage::from_raw(width as u32, height as u32, rgb).expect("three bytes for a pixel");
-        let decoded = Region { top: 0, left: 0, height, width };
-        Ok((&scratch.pixels, Patch { region: decoded, ..patch }))
+        Ok((pixels, patch))
     }
 }
 
-/// Whether bytes begin like an image of a format that [`decode`] reads; the first 64 are enough.
-#[must_use]
-pub fn looks_like_an_image(bytes: &[u8]) -> bool {
-    use ImageFormat::{Bmp, Gif, Jpeg, Png, Tiff, WebP};
-    matches!(image::guess_format(bytes), Ok(Bmp | Gif | Jpeg | Png | Tiff | WebP))
+/// Turns all pixels.
+fn turned(image: RgbImage, orientation: Orientation) -> RgbImage {
+    if orientation.is_upright() {
+        return image;
+    }
+    let stored = [image.height() as usize, image.width() as usize];
+    let mut pixels = Vec::new();
+    orientation.turn(image.as_raw(), stored, &mut pixels);
+    let [height, width] = orientation.size(stored).map(|edge| edge as u32);
+    RgbImage::from_raw(width, height, pixels).expect("as many pixels as before")
 }
 
 /// The message of a caught panic.
@@ -223,113 +221,16 @@ fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     }
 }
 
-fn decode_generally(bytes: &[u8], exif: bool) -> Result<RgbImage, DecodeError> {
-    if bytes.is_empty() {
-        return Err(DecodeError::Empty);
+/// All pixels as the file stores them; a TIFF's are turned.
+fn stored_pixels(bytes: &[u8]) -> Result<RgbImage, DecodeError> {
+    match format(bytes)? {
+        ImageFormat::Jpeg => jpeg::decode(bytes),
+        ImageFormat::Png => png::decode(bytes),
+        ImageFormat::WebP => webp::decode(bytes),
+        ImageFormat::Bmp => bmp::decode(bytes),
+        ImageFormat::Gif => gif::decode(bytes),
+        _ => tiff::decode(bytes),
     }
-    if !looks_like_an_image(bytes) {
-        return Err(DecodeError::Format);
-    }
-    let mut reader = ImageReader::new(Cursor::new(bytes))
-        .with_guessed_format()
-        .map_err(|_| DecodeError::Format)?;
-    let mut limits = Limits::default();
-    limits.max_alloc = Some(MAX_BYTES);
-    reader.limits(limits);
-    // The JPEG decoder of `image` fills missing pixels with gray.
-    if reader.format() == Some(ImageFormat::Jpeg) && !jpeg_is_complete(bytes) {
-        return Err(DecodeError::Truncated);
-    }
-    let mut decoder = reader.into_decoder().map_err(damaged)?;
-    let (width, height) = decoder.dimensions();
-    if width == 0 || height == 0 {
-        return Err(DecodeError::Damaged(format!("{width} x {height} pixels")));
-    }
-    if decoder.total_bytes() > MAX_BYTES || u64::from(width) * u64::from(height) * 3 > MAX_BYTES {
-        return Err(DecodeError::Large { width, height });
-    }
-    // A broken EXIF block does not make the image unreadable.
-    let orientation = exif.then(|| decoder.orientation().ok()).flatten();
-    let image = DynamicImage::from_decoder(decoder).map_err(damaged)?;
-    let mut image = DynamicImage::ImageRgb8(rgb(image)?);
-    if let Some(orientation) = orientation {
-        image.apply_orientation(orientation);
-    }
-    Ok(image.into_rgb8())
-}
-
-fn damaged(error: ImageError) -> DecodeError {
-    match error {
-        ImageError::IoError(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
-            DecodeError::Truncated
-        }
-        error => DecodeError::Damaged(error.to_string()),
-    }
-}
-
-fn rgb(image: DynamicImage) -> Result<RgbImage, DecodeError> {
-    Ok(match image {
-        DynamicImage::ImageRgb8(pixels) => pixels,
-        DynamicImage::ImageLuma8(pixels) => convert(&pixels, |p| [p[0]; 3]),
-        DynamicImage::ImageLumaA8(pixels) => convert(&pixels, |p| [p[0]; 3]),
-        DynamicImage::ImageRgba8(pixels) => convert(&pixels, |p| [p[0], p[1], p[2]]),
-        DynamicImage::ImageLuma16(pixels) => convert(&pixels, |p| [eight(p[0]); 3]),
-        DynamicImage::ImageLumaA16(pixels) => convert(&pixels, |p| [eight(p[0]); 3]),
-        DynamicImage::ImageRgb16(pixels) => {
-            convert(&pixels, |p| [eight(p[0]), eight(p[1]), eight(p[2])])
-        }
-        DynamicImage::ImageRgba16(pixels) => {
-            convert(&pixels, |p| [eight(p[0]), eight(p[1]), eight(p[2])])
-        }
-        _ => return Err(DecodeError::Float),
-    })
-}
-
-/// 16 bits to 8: round(v / 257), so that 0 and 65535 become 0 and 255. (Pillow clips gray instead.)
-fn eight(sample: u16) -> u8 {
-    ((u32::from(sample) + 128) / 257) as u8
-}
-
-fn convert<P: Pixel>(
-    pixels: &ImageBuffer<P, Vec<P::Subpixel>>,
-    rgb: impl Fn(&[P::Subpixel]) -> [u8; 3],
-) -> RgbImage {
-    let samples = pixels.pixels().flat_map(|pixel| rgb(pixel.channels())).collect();
-    RgbImage::from_raw(pixels.width(), pixels.height(), samples).expect("three bytes for a pixel")
-}
-
-/// Whether the markers of a JPEG go on to its end (EOI). Thumbnails inside EXIF are skipped by
-/// their length. A file that lacks only the two bytes of EOI is refused too.
-fn jpeg_is_complete(bytes: &[u8]) -> bool {
-    const START_OF_SCAN: u8 = 0xDA;
-    const END: u8 = 0xD9;
-    let mut offset = 2; // after SOI
-    while let Some(&[first, marker]) = bytes.get(offset..offset + 2) {
-        match (first, marker) {
-            (0xFF, END) => return true,
-            // Fill bytes, and markers that stand alone: TEM, RST0..7, SOI.
-            (0xFF, 0xFF) => offset += 1,
-            (0xFF, 0x01 | 0xD0..=0xD8) => offset += 2,
-            (0xFF, marker) => {
-                let Some(&[high, low]) = bytes.get(offset + 2..offset + 4) else { return false };
-                offset += 2 + usize::from(u16::from_be_bytes([high, low])).max(2);
-                if marker == START_OF_SCAN {
-                    // In a scan 0xFF is followed by 0 (a data byte), RST, or the next marker.
-                    let ends = |pair: &[u8]| {
-                        pair[0] == 0xFF && !matches!(pair[1], 0x00 | 0xD0..=0xD7 | 0xFF)
-                    };
-                    let rest = bytes.get(offset..).unwrap_or_default();
-                    match rest.windows(2).position(ends) {
-                        Some(length) => offset += length,
-                        None => return false,
-                    }
-                }
-            }
-            // Stray bytes between segments: decoders search on.
-            _ => offset += 1,
-        }
-    }
-    false
 }
 
 #[cfg(test)]
@@ -339,7 +240,7 @@ mod tests {
 
     use serde::Deserialize;
 
-    use super::{DecodeError, decode, eight};
+    use super::{DecodeError, decode};
 
     /// The pixels that Pillow decodes from a file of `tests/fixtures/decode`.
     #[derive(Deserialize)]
@@ -443,17 +344,5 @@ mod tests {
             decode(&bomb, false),
             Err(DecodeError::Large { .. } | DecodeError::Damaged(_))
         ));
-    }
-
-    #[test]
-    fn sixteen_bits_are_rounded() {
-        let check = |from, to| assert_eq!(eight(from), to, "{from}");
-        check(0, 0);
-        check(128, 0);
-        check(129, 1);
-        check(257, 1);
-        check(65_535, 255);
-        check(65_406, 254);
-        check(65_407, 255);
     }
 }

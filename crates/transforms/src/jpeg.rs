@@ -2,20 +2,26 @@
 //!
 //! Supported are sequential, Huffman-coded files of 8 bits, gray or YCbCr, with chroma of full
 //! size, half width, half height or both: the files of cameras and of Pillow. [`Jpeg::parse`] gives
-//! `None` for everything else (progressive, arithmetic, CMYK, RGB, broken), and `decode` falls back
-//! to the general decoder. A random crop needs only a part of the image: rows below it are not
-//! read, blocks beside it are skipped without arithmetic.
+//! `None` for everything else (progressive, several scans, CMYK, RGB, broken), which [`decode_any`]
+//! reads as a whole. A random crop needs only a part of the image: rows below it are not read,
+//! blocks beside it are skipped without arithmetic.
 //!
 //! An image may be decoded at 1/2, 1/4 or 1/8 of its size: a sample is then the mean of the samples
 //! that it replaces, rounded once, and costs a part of the arithmetic
 //! (`kernels::image::jpeg::reduced`); the entropy code is read in full.
 //!
 //! The result equals that of libjpeg, and so of Pillow, in every bit at every scale
-//! (`kernels::image::jpeg`; `tests/jpeg.rs` compares). After ITU T.81. `header` reads the markers,
-//! `huffman` the entropy code.
+//! (`kernels::image::jpeg`; `tests/jpeg.rs` compares). After ITU T.81. `markers` and `tables` read the
+//! segments, `huffman` the entropy code; `scans`, `coefficients` and `pixels` are [`decode_any`].
 
+mod coefficients;
+mod error;
 mod header;
 mod huffman;
+mod markers;
+mod pixels;
+mod scans;
+mod tables;
 
 use kernels::image::jpeg::reduced::{inverse_dct_2, inverse_dct_4};
 use kernels::image::jpeg::{
@@ -23,13 +29,69 @@ use kernels::image::jpeg::{
 };
 use kernels::isa::Isa;
 
+pub use crate::jpeg::error::JpegError;
 pub use crate::jpeg::header::Jpeg;
 pub use crate::jpeg::huffman::Damaged;
 use crate::jpeg::huffman::{Bits, HuffmanTable};
+use crate::jpeg::markers::{ColourSpace, Markers};
+use crate::jpeg::scans::Planes;
 use crate::resize::Region;
 
 /// Factors by which an image may be decoded smaller: pixels that become one, in each direction.
 pub const SHRINKS: [usize; 4] = [1, 2, 4, 8];
+
+/// Most scans of a file. Encoders write about ten; each costs the time of the whole image.
+const MOST_SCANS: usize = 256;
+
+/// Decodes a JPEG of any Huffman-coded kind to RGB: sequential or progressive, one scan or several,
+/// any sampling factors, gray, YCbCr, RGB, CMYK or YCCK.
+///
+/// The result equals Pillow's in every bit. Where restart markers are lost, the image goes on after
+/// them as with libjpeg.
+///
+/// # Shapes
+/// Returns width, height and samples `[height, width, 3]`.
+///
+/// # Errors
+/// See [`JpegError`]; an image whose samples `[height, width, 3]` exceed `most_bytes` is
+/// [`JpegError::Large`].
+pub fn decode_any(bytes: &[u8], most_bytes: u64) -> Result<(u32, u32, Vec<u8>), JpegError> {
+    let mut markers =
+        Markers::of(bytes).ok_or(JpegError::Damaged("the marker of a JPEG is missing"))?;
+    let mut begun: Option<(ColourSpace, Planes)> = None;
+    let mut scans = 0;
+    while let Some(scan) = markers.next_scan()? {
+        let frame = markers.frame.as_ref().expect("a scan has a frame");
+        let pixels = frame.width as u64 * frame.height as u64;
+        if pixels * 3 > most_bytes {
+            let (width, height) = (frame.width as u32, frame.height as u32);
+            return Err(JpegError::Large { width, height });
+        }
+        // Every block of a sequential image takes two bits, every constant of a progressive one
+        // a bit: nothing is allocated for a header alone.
+        if pixels / 64 > bytes.len() as u64 * 8 {
+            return Err(JpegError::Truncated);
+        }
+        scans += 1;
+        if scans > MOST_SCANS {
+            return Err(JpegError::Damaged("more than 256 scans"));
+        }
+        let tables = match frame.progressive {
+            true => markers.tables.clone(),
+            false => markers.tables.clone().with_standard_codes(),
+        };
+        // Segments behind the first scan do not change the colour space.
+        let (_, planes) = begun.get_or_insert_with(|| (markers.colour_space(), Planes::new(frame)));
+        markers.offset += planes.read(&scan, &tables, &bytes[markers.offset..])?;
+    }
+    let (Some((colours, mut planes)), Some(frame)) = (begun, &markers.frame) else {
+        return Err(JpegError::Truncated);
+    };
+    planes.finish()?;
+    let (width, height) = (frame.width, frame.height);
+    let rgb = pixels::pixels(&planes.components, colours, width, height);
+    Ok((width as u32, height as u32, rgb))
+}
 
 impl Jpeg<'_> {
     /// Height and width of the image decoded at 1/`shrink`, rounded up.
@@ -137,7 +199,7 @@ impl Jpeg<'_> {
                 }
                 let keep = row_wanted && (wanted.columns.0..wanted.columns.1).contains(&column);
                 for (number, component) in self.components.iter().enumerate() {
-                    let (dc, ac) = (&tables[component.dc], &tables[4 + component.ac]);
+                    let (dc, ac) = (&tables[component.dc], &tables[component.ac]);
                     let before = &mut before[number];
                     if !keep {
                         for _ in 0..component.h * component.v {
@@ -145,7 +207,7 @@ impl Jpeg<'_> {
                         }
                         continue;
                     }
-                    let quantisation = &self.quantisation[component.quantisation];
+                    let quantisation = &component.quantisation;
                     let edge = layout.edge(number);
                     let stride = across * component.h * edge;
                     for y in 0..component.v {
@@ -284,8 +346,7 @@ impl JpegScratch {
     /// Builds the tables of the file; tables equal to those of the last file are reused.
     fn prepare_tables(&mut self, jpeg: &Jpeg) -> Result<(), Damaged> {
         for component in &jpeg.components {
-            for number in [component.dc, 4 + component.ac] {
-                let codes = jpeg.codes[number].expect("checked with the scan's header");
+            for (number, codes) in [component.dc, component.ac].into_iter().zip(component.codes) {
                 if self.tables[number].is_of(codes) {
                     continue;
                 }

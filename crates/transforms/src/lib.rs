@@ -14,16 +14,19 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! In reading order: `decode` and `jpeg` (bytes to pixels), `resize`, `preprocess` (the rule of
+//! In reading order: `decode`, `jpeg` and `exif` (bytes to pixels), `resize`, `preprocess` (the rule of
 //! evaluation), `augment` and `mixup` (the random part of training), `train_transform` (both
 //! together), `random` (the draws).
 
 #![forbid(unsafe_code)]
 
 pub mod augment;
+mod byte_order;
 pub mod decode;
+pub mod exif;
 pub mod jpeg;
 pub mod mixup;
+pub mod orientation;
 pub mod preprocess;
 pub mod random;
 pub mod resize;

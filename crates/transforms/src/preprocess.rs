@@ -27,7 +27,9 @@ pub struct Preprocess {
     pub mean: [f32; 3],
     /// Standard deviation, by which each channel is then divided.
     pub std: [f32; 3],
-    /// Whether decoding turns an image as its EXIF orientation says.
+    /// Whether decoding turns an image as its EXIF orientation says; a rule without the field does
+    /// not.
+    #[serde(default)]
     pub exif: bool,
 }
 
@@ -42,7 +44,8 @@ pub struct TransformScratch {
 }
 
 impl Preprocess {
-    /// torchvision's rule for ImageNet weights: bilinear, mean .485 .456 .406, std .229 .224 .225.
+    /// torchvision's rule for ImageNet weights: bilinear, mean .485 .456 .406, std .229 .224 .225,
+    /// images as stored. `kindling train` and `convert` turn them by EXIF.
     #[must_use]
     pub fn imagenet(resize: usize, crop: usize) -> Self {
         Self {

@@ -59,10 +59,12 @@ pub fn f32_batch_norm_moments(isa: Isa, y: &[f32], c: usize) -> (Vec<f32>, Vec<f
             let first = i * tile;
             let count = tile.min(rows - first) as f64;
             let (sum, squares) = (f64::from(sums[channel]), f64::from(sums[c + channel]));
+            let squares = squares - sum * sum / count;
             let part = Moments {
                 count,
                 mean: f64::from(y[first * c + channel]) + sum / count,
-                squares: (squares - sum * sum / count).max(0.0),
+                // Rounding can make it negative. `max` would make 0 of NaN.
+                squares: if squares < 0.0 { 0.0 } else { squares },
             };
             total = total.merge(part);
         }

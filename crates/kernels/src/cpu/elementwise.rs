@@ -38,21 +38,31 @@ pub fn f32_zip(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32 + Sync) -> Vec<
     }
 }
 
-/// `x[i] = max(x[i], 0)`.
+/// `max(x, 0)`; `f32::max` would make 0 of NaN.
+pub(crate) fn relu(x: f32) -> f32 {
+    if x < 0.0 { 0.0 } else { x }
+}
+
+/// `dy` where `y`, a result of [`relu`], is not 0; NaN is not, as in torch.
+pub(crate) fn relu_slope(y: f32, dy: f32) -> f32 {
+    if y <= 0.0 { 0.0 } else { dy }
+}
+
+/// `x[i] = max(x[i], 0)`; NaN stays NaN.
 pub fn f32_relu_in_place(x: &mut [f32]) {
     x.par_chunks_mut(PART).for_each(|part| {
-        part.iter_mut().for_each(|value| *value = value.max(0.0));
+        part.iter_mut().for_each(|value| *value = relu(*value));
     });
 }
 
-/// `max(x[i], 0)`.
+/// `max(x[i], 0)`; of NaN it is NaN.
 pub fn f32_relu(x: &[f32]) -> Vec<f32> {
     // SAFETY: both have equal lengths and equal chunks, so every value is written.
     unsafe {
         allocator::written(x.len(), |out| {
             out.par_chunks_mut(PART).zip(x.par_chunks(PART)).for_each(|(out, x)| {
                 out.iter_mut().zip(x).for_each(|(out, x)| {
-                    out.write(x.max(0.0));
+                    out.write(relu(*x));
                 });
             });
         })

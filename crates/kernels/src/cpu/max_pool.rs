@@ -39,7 +39,7 @@ impl PoolWindow {
 }
 
 /// The maximum of each window, `[b, h, w, c]` to `[b, h', w', c]`; the padding counts as minus
-/// infinity. Rows in parallel.
+/// infinity. Of a window with NaN it is NaN. Rows in parallel.
 pub fn f32_max_pool_nhwc(isa: Isa, x: &[f32], g: &Geometry) -> Vec<f32> {
     let (row, image_len) = (g.output[1] * g.channels, g.input[0] * g.input[1] * g.channels);
     assert_eq!(x.len(), g.batch * image_len, "values of the images");
@@ -56,7 +56,7 @@ pub fn f32_max_pool_nhwc(isa: Isa, x: &[f32], g: &Geometry) -> Vec<f32> {
 }
 
 /// The gradient of the input of [`f32_max_pool_nhwc`], `[b, h, w, c]`: it goes to the first maximum
-/// of each window. Images in parallel.
+/// of each window, and to the last NaN where there is one, as in torch. Images in parallel.
 pub fn f32_max_pool_nhwc_dx(isa: Isa, x: &[f32], dy: &[f32], g: &Geometry) -> Vec<f32> {
     let line = g.input[1] * g.channels;
     let image_len = g.input[0] * line;
@@ -92,6 +92,32 @@ fn reach(g: &Geometry, output: usize, axis: usize) -> (usize, usize) {
         first.saturating_sub(before),
         (first + g.kernel[axis]).saturating_sub(before).min(g.input[axis]),
     )
+}
+
+/// Adds the gradient `dy` of one channel of a window with NaN, or without, to that of the pixel that
+/// torch takes for the maximum: a NaN replaces whatever came before it.
+///
+/// # Safety
+/// The window's pixels, `strides` values apart, are valid for the channel of `x` and of `dx`.
+#[cold]
+unsafe fn gradient_of_lane(
+    x: *const f32,
+    dx: *mut f32,
+    dy: f32,
+    [down, across]: [usize; 2],
+    strides: [usize; 2],
+) {
+    let (mut best, mut found) = (f32::NEG_INFINITY, 0);
+    for (y, column) in (0..down).flat_map(|y| (0..across).map(move |column| (y, column))) {
+        let at = y * strides[0] + column * strides[1];
+        // SAFETY: the caller's.
+        let value = unsafe { *x.add(at) };
+        if value > best || value.is_nan() {
+            (best, found) = (value, at);
+        }
+    }
+    // SAFETY: the caller's.
+    unsafe { *dx.add(found) += dy };
 }
 
 /// One row of outputs, or its gradient.
@@ -150,7 +176,7 @@ impl MaxPoolRow<'_> {
                 let mut best = S::splat(f32::NEG_INFINITY);
                 for y in 0..down {
                     for column in 0..across {
-                        best = S::max(S::load_some(x.add(y * line + column * c), count), best);
+                        best = S::maximum(best, S::load_some(x.add(y * line + column * c), count));
                     }
                 }
                 let Some((dy, dx)) = self.gradient else {
@@ -159,8 +185,15 @@ impl MaxPoolRow<'_> {
                 };
                 // The gradient goes to the first pixel that is not smaller than the maximum;
                 // then nothing is left.
-                let dx = dx.add(corner + channel);
-                let mut left = S::load_some(dy.add(ox * c + channel), count);
+                let (dx, dy) = (dx.add(corner + channel), dy.add(ox * c + channel));
+                if S::any_nan(best) {
+                    for lane in 0..count {
+                        let (x, dx) = (x.add(lane), dx.add(lane));
+                        gradient_of_lane(x, dx, *dy.add(lane), [down, across], [line, c]);
+                    }
+                    continue;
+                }
+                let mut left = S::load_some(dy, count);
                 for y in 0..down {
                     for column in 0..across {
                         let offset = y * line + column * c;

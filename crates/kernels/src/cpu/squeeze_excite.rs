@@ -1,5 +1,6 @@
 //! Squeeze-and-excite on a map `[b, h w, c]`: spatial mean, two linear layers, hard sigmoid, scale.
 
+use crate::cpu::elementwise::{relu, relu_slope};
 use crate::cpu::linear::f32_linear_transposed;
 use crate::cpu::matmul::weight_gradient::f32_matmul_dw;
 use crate::cpu::matmul::{Epilogue, PackedWeights, f32_matmul};
@@ -66,7 +67,7 @@ pub fn f32_squeeze_excite_nhwc(
     let pixels = x.len() / (batch * c).max(1);
     let mean = f32_spatial_mean_nhwc(isa, x, batch, c);
     let mut hidden = f32_linear_transposed(isa, &mean, weights.w1, b1);
-    hidden.iter_mut().for_each(|value| *value = value.max(0.0));
+    hidden.iter_mut().for_each(|value| *value = relu(*value));
     let gate = f32_linear_transposed(isa, &hidden, weights.w2, b2);
     let scale: Vec<f32> = gate.iter().copied().map(hard_sigmoid).collect();
     let out = f32_spatial_scale_nhwc(isa, Some(x), &scale, None, [batch, pixels, c]);
@@ -86,12 +87,13 @@ pub fn f32_squeeze_excite_nhwc_backward(
     let squeezed = weights.w1.len() / c;
     let pixels = x.len() / gate.len().max(1);
     let dgate = f32_spatial_sum_nhwc(isa, dout, Some(x), batch, c);
-    let slope = |z: f32| if z > -3.0 && z < 3.0 { 1.0 / 6.0 } else { 0.0 };
-    let dz: Vec<f32> = dgate.iter().zip(gate).map(|(d, &z)| d * slope(z)).collect();
+    // As in torch, the gradient is 0 where the gate is NaN.
+    let slope = |z: f32, d: f32| if z > -3.0 && z < 3.0 { d * (1.0 / 6.0) } else { 0.0 };
+    let dz: Vec<f32> = dgate.iter().zip(gate).map(|(&d, &z)| slope(z, d)).collect();
     let packed = PackedWeights::new(isa, weights.w2, [c, squeezed], [squeezed, 1], None);
     let mut dhidden = f32_matmul(&dz, &packed, Epilogue::NONE);
     for (d, &value) in dhidden.iter_mut().zip(hidden) {
-        *d = if value > 0.0 { *d } else { 0.0 };
+        *d = relu_slope(value, *d);
     }
     let packed = PackedWeights::new(isa, weights.w1, [squeezed, c], [c, 1], None);
     let mut dmean = f32_matmul(&dhidden, &packed, Epilogue::NONE);

@@ -51,7 +51,13 @@ pub fn inverse_dct(isa: Isa, coefficients: &[i16; 64], out: &mut [u8], stride: u
 /// of [`inverse_dct`] and of the [`reduced`] transforms.
 #[inline]
 pub fn inverse_dct_constant(constant: i16, edge: usize, out: &mut [u8], stride: usize) {
-    let sample = (((i32::from(constant) + 4) >> 3) + 128).clamp(0, 255) as u8;
+    // The full transform's rounding, its first pass wrapped to 16 bits; the reduced ones do not wrap.
+    let first = if edge == 8 {
+        wrapped_16(i32::from(constant) << PASS_BITS)
+    } else {
+        i32::from(constant) << PASS_BITS
+    };
+    let sample = (((first + 16) >> 5) + 128).clamp(0, 255) as u8;
     for row in out.chunks_mut(stride).take(edge) {
         row[..edge].fill(sample);
     }
@@ -64,19 +70,21 @@ fn butterflies(v: [[i32; 8]; 8], rounding: i32, shift: i32) -> [[i32; 8]; 8] {
         let x = v.map(|row| row[lane]);
         let m = i32::wrapping_mul;
         let z = (x[2] + x[6]).wrapping_mul(C_0_541);
-        let (t2, t3) = (z - m(x[6], C_1_847), z + m(x[2], C_0_765));
-        let t0 = ((x[0] + x[4]) << COSINE_BITS).wrapping_add(rounding);
-        let t1 = ((x[0] - x[4]) << COSINE_BITS).wrapping_add(rounding);
-        let even = [t0 + t3, t1 + t2, t1 - t2, t0 - t3];
-        let (z3, z4) = (x[7] + x[3], x[5] + x[1]);
+        let (t2, t3) = (z.wrapping_sub(m(x[6], C_1_847)), z.wrapping_add(m(x[2], C_0_765)));
+        let t0 = (wrapped_16(x[0] + x[4]) << COSINE_BITS).wrapping_add(rounding);
+        let t1 = (wrapped_16(x[0] - x[4]) << COSINE_BITS).wrapping_add(rounding);
+        let even =
+            [t0.wrapping_add(t3), t1.wrapping_add(t2), t1.wrapping_sub(t2), t0.wrapping_sub(t3)];
+        let (z3, z4) = (wrapped_16(x[7] + x[3]), wrapped_16(x[5] + x[1]));
         let z5 = m(z3 + z4, C_1_175);
         let (z1, z2) = (m(x[7] + x[1], -C_0_899), m(x[5] + x[3], -C_2_562));
-        let (z3, z4) = (z5 - m(z3, C_1_961), z5 - m(z4, C_0_390));
+        let (z3, z4) = (z5.wrapping_sub(m(z3, C_1_961)), z5.wrapping_sub(m(z4, C_0_390)));
+        let sum = |a: i32, b: i32, c: i32| a.wrapping_add(b).wrapping_add(c);
         let odd = [
-            m(x[1], C_1_501) + z1 + z4,
-            m(x[3], C_3_072) + z2 + z3,
-            m(x[5], C_2_053) + z2 + z4,
-            m(x[7], C_0_298) + z1 + z3,
+            sum(m(x[1], C_1_501), z1, z4),
+            sum(m(x[3], C_3_072), z2, z3),
+            sum(m(x[5], C_2_053), z2, z4),
+            sum(m(x[7], C_0_298), z1, z3),
         ];
         for k in 0..4 {
             out[k][lane] = even[k].wrapping_add(odd[k]) >> shift;
@@ -89,16 +97,24 @@ fn butterflies(v: [[i32; 8]; 8], rounding: i32, shift: i32) -> [[i32; 8]; 8] {
 fn inverse_dct_portable(coefficients: &[i16; 64], out: &mut [u8], stride: usize) {
     const FIRST: i32 = COSINE_BITS - PASS_BITS;
     const SECOND: i32 = COSINE_BITS + PASS_BITS + 3;
-    let rows = std::array::from_fn(|r| std::array::from_fn(|c| i32::from(coefficients[r * 8 + c])));
-    let columns =
-        transposed(butterflies(rows, 1 << (FIRST - 1), FIRST).map(|row| row.map(saturate_16)));
-    // Samples are stored around 128.
-    let samples = butterflies(columns, (1 << (SECOND - 1)) + (128 << SECOND), SECOND);
+    let rows: [[i32; 8]; 8] =
+        std::array::from_fn(|r| std::array::from_fn(|c| i32::from(coefficients[r * 8 + c])));
+    let halfway = match coefficients[8..].iter().all(|&coefficient| coefficient == 0) {
+        true => [rows[0].map(|x| wrapped_16(x << PASS_BITS)); 8],
+        false => butterflies(rows, 1 << (FIRST - 1), FIRST).map(|row| row.map(saturate_16)),
+    };
+    let samples = butterflies(transposed(halfway), 1 << (SECOND - 1), SECOND);
     for (row, out) in transposed(samples).iter().zip(out.chunks_mut(stride)) {
         for (&sample, out) in row.iter().zip(out) {
-            *out = sample.clamp(0, 255) as u8;
+            // Samples are stored around 128.
+            *out = (sample.clamp(-128, 127) + 128) as u8;
         }
     }
+}
+
+/// Wraps to 16 bits where the vector code of the IJG library does: only broken files exceed them.
+fn wrapped_16(value: i32) -> i32 {
+    i32::from(value as i16)
 }
 
 /// Saturates to 16 bits, as the vector code does: only broken files exceed them.
@@ -240,19 +256,25 @@ mod x86 {
         const SECOND: i32 = COSINE_BITS + PASS_BITS + 3;
         // SAFETY: eight coefficients are read of each of eight rows; the caller's for the samples.
         unsafe {
-            let row = |r: usize| {
-                _mm256_cvtepi16_epi32(_mm_loadu_si128(coefficients.as_ptr().add(r * 8).cast()))
-            };
+            let row = |r: usize| _mm_loadu_si128(coefficients.as_ptr().add(r * 8).cast());
             let rows = [row(0), row(1), row(2), row(3), row(4), row(5), row(6), row(7)];
-            let v = butterflies::<FIRST>(rows, 1 << (FIRST - 1));
-            // To 16 bits and back: the saturation of `saturate_16`.
-            let narrow = |a, b| _mm256_permute4x64_epi64::<0xD8>(_mm256_packs_epi32(a, b));
-            let pairs =
-                [narrow(v[0], v[1]), narrow(v[2], v[3]), narrow(v[4], v[5]), narrow(v[6], v[7])];
-            let v = butterflies::<SECOND>(transposed(pairs), (1 << (SECOND - 1)) + (128 << SECOND));
-            // Vectors are columns now. Four columns of four rows fill 128 bits.
+            let below = rows[2..].iter().fold(rows[1], |any, &row| _mm_or_si128(any, row));
+            let pairs = if _mm_testz_si128(below, below) == 1 {
+                [_mm256_broadcastsi128_si256(_mm_slli_epi16::<PASS_BITS>(rows[0])); 4]
+            } else {
+                let wide = rows.map(|row| _mm256_cvtepi16_epi32(row));
+                let v = butterflies::<FIRST>(wide, 1 << (FIRST - 1));
+                // To 16 bits and back: the saturation of `saturate_16`.
+                let narrow = |a, b| _mm256_permute4x64_epi64::<0xD8>(_mm256_packs_epi32(a, b));
+                [narrow(v[0], v[1]), narrow(v[2], v[3]), narrow(v[4], v[5]), narrow(v[6], v[7])]
+            };
+            let v = butterflies::<SECOND>(transposed(pairs), 1 << (SECOND - 1));
+            // Vectors are columns now. Four columns of four rows fill 128 bits. Samples are stored
+            // around 128.
             let four = |a, b, c, d| {
-                _mm256_packus_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d))
+                let around_zero =
+                    _mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
+                _mm256_xor_si256(around_zero, _mm256_set1_epi8(-128))
             };
             let turn = _mm256_broadcastsi128_si256(_mm_setr_epi8(
                 0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15,
@@ -285,10 +307,13 @@ mod x86 {
         let z = mul(add(x[2], x[6]), C_0_541);
         let (t2, t3) = (sub(z, mul(x[6], C_1_847)), add(z, mul(x[2], C_0_765)));
         let rounding = _mm256_set1_epi32(rounding);
-        let t0 = add(_mm256_slli_epi32::<COSINE_BITS>(add(x[0], x[4])), rounding);
-        let t1 = add(_mm256_slli_epi32::<COSINE_BITS>(sub(x[0], x[4])), rounding);
+        // `wrapped_16`, and the shift by `COSINE_BITS` where it follows.
+        let wrapped = |v| _mm256_srai_epi32::<16>(_mm256_slli_epi32::<16>(v));
+        let scaled = |v| _mm256_srai_epi32::<{ 16 - COSINE_BITS }>(_mm256_slli_epi32::<16>(v));
+        let t0 = add(scaled(add(x[0], x[4])), rounding);
+        let t1 = add(scaled(sub(x[0], x[4])), rounding);
         let even = [add(t0, t3), add(t1, t2), sub(t1, t2), sub(t0, t3)];
-        let (z3, z4) = (add(x[7], x[3]), add(x[5], x[1]));
+        let (z3, z4) = (wrapped(add(x[7], x[3])), wrapped(add(x[5], x[1])));
         let z5 = mul(add(z3, z4), C_1_175);
         let (z1, z2) = (mul(add(x[7], x[1]), -C_0_899), mul(add(x[5], x[3]), -C_2_562));
         let (z3, z4) = (sub(z5, mul(z3, C_1_961)), sub(z5, mul(z4, C_0_390)));

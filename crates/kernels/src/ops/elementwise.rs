@@ -8,7 +8,7 @@ use burn::backend::{Backend, Dispatch, TensorMetadata, backend_extension};
 use burn::tensor::Tensor;
 use burn_cubecl::CubeBackend;
 
-use crate::cpu::elementwise::{f32_relu, f32_relu_in_place, f32_zip, f32_zip_in_place};
+use crate::cpu::elementwise::{f32_relu, f32_relu_in_place, f32_zip, f32_zip_in_place, relu_slope};
 use crate::ops::cpu_tensor::{CpuBackend, impl_for_cpu_backends};
 use crate::ops::reference;
 
@@ -27,7 +27,7 @@ pub trait ElementwiseOps: Backend {
         x
     }
 
-    /// `max(x, 0)`.
+    /// `max(x, 0)`; of NaN it is NaN.
     #[fusion(default)]
     fn rectified(x: FloatTensor<Self>) -> FloatTensor<Self> {
         reference::rectified::<Self>(x)
@@ -97,7 +97,7 @@ impl_for_cpu_backends! {
 
         fn rectified_backward(y: FloatTensor<Self>, dy: FloatTensor<Self>) -> FloatTensor<Self> {
             match Self::supports(&y) {
-                true => zip::<Self>(dy, y, |dy, y| if y > 0.0 { dy } else { 0.0 }),
+                true => zip::<Self>(dy, y, |dy, y| relu_slope(y, dy)),
                 false => reference::rectified_backward::<Self>(y, dy),
             }
         }

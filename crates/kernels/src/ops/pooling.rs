@@ -35,7 +35,7 @@ pub trait PoolingOps: Backend + ElementwiseOps {
         reference::global_mean_backward::<Self>(dy, h, w)
     }
 
-    /// The maximum of each window.
+    /// The maximum of each window; NaN of a window with NaN.
     #[fusion(default)]
     fn max_pool(x: FloatTensor<Self>, window: PoolWindow) -> FloatTensor<Self> {
         reference::max_pool::<Self>(x, window)

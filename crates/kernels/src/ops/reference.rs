@@ -2,8 +2,12 @@
 //! default bodies (wgpu); they serve ndarray and flex where no kernel exists (f64, groups); and on
 //! an autodiff device they are what Burn differentiates itself where Burn's operations are
 //! requested.
+//!
+//! NaN stays NaN here as in the kernels: Burn's ReLU and clamp keep it. One exception: on wgpu the
+//! maximum of a window may be that of its other values, because the shading language leaves `max` of
+//! NaN open.
 
-use burn::backend::tensor::FloatTensor;
+use burn::backend::tensor::{BoolTensor, FloatTensor};
 use burn::backend::{Backend, Scalar, TensorMetadata, get_or_init_device_settings};
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Shape, Slice};
@@ -32,6 +36,12 @@ pub fn convolution_backward<B: Backend>(
     let dx =
         input_too.then(|| B::conv2d_x_backward(x.clone(), w.clone(), dy.clone(), options.clone()));
     (dx, B::conv2d_weight_backward(x, w, dy, options))
+}
+
+/// Where `x` is NaN.
+fn nan_mask<B: Backend>(x: &FloatTensor<B>) -> BoolTensor<B> {
+    let bools = get_or_init_device_settings::<B>(&x.device()).bool_dtype;
+    B::float_is_nan(x.clone(), bools)
 }
 
 fn activate<B: Backend>(activation: FusedActivation, x: FloatTensor<B>) -> FloatTensor<B> {
@@ -194,6 +204,8 @@ pub fn squeeze_excite_backward<B: Backend>(
     let dgate = B::float_sum_dims(B::float_mul(dout.clone(), x), &[2, 3]);
     let dz = B::float_mul_scalar(shaped(dgate, &[batch, channels]), Scalar::Float(1.0 / 6.0));
     let dz = replace_outside::<B>(dz, &gate, [-3.0, 3.0], [0.0, 0.0]);
+    // As in torch, the gradient is 0 where the gate is NaN.
+    let dz = B::float_mask_fill(dz, nan_mask::<B>(&gate), Scalar::Float(0.0));
     let dhidden = B::float_matmul(dz.clone(), shaped(w2, &[channels, squeezed]));
     let dhidden = B::relu_backward(hidden.clone(), dhidden);
     let dmean = B::float_matmul(dhidden.clone(), shaped(w1, &[squeezed, channels]));
@@ -237,7 +249,15 @@ fn burn_window(x: &Shape, window: PoolWindow) -> ([[usize; 2]; 4], bool) {
 /// Reference of [`crate::ops::pooling::PoolingOps::max_pool`].
 pub fn max_pool<B: Backend>(x: FloatTensor<B>, window: PoolWindow) -> FloatTensor<B> {
     let ([kernel, stride, padding, dilation], past) = burn_window(&x.shape(), window);
-    B::max_pool2d(x, kernel, stride, padding, dilation, past)
+    let pool = |x| B::max_pool2d(x, kernel, stride, padding, dilation, past);
+    if !std::any::type_name::<B>().contains("NdArray") {
+        return pool(x);
+    }
+    // Burn's window on ndarray passes NaN over. A window of this map has a 1 where it has NaN.
+    let ones = B::bool_into_float(nan_mask::<B>(&x), x.dtype().into());
+    let bools = get_or_init_device_settings::<B>(&x.device()).bool_dtype;
+    let mask = B::float_greater_elem(pool(ones), Scalar::Float(0.0), bools);
+    B::float_mask_fill(pool(x), mask, Scalar::Float(f64::NAN))
 }
 
 /// Reference of [`crate::ops::pooling::PoolingOps::max_pool_backward`]: the

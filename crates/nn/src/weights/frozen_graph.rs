@@ -3,10 +3,14 @@
 
 use std::collections::HashMap;
 
+use crate::weights::stored::{StoredType, floats};
 use crate::weights::{NamedTensor, WeightsError};
 
 /// A constant of the graph: shape and f32 values.
 type Constant = (Vec<usize>, Vec<f32>);
+
+/// Most values that a constant may have beyond those in the file, which are then all the last one.
+const REPEATED: usize = 1 << 16;
 
 /// The tensors of a batch norm in TensorFlow and in timm.
 const BATCH_NORM: [(&str, &str); 4] = [
@@ -28,19 +32,19 @@ pub fn mobilenet_v1(bytes: &[u8]) -> Result<Vec<NamedTensor>, WeightsError> {
         WeightsError::Unreadable("not a TensorFlow graph, or a truncated one".into())
     })?;
     let find = |name: &str| {
-        constants.get(name).ok_or_else(|| {
+        let bytes = constants.get(name).ok_or_else(|| {
             WeightsError::Unreadable(format!("the graph has no constant `{name}` of MobileNetV1"))
-        })
+        })?;
+        tensor(bytes).map_err(|why| WeightsError::Unreadable(format!("`{name}` {why}")))
     };
     let mut tensors = Vec::new();
     let mut layer = |from: String, weights: &str, conv: String, norm: String| {
         let (shape, values) = find(&format!("{from}/{weights}"))?;
         let depthwise = weights == "depthwise_weights";
-        tensors.push(transposed(format!("{conv}.weight"), shape, values, depthwise)?);
+        tensors.push(transposed(format!("{conv}.weight"), &shape, &values, depthwise)?);
         for (tensorflow, timm) in BATCH_NORM {
             let (shape, values) = find(&format!("{from}/BatchNorm/{tensorflow}"))?;
-            let (name, shape) = (format!("{norm}.{timm}"), shape.clone());
-            tensors.push(NamedTensor { name, shape, values: values.clone() });
+            tensors.push(NamedTensor { name: format!("{norm}.{timm}"), shape, values });
         }
         Ok::<(), WeightsError>(())
     };
@@ -62,12 +66,11 @@ pub fn mobilenet_v1(bytes: &[u8]) -> Result<Vec<NamedTensor>, WeightsError> {
     }
     let head = "MobilenetV1/Logits/Conv2d_1c_1x1";
     let (shape, values) = find(&format!("{head}/weights"))?;
-    let mut weight = transposed("classifier.weight".into(), shape, values, false)?;
+    let mut weight = transposed("classifier.weight".into(), &shape, &values, false)?;
     weight.shape.truncate(2);
     tensors.push(weight);
     let (shape, values) = find(&format!("{head}/biases"))?;
-    let (name, shape, values) = ("classifier.bias".to_owned(), shape.clone(), values.clone());
-    tensors.push(NamedTensor { name, shape, values });
+    tensors.push(NamedTensor { name: "classifier.bias".into(), shape, values });
     Ok(tensors)
 }
 
@@ -99,8 +102,9 @@ fn transposed(
 /// The content of a field of a protobuf message.
 enum WireField<'a> {
     Number(u64),
+    /// A message, a text, packed numbers; or a number of fixed length.
     Bytes(&'a [u8]),
-    Other,
+    Fixed(&'a [u8]),
 }
 
 /// The numbers and contents of a protobuf message's fields; `None` when the message is truncated.
@@ -114,8 +118,8 @@ fn fields(mut bytes: &[u8]) -> Option<Vec<(u64, WireField<'_>)>> {
                 let length = usize::try_from(varint(&mut bytes)?).ok()?;
                 WireField::Bytes(take(&mut bytes, length)?)
             }
-            1 => take(&mut bytes, 8).map(|_| WireField::Other)?,
-            5 => take(&mut bytes, 4).map(|_| WireField::Other)?,
+            1 => WireField::Fixed(take(&mut bytes, 8)?),
+            5 => WireField::Fixed(take(&mut bytes, 4)?),
             _ => return None,
         };
         found.push((key >> 3, field));
@@ -151,11 +155,11 @@ fn bytes_of<'a>(message: &[(u64, WireField<'a>)], number: u64) -> Option<&'a [u8
     })
 }
 
-/// The constants of a graph by name.
+/// The tensors of the constants of a graph by name, not yet read.
 ///
 /// Field numbers: GraphDef has node = 1. NodeDef has name = 1, op = 2, attr = 5; attr is a map
 /// whose entries have key = 1 and value = 2.
-fn constants(bytes: &[u8]) -> Option<HashMap<String, Constant>> {
+fn constants(bytes: &[u8]) -> Option<HashMap<String, &[u8]>> {
     let mut found = HashMap::new();
     for (number, node) in fields(bytes)? {
         let (1, WireField::Bytes(node)) = (number, node) else { continue };
@@ -172,7 +176,7 @@ fn constants(bytes: &[u8]) -> Option<HashMap<String, Constant>> {
             }
             // AttrValue has tensor = 8.
             let value = fields(bytes_of(&entry, 2)?)?;
-            if let Some(constant) = bytes_of(&value, 8).and_then(tensor) {
+            if let Some(constant) = bytes_of(&value, 8) {
                 found.insert(name.clone(), constant);
             }
         }
@@ -180,27 +184,76 @@ fn constants(bytes: &[u8]) -> Option<HashMap<String, Constant>> {
     (!found.is_empty()).then_some(found)
 }
 
-/// A tensor of f32 values; `None` for other types.
+/// A tensor of floats, or why it is none.
 ///
-/// Field numbers: TensorProto has dtype = 1 (DT_FLOAT is 1), tensor_shape = 2, tensor_content = 4.
-/// TensorShapeProto has dim = 2, which has size = 1.
-fn tensor(bytes: &[u8]) -> Option<Constant> {
-    let tensor = fields(bytes)?;
-    let float = tensor.iter().any(|(n, f)| *n == 1 && matches!(f, WireField::Number(1)));
-    let content = bytes_of(&tensor, 4)?;
+/// Field numbers: TensorProto has dtype = 1 (DT_FLOAT is 1, DT_DOUBLE 2, DT_BFLOAT16 14, DT_HALF 19),
+/// tensor_shape = 2, tensor_content = 4, float_val = 5, double_val = 6, half_val = 13 (also for
+/// bfloat16, each value a varint). Of missing values TensorFlow takes the last one. TensorShapeProto
+/// has dim = 2, which has size = 1.
+fn tensor(bytes: &[u8]) -> Result<Constant, String> {
+    let truncated = || "is damaged".to_owned();
+    let tensor = fields(bytes).ok_or_else(truncated)?;
+    let kind = tensor.iter().find_map(|(n, field)| match field {
+        WireField::Number(kind) if *n == 1 => Some(*kind),
+        _ => None,
+    });
+    let (kind, listed) = match kind {
+        Some(1) => (StoredType::F32, 5),
+        Some(2) => (StoredType::F64, 6),
+        Some(14) => (StoredType::Bf16, 13),
+        Some(19) => (StoredType::F16, 13),
+        other => {
+            let kind = other.unwrap_or_default();
+            return Err(format!(
+                "is of TensorFlow's type {kind}; expected float, double, half or bfloat16"
+            ));
+        }
+    };
     let mut shape = Vec::new();
-    for (number, dim) in fields(bytes_of(&tensor, 2)?)? {
+    let dims = bytes_of(&tensor, 2).and_then(fields).ok_or_else(truncated)?;
+    for (number, dim) in dims {
         let (2, WireField::Bytes(dim)) = (number, dim) else { continue };
-        let size = fields(dim)?.iter().find_map(|(n, f)| match f {
+        let size = fields(dim).ok_or_else(truncated)?.iter().find_map(|(n, f)| match f {
             WireField::Number(size) if *n == 1 => usize::try_from(*size).ok(),
             _ => None,
         });
-        shape.push(size?);
+        shape.push(size.ok_or_else(truncated)?);
     }
-    let count: usize = shape.iter().product();
-    let values: Vec<f32> =
-        content.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-    (float && values.len() == count).then_some((shape, values))
+    let count = shape.iter().try_fold(1_usize, |count, side| count.checked_mul(*side));
+    let mut values = match bytes_of(&tensor, 4) {
+        Some(content) => floats(&kind, content),
+        None => floats(&kind, &listed_values(&tensor, listed).ok_or_else(truncated)?),
+    };
+    if let (Some(count), Some(last)) = (count, values.last().copied())
+        && bytes_of(&tensor, 4).is_none()
+        && (values.len()..=REPEATED).contains(&count)
+    {
+        values.resize(count, last);
+    }
+    match count == Some(values.len()) && !values.is_empty() {
+        true => Ok((shape, values)),
+        false => Err(format!("has {} values for the shape {shape:?}", values.len())),
+    }
+}
+
+/// The little-endian bytes of the numbers in a repeated field, packed or not; of varints the lower
+/// two bytes.
+fn listed_values(tensor: &[(u64, WireField<'_>)], number: u64) -> Option<Vec<u8>> {
+    let mut found = Vec::new();
+    let half = |value: u64| (value as u16).to_le_bytes();
+    for (_, field) in tensor.iter().filter(|(n, _)| *n == number) {
+        match field {
+            WireField::Number(value) => found.extend(half(*value)),
+            WireField::Bytes(bytes) if number == 13 => {
+                let mut bytes = *bytes;
+                while !bytes.is_empty() {
+                    found.extend(half(varint(&mut bytes)?));
+                }
+            }
+            WireField::Fixed(bytes) | WireField::Bytes(bytes) => found.extend_from_slice(bytes),
+        }
+    }
+    Some(found)
 }
 
 #[cfg(test)]
@@ -221,6 +274,68 @@ mod tests {
         let depthwise = transposed(true, &[2, 2, 3, 1]);
         assert_eq!(depthwise.shape, [3, 1, 2, 2]);
         assert_eq!(depthwise.values[..4], [0.0, 10.0, 100.0, 110.0]);
+    }
+
+    /// A constant in each type and form.
+    ///
+    /// Mutations caught: f64 read as the upper half of its bits; the list of halves in the field of
+    /// floats; a value that stands for all not repeated.
+    #[test]
+    fn constants_of_every_type_are_read() {
+        let message = |fields: &[(u8, u8, &[u8])]| -> Vec<u8> {
+            let mut bytes = Vec::new();
+            for (number, wire, content) in fields {
+                bytes.push(number << 3 | wire);
+                if *wire == 2 {
+                    bytes.push(content.len() as u8);
+                }
+                bytes.extend_from_slice(content);
+            }
+            bytes
+        };
+        let dim = message(&[(1, 0, &[3])]);
+        let shape = message(&[(2, 2, &dim)]);
+        let values = [0.5_f32, -2.0, 0.25];
+        let packed =
+            |bytes: &dyn Fn(f32) -> Vec<u8>| values.iter().flat_map(|v| bytes(*v)).collect();
+        let (single, double): (Vec<u8>, Vec<u8>) = (
+            packed(&|v| v.to_le_bytes().to_vec()),
+            packed(&|v| f64::from(v).to_le_bytes().to_vec()),
+        );
+        let half: Vec<u8> = packed(&|v| burn::tensor::f16::from_f32(v).to_le_bytes().to_vec());
+        let brain: Vec<u8> = packed(&|v| burn::tensor::bf16::from_f32(v).to_le_bytes().to_vec());
+        let varints = |words: [u16; 3]| -> Vec<u8> {
+            let varint = |w: u16| [w as u8 | 0x80, (w >> 7) as u8 | 0x80, (w >> 14) as u8];
+            words.into_iter().flat_map(varint).collect()
+        };
+        let halves = varints(values.map(|v| burn::tensor::f16::from_f32(v).to_bits()));
+        for (kind, field, wire, content) in [
+            (1, 4, 2, &single),
+            (1, 5, 2, &single),
+            (2, 4, 2, &double),
+            (2, 6, 2, &double),
+            (19, 4, 2, &half),
+            (19, 13, 2, &halves),
+            (14, 4, 2, &brain),
+        ] {
+            let bytes = message(&[(1, 0, &[kind]), (2, 2, &shape), (field, wire, content)]);
+            let (shape, got) = tensor(&bytes).unwrap();
+            assert_eq!((shape, got), (vec![3], values.to_vec()), "type {kind}, field {field}");
+        }
+        // Equal values are written once.
+        let one = 0.5_f32.to_le_bytes();
+        let bytes = message(&[(1, 0, &[1]), (2, 2, &shape), (5, 5, &one)]);
+        assert_eq!(tensor(&bytes).unwrap().1, [0.5; 3]);
+        // An integer, a count that is no count, a content that is too short.
+        let refused = |bytes: &[u8], word: &str| {
+            let why = tensor(bytes).unwrap_err();
+            assert!(why.contains(word), "{why}");
+        };
+        refused(&message(&[(1, 0, &[3]), (2, 2, &shape), (4, 2, &single)]), "type 3");
+        refused(&message(&[(1, 0, &[1]), (2, 2, &shape), (4, 2, &single[..8])]), "2 values");
+        let dim = message(&[(1, 0, &[0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0x7F])]);
+        let shape = message(&[(2, 2, &dim), (2, 2, &dim)]);
+        refused(&message(&[(1, 0, &[1]), (2, 2, &shape), (5, 5, &one)]), "1 values");
     }
 
     #[test]

@@ -7,12 +7,13 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Tensor, TensorData};
 
 use crate::config::NetworkConfig;
-use crate::layer_spec::{Key, LayerOperation, Naming};
+use crate::layer_spec::{Key, LayerOperation, LayerSpec, Naming};
 use crate::network::Network;
+use crate::weights::known::whose;
 use crate::weights::{NamedTensor, WeightsError, transposed};
 
-/// Number of faults that an error message lists.
-const LISTED_FAULTS: usize = 8;
+/// Number of names that an error message lists of each kind.
+const LISTED: usize = 3;
 
 /// How a classifier with another class count is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub enum HeadPolicy {
     Exact,
     /// For fine-tuning: the classifier keeps its initial weights when its class count differs.
     KeepInitialised,
+    /// For fine-tuning on other classes: the classifier keeps its initial weights whatever its count.
+    Fresh,
 }
 
 /// The result of loading.
@@ -37,7 +40,7 @@ impl fmt::Display for LoadReport {
         write!(f, "{} tensors loaded", self.loaded)?;
         match self.kept.is_empty() {
             true => Ok(()),
-            false => write!(f, "; another class count: {} start anew", self.kept.join(", ")),
+            false => write!(f, "; {} start anew", self.kept.join(", ")),
         }
     }
 }
@@ -49,9 +52,13 @@ struct StateDictLoader {
     tensors: HashMap<String, NamedTensor>,
     head: HeadPolicy,
     report: LoadReport,
-    faults: Vec<String>,
-    /// Tensors with NaN or infinity, which an activation could turn into confident answers.
+    missing: Vec<String>,
+    /// Tensors of another shape, each with both shapes.
+    misshapen: Vec<String>,
+    /// Tensors with NaN or infinity.
     not_finite: Vec<String>,
+    /// Running variances with a negative value.
+    negative: Vec<String>,
 }
 
 impl StateDictLoader {
@@ -59,14 +66,11 @@ impl StateDictLoader {
     fn misshapen(&mut self, name: String, shape: &[usize], expected: &[usize]) {
         // The class count is the first extent of a classifier's tensors.
         let only_classes = shape.get(1..) == expected.get(1..);
-        if self.head == HeadPolicy::KeepInitialised
-            && self.classifiers.contains(&name)
-            && only_classes
-        {
+        if self.head != HeadPolicy::Exact && self.classifiers.contains(&name) && only_classes {
             self.report.kept.push(name);
         } else {
             let shapes = format!("{shape:?} where the network has {expected:?}");
-            self.faults.push(format!("`{name}` is {shapes}"));
+            self.misshapen.push(format!("`{name}` is {shapes}"));
         }
     }
 }
@@ -75,9 +79,19 @@ impl ModuleMapper for StateDictLoader {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let name = self.keys.next().expect("a key for every tensor").name;
         let Some(mut found) = self.tensors.remove(&name) else {
-            self.faults.push(format!("`{name}` is missing"));
+            self.missing.push(format!("`{name}`"));
             return param;
         };
+        // Of a classifier that is not loaded too: the run may have its class count after all.
+        if !found.values.iter().all(|value| value.is_finite()) {
+            self.not_finite.push(format!("`{name}`"));
+        } else if name.ends_with("running_var") && found.values.iter().any(|value| *value < 0.0) {
+            self.negative.push(format!("`{name}`"));
+        }
+        if self.head == HeadPolicy::Fresh && self.classifiers.contains(&name) {
+            self.report.kept.push(name);
+            return param;
+        }
         let own = param.lazy_shape();
         let mut expected = own.to_vec();
         if D == 2 {
@@ -92,9 +106,6 @@ impl ModuleMapper for StateDictLoader {
         if found.shape != expected {
             self.misshapen(name, &found.shape, &expected);
             return param;
-        }
-        if !found.values.iter().all(|value| value.is_finite()) {
-            self.not_finite.push(format!("`{name}`"));
         }
         let values = match D {
             2 => transposed(&found.values, expected[0], expected[1]),
@@ -133,21 +144,27 @@ fn rename_last_linear(tensors: &mut [NamedTensor], keys: &[Key]) {
     }
 }
 
-/// Names of the tensors of every classifier, the auxiliary heads' too.
-fn classifier_names(config: &NetworkConfig, naming: Naming) -> Vec<String> {
+/// Names of the tensors of every classifier, the auxiliary heads' too: their first extent counts the
+/// classes.
+pub fn classifier_names(config: &NetworkConfig, naming: Naming) -> Vec<String> {
     let size = config.architecture.native_size();
-    let classifiers = config.layers(size, size, naming).into_iter().filter(|layer| {
-        matches!(layer.operation, LayerOperation::Linear) && layer.output[0] == config.num_classes
+    let layers = config.layers(size, size, naming);
+    let is_linear = |layer: &LayerSpec| matches!(layer.operation, LayerOperation::Linear);
+    let classifiers = layers.iter().enumerate().filter(|(index, layer)| {
+        // A hidden layer may have as many outputs as there are classes: another one follows it.
+        let hidden = layers.get(index + 1).is_some_and(is_linear);
+        is_linear(layer) && layer.output[0] == config.num_classes && !hidden
     });
-    classifiers.flat_map(|layer| layer.keys).map(|key| key.name).collect()
+    classifiers.flat_map(|(_, layer)| &layer.keys).map(|key| key.name.clone()).collect()
 }
 
 /// Loads `tensors`, under either naming, into `network`. Auxiliary heads in `tensors` are ignored
 /// when the network was built without them.
 ///
 /// # Errors
-/// [`WeightsError::Mismatch`] with the names of missing, unused and misshapen tensors;
-/// [`WeightsError::NotFinite`] with the names of those that hold NaN or infinity.
+/// [`WeightsError::Mismatch`] with the network whose weights these are, or else the first names of
+/// missing, unused and misshapen tensors; [`WeightsError::NotFinite`] with the names of those that
+/// hold NaN or infinity; [`WeightsError::NegativeVariance`].
 pub fn load_state_dict(
     network: Network,
     mut tensors: Vec<NamedTensor>,
@@ -161,31 +178,48 @@ pub fn load_state_dict(
         name.ends_with("num_batches_tracked")
             || (!config.auxiliary && (name.starts_with("aux") || name.starts_with("AuxLogits")))
     };
+    let sizes = tensors.iter().map(|t| (t.name.clone(), t.values.len())).collect();
     let mut loader = StateDictLoader {
         classifiers: classifier_names(&config, naming),
         keys: keys.into_iter(),
         tensors: tensors.into_iter().map(|t| (t.name.clone(), t)).collect(),
         head,
         report: LoadReport::default(),
-        faults: Vec::new(),
+        missing: Vec::new(),
+        misshapen: Vec::new(),
         not_finite: Vec::new(),
+        negative: Vec::new(),
     };
     let network = network.map(&mut loader);
-    let mut unused: Vec<&String> = loader.tensors.keys().filter(|name| !ignored(name)).collect();
+    let mut unused: Vec<String> =
+        loader.tensors.into_keys().filter(|name| !ignored(name)).collect();
     unused.sort();
-    loader.faults.extend(unused.iter().map(|name| format!("`{name}` is not of this network")));
-    match (loader.faults.is_empty(), loader.not_finite.is_empty()) {
-        (true, true) => Ok((network, loader.report)),
-        (false, _) => Err(WeightsError::Mismatch(listed(&loader.faults))),
-        (true, false) => Err(WeightsError::NotFinite(listed(&loader.not_finite))),
+    let unused: Vec<String> = unused.iter().map(|name| format!("`{name}`")).collect();
+    let mut faults = Vec::new();
+    for (names, fault) in [(&loader.missing, "missing"), (&unused, "not of this network")] {
+        if let Some(first) = listed(names) {
+            faults.push(format!("{first} {} {fault}", if names.len() == 1 { "is" } else { "are" }));
+        }
+    }
+    faults.extend(listed(&loader.misshapen));
+    if !faults.is_empty() {
+        let known = whose(&sizes, &config);
+        return Err(WeightsError::Mismatch(known.unwrap_or_else(|| faults.join("; "))));
+    }
+    if let Some(names) = listed(&loader.not_finite) {
+        return Err(WeightsError::NotFinite(names));
+    }
+    match listed(&loader.negative) {
+        Some(names) => Err(WeightsError::NegativeVariance(names)),
+        None => Ok((network, loader.report)),
     }
 }
 
-/// The first faults, and how many more there are.
-fn listed(faults: &[String]) -> String {
-    let first = faults[..faults.len().min(LISTED_FAULTS)].join(", ");
-    match faults.len().saturating_sub(LISTED_FAULTS) {
-        0 => first,
-        more => format!("{first}, and {more} more"),
+/// The first names and how many more there are; none where there is none.
+fn listed(names: &[String]) -> Option<String> {
+    let first = names[..names.len().min(LISTED)].join(", ");
+    match names.len().saturating_sub(LISTED) {
+        0 => (!names.is_empty()).then_some(first),
+        more => Some(format!("{first} and {more} more")),
     }
 }

@@ -5,6 +5,7 @@
 static ALLOCATOR: kernels::allocator::Recycler = kernels::allocator::Recycler::new();
 
 fn main() -> std::process::ExitCode {
+    ALLOCATOR.guard(train::cli::OUT_OF_MEMORY, train::cli::OUT_OF_MEMORY_CODE);
     let mut words: Vec<_> = std::env::args_os().collect();
     words.insert(1.min(words.len()), "train".into());
     train::cli::main(words)

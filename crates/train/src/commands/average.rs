@@ -1,12 +1,12 @@
-//! `kindling average`: one checkpoint whose weights are the mean of several, as torchvision's weights of MobileNetV3 are.
+//! `kindling average`: one checkpoint whose weights are the mean of several, as torchvision's
+//! weights of MobileNetV3 are.
 
 use std::path::PathBuf;
 
 use clap::Args;
+use deploy::manifest::WeightsKind;
 
-use crate::commands::checkpoint_edit::{
-    BatchSourceArgs, load_network, reestimate_bn, write_weights,
-};
+use crate::commands::checkpoint_edit::{BatchSourceArgs, reestimate_bn, write_weights};
 use crate::error::Error;
 use crate::optimizers::weight_average::Average;
 use crate::out;
@@ -18,11 +18,12 @@ pub struct AverageArgs {
     /// Checkpoints of one architecture and one list of classes
     #[arg(required = true, value_name = "CKPT")]
     checkpoints: Vec<PathBuf>,
-    /// The checkpoint to write
+    /// Checkpoint to write
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
-    /// Re-estimate batch norm statistics on this folder's training images [default: average them too]
-    #[arg(long, alias = "data-dir", value_name = "DIR")]
+    /// Re-estimate the batch-norm statistics on the training images of this folder
+    /// [default: average the statistics too]
+    #[arg(long, visible_alias = "data-dir", value_name = "DIR")]
     data: Option<PathBuf>,
     #[command(flatten)]
     source: BatchSourceArgs,
@@ -31,14 +32,15 @@ pub struct AverageArgs {
 /// Runs `kindling average`.
 ///
 /// # Errors
-/// Checkpoints that cannot be read or do not fit together, a faulty data set, a file that cannot be written.
+/// Checkpoints that cannot be read or do not fit together, a faulty data set, a file that cannot be
+/// written.
 pub fn average(args: &AverageArgs) -> Result<(), Error> {
     let autodiff_device = args.source.backend.open()?.device.autodiff();
     let mut first: Option<Checkpoint> = None;
     let mut mean: Option<Average> = None;
     for path in &args.checkpoints {
         let mut checkpoint = Checkpoint::read(path)?;
-        let network = load_network(&mut checkpoint, path, &autodiff_device)?;
+        let network = checkpoint.take_network(WeightsKind::Best, path, &autodiff_device)?;
         if let Some(first) = &first {
             let (own, its) = (&checkpoint.manifest, &first.manifest);
             if own.network != its.network || own.classes != its.classes {

@@ -1,5 +1,5 @@
-//! `kindling bench`: how many images a second a network trains on or infers, on images of noise that
-//! lie in memory.
+//! `kindling bench`: how many images a second a network trains on or infers, on images of noise
+//! that lie in memory.
 
 use std::time::{Duration, Instant};
 
@@ -7,6 +7,7 @@ use burn::module::Module as _;
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 use clap::{Args, ValueEnum};
+use kernels::allocator::try_with_capacity;
 use nn::cost::cost;
 use nn::network::Network;
 use serde::Serialize;
@@ -18,15 +19,15 @@ use crate::learner::loss::{soft_targets, with_auxiliary};
 use crate::optimizers::optimizer::Optimizer;
 use crate::optimizers::optimizer_kind::{OptimizerConfig, OptimizerKind};
 use crate::out;
-use crate::system_memory::peak_rss_mb;
+use crate::system_memory::{available, peak_rss_mb};
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Work {
-    /// Forward, backward and an optimizer step (SGD with momentum).
+    /// Forward and backward pass; in `bench` an optimizer step (SGD with momentum) too.
     Train,
-    /// The inference network, forward.
+    /// Forward pass of the inference network.
     Infer,
 }
 
@@ -35,25 +36,27 @@ pub enum Work {
 pub struct BenchArgs {
     #[command(flatten)]
     selection: ModelArgs,
-    /// Images per batch
-    #[arg(short, long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    /// Images per batch [range: 1 to 65536]
+    #[arg(short, long, default_value_t = 16, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=65_536))]
     batch_size: u32,
-    /// Height and width of the images [default: the network's native size]
-    #[arg(long, alias = "size")]
+    /// Height and width of the images [default: the native size of the model] [range: up to 4096]
+    #[arg(long, visible_aliases = ["imgsz", "image-size", "size"], value_name = "PIXELS")]
     img_size: Option<usize>,
-    /// What is measured
+    /// Work to measure
     #[arg(long, value_enum, default_value = "train")]
     mode: Work,
-    /// Where the network runs
-    #[arg(long, value_enum, default_value = "auto")]
+    /// Backend; `list` prints those of this machine
+    #[arg(long, value_enum, default_value = "auto", value_name = "NAME")]
     backend: Backend,
-    /// Batches that are timed
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Batches to time [range: at least 1]
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     batches: u32,
-    /// Batches before, not timed
-    #[arg(long, default_value_t = 3)]
+    /// Batches before the first one that is timed
+    #[arg(long, default_value_t = 3, value_name = "N")]
     warmup: u32,
-    /// Print the result as JSON
+    /// Print the result as JSON [default: text]
     #[arg(long)]
     json: bool,
 }
@@ -74,7 +77,8 @@ struct Measured {
     ms: Milliseconds,
     /// The process's largest resident memory; absent where the system does not tell.
     peak_rss_mb: Option<f64>,
-    /// Operations of convolutions and linear layers per second, in 10^9: two for each multiply-add, three times as many in training.
+    /// Operations of convolutions and linear layers per second, in 10^9: two for each multiply-add,
+    /// three times as many in training.
     gflops: f64,
 }
 
@@ -147,10 +151,24 @@ pub fn bench(args: &BenchArgs) -> Result<(), Error> {
     Ok(())
 }
 
+/// Values of noise, -1 to 1.
+///
+/// # Panics
+/// Where the machine has no memory for them, in the words that `catch_oom` knows.
+pub(super) fn noise(count: usize) -> Vec<f32> {
+    let fits = |bytes: u64| available().is_none_or(|free| bytes <= free);
+    let values = if fits(4 * count as u64) { try_with_capacity(count) } else { None };
+    let Some(mut values) = values else {
+        panic!("out of memory: no {} MB for the input", (4 * count).div_ceil(1 << 20));
+    };
+    let value = |i: usize| ((i.wrapping_mul(2_654_435_761) >> 8) % 2048) as f32 / 1024.0 - 1.0;
+    values.extend((0..count).map(value));
+    values
+}
+
 /// Images of noise: the same values, copied for every batch as a loader would give them.
 fn images(batch: usize, size: usize) -> TensorData {
-    let noise = |i: usize| ((i.wrapping_mul(2_654_435_761) >> 8) % 2048) as f32 / 1024.0 - 1.0;
-    TensorData::new((0..batch * 3 * size * size).map(noise).collect(), [batch, 3, size, size])
+    TensorData::new(noise(batch * 3 * size * size), [batch, 3, size, size])
 }
 
 fn timed(args: &BenchArgs, mut batch: impl FnMut()) -> Vec<Duration> {

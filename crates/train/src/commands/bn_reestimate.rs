@@ -3,10 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use deploy::manifest::WeightsKind;
 
-use crate::commands::checkpoint_edit::{
-    BatchSourceArgs, load_network, reestimate_bn, write_weights,
-};
+use crate::commands::checkpoint_edit::{BatchSourceArgs, reestimate_bn, write_weights};
 use crate::error::Error;
 use crate::out;
 use crate::run::checkpoint::Checkpoint;
@@ -14,14 +13,14 @@ use crate::run::checkpoint::Checkpoint;
 /// Arguments of `kindling bn-reestimate`.
 #[derive(Args)]
 pub struct BnReestimateArgs {
-    /// The checkpoint
+    /// Checkpoint to read
     #[arg(value_name = "CKPT")]
     checkpoint: PathBuf,
-    /// The checkpoint to write
+    /// Checkpoint to write
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
     /// Folder with training images [default: the folder of the training]
-    #[arg(long, alias = "data-dir", value_name = "DIR")]
+    #[arg(long, visible_alias = "data-dir", value_name = "DIR")]
     data: Option<PathBuf>,
     #[command(flatten)]
     source: BatchSourceArgs,
@@ -34,7 +33,7 @@ pub struct BnReestimateArgs {
 pub fn bn_reestimate(args: &BnReestimateArgs) -> Result<(), Error> {
     let autodiff_device = args.source.backend.open()?.device.autodiff();
     let mut checkpoint = Checkpoint::read(&args.checkpoint)?;
-    let network = load_network(&mut checkpoint, &args.checkpoint, &autodiff_device)?;
+    let network = checkpoint.take_network(WeightsKind::Best, &args.checkpoint, &autodiff_device)?;
     let network =
         reestimate_bn(network, &checkpoint, args.data.as_deref(), &args.source, &autodiff_device)?;
     write_weights(&mut checkpoint, &network, &args.output)?;

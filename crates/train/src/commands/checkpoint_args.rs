@@ -7,6 +7,7 @@ use clap::Args;
 use deploy::manifest::WeightsKind;
 use nn::network::Network;
 
+use crate::config::model::{GivenKind, weights_kind};
 use crate::device::Backend;
 use crate::error::Error;
 use crate::run::checkpoint::{Checkpoint, Manifest};
@@ -14,12 +15,15 @@ use crate::run::checkpoint::{Checkpoint, Manifest};
 /// Which weights of a checkpoint to take; without a flag those with the better accuracy.
 #[derive(Args, Clone, Copy, Debug)]
 pub(super) struct WeightsArgs {
-    /// Take the trained weights even where their average was better
+    /// Use the trained weights [default: the weights that were better when both were evaluated]
     #[arg(long, conflicts_with = "use_ema")]
     raw: bool,
-    /// Take the exponential average even where the trained weights were better
+    /// Use the exponential moving average (EMA) of the weights [default: as for --raw]
     #[arg(long)]
     use_ema: bool,
+    /// Weights to take: `raw` as --raw, `ema` as --use-ema [default: the better ones]
+    #[arg(long, value_enum, value_name = "KIND", conflicts_with_all = ["raw", "use_ema"])]
+    weights_kind: Option<GivenKind>,
 }
 
 impl WeightsArgs {
@@ -28,12 +32,13 @@ impl WeightsArgs {
         match (self.raw, self.use_ema) {
             (true, _) => WeightsKind::Raw,
             (_, true) => WeightsKind::Ema,
-            _ => WeightsKind::Best,
+            _ => weights_kind(self.weights_kind),
         }
     }
 }
 
-/// Reads a checkpoint and opens the device: the network in inference mode, the manifest, the device.
+/// Reads a checkpoint and opens the device: the network in inference mode, the manifest, the
+/// device.
 pub(super) fn load(
     path: &Path,
     kind: WeightsKind,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use clap::Args;
 use nn::network::Network;
-use nn::weights::load::{HeadPolicy, load_state_dict};
+use nn::weights::NamedTensor;
 use nn::weights::state_dict::state_dict;
 
 use crate::datasets::image_folder::ImageFolder;
@@ -16,30 +16,17 @@ use crate::error::Error;
 use crate::learner::bn_statistics;
 use crate::run::checkpoint::Checkpoint;
 use crate::run::open_data;
-use deploy::manifest::WeightsKind;
 
 /// How many batches new statistics are estimated on, and where.
 #[derive(Args)]
 pub(super) struct BatchSourceArgs {
-    /// Batches to estimate on
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+    /// Batches to estimate the statistics on [range: at least 1]
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) batches: u64,
-    /// Where the network runs
-    #[arg(long, value_enum, default_value = "auto")]
+    /// Backend; `list` prints those of this machine
+    #[arg(long, value_enum, default_value = "auto", value_name = "NAME")]
     pub(super) backend: Backend,
-}
-
-/// The network of a checkpoint, with its better weights.
-pub(super) fn load_network(
-    checkpoint: &mut Checkpoint,
-    path: &Path,
-    autodiff_device: &Device,
-) -> Result<Network, Error> {
-    let weights = checkpoint.take(WeightsKind::Best)?;
-    let blank = checkpoint.manifest.network.init_zero(autodiff_device);
-    let (network, _) = load_state_dict(blank, weights, HeadPolicy::Exact)
-        .map_err(|e| Error::checkpoint(format!("{}: {e}", path.display())))?;
-    Ok(network)
 }
 
 /// The network with batch norm statistics of `data`, or of the training set of the checkpoint.
@@ -71,13 +58,22 @@ pub(super) fn reestimate_bn(
     )
 }
 
-/// Writes a checkpoint of these weights alone. Optimizer state and averages belong to other weights and are dropped.
+/// Writes a checkpoint of these weights alone. Optimizer state and averages belong to other weights
+/// and are dropped.
 pub(super) fn write_weights(
     checkpoint: &mut Checkpoint,
     network: &Network,
     path: &Path,
 ) -> Result<(), Error> {
     checkpoint.weights = state_dict(network);
+    let odd = |tensor: &&NamedTensor| !tensor.values.iter().all(|value| value.is_finite());
+    if let Some(tensor) = checkpoint.weights.iter().find(odd) {
+        return Err(Error::diverged(format!(
+            "{}: not written: `{}` would hold numbers that are not finite; the weights are too large",
+            path.display(),
+            tensor.name
+        )));
+    }
     (checkpoint.optimizer, checkpoint.averages) = (Vec::new(), Vec::new());
     let manifest = &mut checkpoint.manifest;
     (manifest.ema_updates, manifest.swa_epochs, manifest.prefer_ema) = (None, None, false);

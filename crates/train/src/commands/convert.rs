@@ -1,6 +1,7 @@
-//! `kindling convert`: weights from one file to another: names of torchvision or timm, f32, f16 or bf16,
-//! or a Kindling checkpoint that `predict` and `eval` take.
+//! `kindling convert`: weights from one file to another: names of torchvision or timm, f32, f16 or
+//! bf16, or a Kindling checkpoint that `predict` and `eval` take.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, bf16, f16};
@@ -8,24 +9,30 @@ use clap::{Args, ValueEnum};
 use nn::config::NetworkConfig;
 use nn::layer_spec::Naming;
 use nn::weights::NamedTensor;
+use nn::weights::kind::WeightsKind;
 use nn::weights::load::{HeadPolicy, load_state_dict, recognise};
 use nn::weights::state_dict::state_dict_as;
 use safetensors::tensor::{Dtype, TensorView};
 
+use crate::commands::exif_args::ExifArgs;
 use crate::commands::model_args::ModelArgs;
-use crate::config::model::variant;
+use crate::config::datasets::per_channel;
+use crate::config::model::{variant, weights_kind};
 use crate::config::options::Options;
+use crate::datasets::class_order;
+use crate::err;
 use crate::error::Error;
-use crate::files::write_atomically;
+use crate::files::{self, extension, write_atomically};
 use crate::learner::nan_guard::NanGuard;
 use crate::optimizers::lr_schedule::Plateau;
 use crate::run::checkpoint::{Checkpoint, DatasetFingerprint, Manifest};
-use crate::run::pretrained;
+use crate::run::pretrained::{self, Weights};
 use crate::run::progress::{EpochStats, Position};
+use crate::text_list::{lines, read_text};
 use transforms::preprocess::Preprocess;
 use transforms::resize::Interpolation;
 
-/// Whose names to write.
+/// The naming scheme to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Names {
     Torchvision,
@@ -43,38 +50,44 @@ enum Float {
 /// Arguments of `kindling convert`.
 #[derive(Args)]
 pub struct ConvertArgs {
-    /// .pth, .safetensors, a TensorFlow frozen graph (.pb) or a Kindling checkpoint (.ckpt)
+    /// Weights: .pth, .safetensors, a TensorFlow frozen graph (.pb) or a checkpoint (.ckpt)
     #[arg(value_name = "IN")]
     from: PathBuf,
-    /// .safetensors, or .ckpt for a checkpoint that `predict` and `eval` take
+    /// File to write: .safetensors, or .ckpt for `predict` and `eval`
     #[arg(value_name = "OUT")]
     to: PathBuf,
     #[command(flatten)]
     selection: ModelArgs,
-    /// Names to write [default: torchvision]
-    #[arg(long, value_enum)]
-    names: Option<Names>,
-    /// Type to write [default: f32]
-    #[arg(long, value_enum)]
-    dtype: Option<Float>,
-    /// For .ckpt: class names, one a line in the order of the logits [default: their numbers]
+    /// Naming scheme of a .safetensors file
+    #[arg(long, value_enum, default_value = "torchvision", value_name = "SCHEME")]
+    names: Names,
+    /// Type of the values of a .safetensors file
+    #[arg(long, value_enum, default_value = "f32", value_name = "TYPE")]
+    dtype: Float,
+    /// File of class names for .ckpt, one a line in the order of the logits [default: the names
+    /// of IN, otherwise 0, 1, 2 ...]
     #[arg(long, value_name = "FILE")]
     classes: Option<PathBuf>,
-    /// For .ckpt: short edge after resizing
-    #[arg(long)]
+    /// Short edge of the image after the resize, for .ckpt [default: that of the weights] [range:
+    /// 1 to 16384]
+    #[arg(long, value_name = "PIXELS", hide_short_help = true)]
     resize: Option<usize>,
-    /// For .ckpt: height and width of the centre crop
-    #[arg(long)]
+    /// Height and width of the centre crop, for .ckpt [default: that of the weights] [range: 1 to
+    /// 16384]
+    #[arg(long, value_name = "PIXELS", hide_short_help = true)]
     crop: Option<usize>,
-    /// For .ckpt: resampling filter
-    #[arg(long, value_enum)]
+    /// Resampling filter, for .ckpt [default: that of the weights]
+    #[arg(long, value_enum, value_name = "FILTER", hide_short_help = true)]
     interpolation: Option<Interpolation>,
-    /// For .ckpt: mean of each channel
-    #[arg(long, num_args = 3, value_names = ["R", "G", "B"])]
+    /// Mean of each channel after division by 255, for .ckpt [default: that of the weights]
+    #[arg(long, num_args = 3, value_names = ["R", "G", "B"], hide_short_help = true)]
     mean: Option<Vec<f32>>,
-    /// For .ckpt: standard deviation of each channel
-    #[arg(long, num_args = 3, value_names = ["R", "G", "B"])]
+    /// Standard deviation of each channel after division by 255, for .ckpt [default: that of the
+    /// weights] [range: above 0]
+    #[arg(long, num_args = 3, value_names = ["R", "G", "B"], hide_short_help = true)]
     std: Option<Vec<f32>>,
+    #[command(flatten)]
+    exif: ExifArgs,
 }
 
 /// Converts and says what was done, in one line.
@@ -82,24 +95,20 @@ pub struct ConvertArgs {
 /// # Errors
 /// Faults of flags, of the input file, of writing.
 pub fn convert(args: &ConvertArgs) -> Result<String, Error> {
-    let kind = args.to.extension().and_then(|x| x.to_str()).unwrap_or_default();
-    if !["safetensors", "ckpt"].contains(&kind) {
-        return Err(Error::usage(format!(
-            "{}: expected a name ending in .safetensors or .ckpt",
-            args.to.display()
-        )));
-    }
-    let (weights, own) = read(&args.from)?;
+    let kind = extension(&args.to, &["safetensors", "ckpt"])?;
+    let Weights { tensors: weights, checkpoint: own, taken } =
+        read(&args.from, weights_kind(args.selection.weights_kind))?;
     let own_config = own.as_ref().map(|c| c.manifest.network.clone());
     let config = args.selection.config(&weights, own_config.as_ref())?;
     let naming = recognise(&config, &weights);
     let device = Device::flex();
     let (network, report) = load_state_dict(config.init_zero(&device), weights, HeadPolicy::Exact)
-        .map_err(|e| Error::checkpoint(format!("{}: {e}", args.from.display())))?;
+        .map_err(|e| pretrained::fault(&args.from, &e))?;
     let said = format!(
-        "{} ({naming:?} names, {} tensors) -> {}",
+        "{} ({naming:?} names, {} tensors{}) -> {}",
         args.from.display(),
         report.loaded,
+        taken.map(|taken| format!("; {taken}")).unwrap_or_default(),
         args.to.display()
     );
     if kind == "ckpt" {
@@ -107,23 +116,44 @@ pub fn convert(args: &ConvertArgs) -> Result<String, Error> {
         checkpoint(args, &config, own, weights)?.write(&args.to)?;
     } else {
         let naming = match args.names {
-            Some(Names::Timm) => Naming::Timm,
-            _ => Naming::Torchvision,
+            Names::Timm => Naming::Timm,
+            Names::Torchvision => Naming::Torchvision,
         };
         let tensors = state_dict_as(&network, naming);
-        write(&args.to, &tensors, args.dtype.unwrap_or(Float::F32))?;
+        let float = args.dtype;
+        if let Some((name, value)) = too_large(&tensors, float) {
+            return Err(Error::diverged(format!(
+                "{}: `{name}` has the value {value}, which would be infinite in {float:?}; take --dtype \
+                 f32",
+                args.from.display()
+            )));
+        }
+        write(&args.to, &tensors, float)?;
     }
     Ok(said)
 }
 
-fn read(path: &Path) -> Result<(Vec<NamedTensor>, Option<Checkpoint>), Error> {
+fn read(path: &Path, kind: WeightsKind) -> Result<Weights, Error> {
     if path.extension().is_none_or(|x| x != "pb") {
-        return pretrained::read(path);
+        return pretrained::read(path, kind);
     }
     let fail = |e: &dyn std::fmt::Display| Error::checkpoint(format!("{}: {e}", path.display()));
-    let bytes = std::fs::read(path).map_err(|e| fail(&e))?;
-    let weights = nn::weights::frozen_graph::mobilenet_v1(&bytes).map_err(|e| fail(&e))?;
-    Ok((weights, None))
+    let bytes = files::read(path).map_err(|e| fail(&e))?;
+    let tensors = nn::weights::frozen_graph::mobilenet_v1(&bytes).map_err(|e| fail(&e))?;
+    Ok(Weights { tensors, checkpoint: None, taken: None })
+}
+
+/// The first tensor with a value that a type cannot hold: f16 ends at 65504.
+fn too_large(tensors: &[NamedTensor], float: Float) -> Option<(&str, f32)> {
+    let fits = |value: f32| match float {
+        Float::F32 => true,
+        Float::F16 => f16::from_f32(value).is_finite(),
+        Float::Bf16 => bf16::from_f32(value).is_finite(),
+    };
+    tensors.iter().find_map(|tensor| {
+        let value = tensor.values.iter().find(|value| !fits(**value))?;
+        Some((tensor.name.as_str(), *value))
+    })
 }
 
 fn write(path: &Path, tensors: &[NamedTensor], float: Float) -> Result<(), Error> {
@@ -143,8 +173,31 @@ fn write(path: &Path, tensors: &[NamedTensor], float: Float) -> Result<(), Error
         let view = TensorView::new(dtype, t.shape.clone(), bytes);
         (t.name.as_str(), view.expect("as many bytes as the type has for every element"))
     });
-    let format = std::collections::HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     write_atomically(path, &safetensors::serialize(views, Some(format)).expect("consistent"))
+}
+
+/// Reads class names, one a line, and notes for the user; empty lines at the end are none.
+fn class_names(path: &Path) -> Result<(Vec<String>, Option<String>), Error> {
+    let fault = |why: String| Error::data(format!("{}: {why}", path.display()));
+    let text = read_text(path).map_err(fault)?;
+    // Every line is a logit, so that an empty one between others shifts the rest.
+    let names: Vec<String> = text.trim_end().lines().map(|line| line.trim().to_owned()).collect();
+    if let Some(index) = names.iter().position(String::is_empty) {
+        return Err(fault(format!("line {}: empty, expected a class name", index + 1)));
+    }
+    // Lists of ImageNet's classes have two cranes and two maillots.
+    let mut seen = HashMap::new();
+    let again = lines(&text).find_map(|line| {
+        let first = seen.insert(line.text, line.number)?;
+        Some(format!(
+            "{}: line {}: `{}` stands in line {first} already; `eval` cannot tell the two apart",
+            path.display(),
+            line.number,
+            line.text
+        ))
+    });
+    Ok((names, again))
 }
 
 fn checkpoint(
@@ -155,9 +208,8 @@ fn checkpoint(
 ) -> Result<Checkpoint, Error> {
     let classes = match &args.classes {
         Some(path) => {
-            let text = std::fs::read_to_string(path)
-                .map_err(|e| Error::data(format!("{}: cannot read it: {e}", path.display())))?;
-            let mut names: Vec<String> = text.lines().map(str::to_owned).collect();
+            let (mut names, again) = class_names(path)?;
+            again.iter().for_each(|note| err!("note: {note}"));
             // TensorFlow's ImageNet networks have a class for the background before the others.
             if names.len() + 1 == config.num_classes && names.len() == 1000 {
                 names.insert(0, "background".into());
@@ -189,30 +241,32 @@ fn checkpoint(
                 },
                 mean: input.mean,
                 std: input.std,
+                // Their authors' loaders do not turn; the photos that come now are those of phones.
+                exif: true,
                 ..Preprocess::imagenet((size as f64 / input.crop_pct).floor() as usize, size)
             }
         }
     };
-    let three = |flag: &str, given: &Option<Vec<f32>>, default: [f32; 3]| match given {
-        None => Ok(default),
-        Some(v) => <[f32; 3]>::try_from(v.as_slice())
-            .map_err(|_| Error::usage(format!("{flag}: expected 3 numbers, got {}", v.len()))),
-    };
+    if own.is_none() {
+        class_order::notes(&classes).iter().for_each(|note| err!("note: {note}"));
+    }
     let preprocess = Preprocess {
         resize: args.resize.unwrap_or(standard.resize),
         crop: args.crop.map_or(standard.crop, |side| [side, side]),
         interpolation: args.interpolation.unwrap_or(standard.interpolation),
-        mean: three("--mean", &args.mean, standard.mean)?,
-        std: three("--std", &args.std, standard.std)?,
-        exif: standard.exif,
+        mean: per_channel("--mean", args.mean.as_ref(), standard.mean)?,
+        std: per_channel("--std", args.std.as_ref(), standard.std)?,
+        exif: args.exif.or(standard.exif),
     };
     preprocess.validate().map_err(Error::usage)?;
     let model = args.selection.model.clone();
+    let trained_images = own.as_ref().and_then(|own| own.manifest.trained_images.clone());
     let plan = match own {
         Some(own) => own.manifest.plan,
         None => {
             let mut options = Options::default();
             options.network.model = model;
+            options.data.exif = Some(preprocess.exif);
             options.plan()?
         }
     };
@@ -234,6 +288,7 @@ fn checkpoint(
         nan_guard: NanGuard::default(),
         micro_batch: None,
         data: DatasetFingerprint { images: 0, crc32: 0 },
+        trained_images,
     };
     Ok(Checkpoint { manifest, weights, optimizer: Vec::new(), averages: Vec::new() })
 }

@@ -9,22 +9,19 @@ use clap::Subcommand;
 use crate::commands::data::check::{CheckArgs, check};
 use crate::commands::data::preview::{PreviewArgs, preview};
 use crate::commands::data::shard::{ShardArgs, shard};
+use crate::commands::plan_args::PRECEDENCE;
 use crate::error::Error;
 
 /// The subcommands of `kindling data`.
 #[derive(Subcommand)]
 pub enum DataCommand {
-    /// Examine a folder of images: classes, broken files, duplicates, leaks between train and val
+    /// Check a folder of images: classes, unreadable files, duplicates, leaks from train to val
     Check(CheckArgs),
-    /// Draw a contact sheet of what the network is shown in training, augmentation and mixing included
-    #[command(args_override_self = true, allow_negative_numbers = true)]
+    /// Draw a contact sheet of augmented and mixed training images
     #[command(mut_arg("output", |arg| arg.value_name("FILE").help("PNG file of the sheet [default: preview.png]")))]
-    #[command(
-        after_help = "Only the most important options are listed; --help lists all of them.",
-        after_long_help = ""
-    )]
+    #[command(after_long_help = PRECEDENCE)]
     Preview(Box<PreviewArgs>),
-    /// Put a folder of images into a few tar files, which are trained on like the folder
+    /// Pack a folder of images into tar files, which `train` takes like the folder
     Shard(ShardArgs),
 }
 

@@ -185,7 +185,7 @@ fn time_evaluation(
     let network =
         network.init_seeded(&opened.device.clone().autodiff(), plan.training.seed).valid();
     let began = Instant::now();
-    evaluate(&network, &loader, classes, &opened.device, stop, |_| {})?;
+    evaluate(&network, &loader, classes, &opened.device, stop, |_| {}, &|_| {})?;
     Ok(began.elapsed().as_secs_f64() * all as f64 / count as f64)
 }
 

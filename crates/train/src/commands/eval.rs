@@ -7,7 +7,9 @@ use clap::Args;
 
 use crate::commands::checkpoint_args::{WeightsArgs, load};
 use crate::config::output::LogFormat;
+use crate::datasets::class_order;
 use crate::datasets::image_folder::ImageFolder;
+use crate::datasets::image_keys::{ImageKeys, KnownImages};
 use crate::datasets::loader::{Loader, LoaderConfig, Mode};
 use crate::datasets::quarantine;
 use crate::device::Backend;
@@ -23,42 +25,45 @@ use crate::{err, out};
 /// Arguments of `eval`.
 #[derive(Args)]
 pub struct EvalArgs {
-    /// The checkpoint
+    /// Checkpoint to evaluate
     #[arg(long, value_name = "CKPT")]
     checkpoint: PathBuf,
     #[command(flatten)]
     weights: WeightsArgs,
-    /// Folder with `val/<class>/*` or `<class>/*` [default: that of the training]
+    /// Folder with `val/<class>/*` or `<class>/*` [default: the folder of the training]
     #[arg(value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// Name of the split folder [default: val, validation, valid or test]
-    #[arg(long)]
+    #[arg(long, value_name = "NAME")]
     val_split: Option<String>,
-    /// Images per batch
-    #[arg(short, long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Images per batch [range: at least 1]
+    #[arg(short, long, default_value_t = 64, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     batch_size: u32,
-    /// Threads that prepare images
-    #[arg(short = 'j', long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Threads that read and prepare images [range: 1 to 1024]
+    #[arg(short = 'j', long, default_value_t = 2, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1024))]
     workers: u32,
-    /// Where the network runs; `list` is for `train`
-    #[arg(long, value_enum, default_value = "auto")]
+    /// Backend; `list` prints those of this machine
+    #[arg(long, value_enum, default_value = "auto", value_name = "NAME")]
     backend: Backend,
-    /// End at the first unreadable image
+    /// End at the first unreadable image [default: skip the image]
     #[arg(long)]
     strict_data: bool,
-    /// List of images to leave out [default: DIR/quarantine.txt, if it is there]
+    /// List of images to omit [default: DIR/quarantine.txt, if it exists]
     #[arg(long, value_name = "FILE", conflicts_with = "ignore_quarantine")]
     quarantine: Option<PathBuf>,
-    /// Take the images on the quarantine list too
+    /// Use the images on the quarantine list too [default: omit them]
     #[arg(long)]
     ignore_quarantine: bool,
-    /// Print the result as JSON
+    /// Print the result as JSON [default: text]
     #[arg(long)]
     json: bool,
-    /// Print a row for every class
+    /// Print a row for each class [default: one line]
     #[arg(long)]
     per_class: bool,
-    /// Write per_class.csv and confusion.csv into this folder
+    /// Folder for per_class.csv, top_confusions.csv and, for up to 1000 classes, confusion.csv
+    /// [default: none]
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
 }
@@ -76,8 +81,13 @@ pub fn eval(args: &EvalArgs) -> Result<u8, Error> {
     if !args.ignore_quarantine {
         quarantine::leave_out_of_val(root, args.quarantine.as_deref(), &mut folder)?;
     }
-    folder.notes.iter().for_each(|note| err!("note: {note}"));
+    let note = |text: &str| err!("note: {text}");
+    folder.notes.iter().for_each(|text| note(text));
+    if class_order::is_numbering(&manifest.classes) && manifest.data.images == 0 {
+        class_order::notes(&manifest.classes).iter().for_each(|text| note(text));
+    }
     let folder = Arc::new(folder);
+    let keys = Arc::new(ImageKeys::new(folder.items.len()));
     let config = LoaderConfig {
         batch_size: args.batch_size as usize,
         workers: args.workers as usize,
@@ -87,17 +97,36 @@ pub fn eval(args: &EvalArgs) -> Result<u8, Error> {
         drop_last: false,
     };
     let images = folder.items.len();
-    let loader = Loader::new(folder, manifest.preprocess.clone(), Mode::Eval, config);
+    let items = Arc::clone(&folder);
+    let loader =
+        Loader::new(folder, manifest.preprocess.clone(), Mode::Eval, config).recording(&keys);
     let stop = Stop::listen().map_err(|e| Error::file(format!("signals: {e}")))?;
     let mut logger = Logger::new(1, LogFormat::Text);
     let each = |done| logger.evaluated(done, images);
-    let report = evaluate(&network, &loader, &manifest.classes, &device, &stop, each)?;
+    let mut report = evaluate(&network, &loader, &manifest.classes, &device, &stop, each, &note)?;
     logger.finish();
     if let (true, Some(signal)) = (report.interrupted, stop.requested()) {
         err!("interrupted after {} of {images} images; no result", report.images);
         return Ok(signal);
     }
+    if let Some(&first) = report.not_finite.first() {
+        return Err(Error::diverged(format!(
+            "{}: the logits of {} of {} images are not finite numbers, first those of {}; the weights \
+             are too large, take an earlier checkpoint",
+            args.checkpoint.display(),
+            report.not_finite.len(),
+            report.images,
+            items.items[first].0.display()
+        )));
+    }
     report.skipped.iter().for_each(|line| err!("skipped: {line}"));
+    if let Some(trained) = &manifest.trained_images {
+        let known = keys.known_to(trained);
+        report.trained_on = Some(known.images);
+        if known.images > 0 {
+            note(&seen_in_training(known, report.images));
+        }
+    }
     // The files first: the program ends where the report's reader has gone.
     if let Some(folder) = &args.output {
         run_folder::write_evaluation(folder, &report)?;
@@ -110,6 +139,15 @@ pub fn eval(args: &EvalArgs) -> Result<u8, Error> {
         print_classes(&report);
     }
     Ok(0)
+}
+
+/// The sentence for images that the network was trained on.
+fn seen_in_training(known: KnownImages, images: u64) -> String {
+    let about = if known.exact { "" } else { "about " };
+    format!(
+        "{about}{} of these {images} images were trained on; the accuracy on new images is likely lower",
+        known.images
+    )
 }
 
 fn print_classes(report: &EvalReport) {

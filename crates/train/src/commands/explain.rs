@@ -20,61 +20,61 @@ pub struct ExplainArgs {
 
 #[derive(Subcommand)]
 enum Topic {
-    /// Standard against depthwise-separable convolution
-    Convolution(Convolution),
-    /// The inverted residual against a plain bottleneck
-    InvertedResidual(Inverted),
-    /// h-swish and h-sigmoid against what they approximate
+    /// Compare a standard with a depthwise-separable convolution
+    Convolution(ConvolutionArgs),
+    /// Compare an inverted residual with a standard convolution of its inner width
+    InvertedResidual(InvertedResidualArgs),
+    /// Compare h-swish and h-sigmoid with swish and sigmoid
     HSwish,
-    /// The width and the resolution multiplier
-    Multipliers(Multipliers),
+    /// Show what the width and the resolution multiplier cost
+    Multipliers(MultipliersArgs),
 }
 
 #[derive(Args)]
-struct Convolution {
-    /// Kernel height and width
-    #[arg(long, default_value_t = 3)]
+struct ConvolutionArgs {
+    /// Kernel height and width, an odd number [range: 1 to 63]
+    #[arg(long, default_value_t = 3, value_name = "PIXELS")]
     kernel: usize,
-    /// Channels in
-    #[arg(long = "in", default_value_t = 3)]
+    /// Input channels [range: 1 to 65536]
+    #[arg(long = "in", default_value_t = 3, value_name = "CHANNELS")]
     input: usize,
-    /// Channels out
-    #[arg(long = "out", default_value_t = 4)]
+    /// Output channels [range: 1 to 65536]
+    #[arg(long = "out", default_value_t = 4, value_name = "CHANNELS")]
     output: usize,
-    /// Height and width of the map
-    #[arg(long, default_value_t = 5)]
+    /// Height and width of the input [range: 1 to 65536]
+    #[arg(long, default_value_t = 5, value_name = "PIXELS")]
     size: usize,
-    /// Stride
-    #[arg(long, default_value_t = 1)]
+    /// Stride [range: 1 to 65536]
+    #[arg(long, default_value_t = 1, value_name = "PIXELS")]
     stride: usize,
 }
 
 #[derive(Args)]
-struct Inverted {
-    /// Channels in
-    #[arg(long = "in", default_value_t = 24)]
+struct InvertedResidualArgs {
+    /// Input channels [range: 1 to 65536]
+    #[arg(long = "in", default_value_t = 24, value_name = "CHANNELS")]
     input: usize,
-    /// Channels out
-    #[arg(long = "out", default_value_t = 24)]
+    /// Output channels [range: 1 to 65536]
+    #[arg(long = "out", default_value_t = 24, value_name = "CHANNELS")]
     output: usize,
-    /// Expansion t
-    #[arg(long, default_value_t = 6)]
+    /// Expansion factor t [range: 1 to 65536]
+    #[arg(long, default_value_t = 6, value_name = "T")]
     expansion: usize,
-    /// Depthwise kernel
-    #[arg(long, default_value_t = 3)]
+    /// Kernel height and width of the depthwise convolution, an odd number [range: 1 to 63]
+    #[arg(long, default_value_t = 3, value_name = "PIXELS")]
     kernel: usize,
-    /// Height and width of the map
-    #[arg(long, default_value_t = 56)]
+    /// Height and width of the input [range: 1 to 65536]
+    #[arg(long, default_value_t = 56, value_name = "PIXELS")]
     size: usize,
-    /// Stride
-    #[arg(long, default_value_t = 1)]
+    /// Stride [range: 1 to 65536]
+    #[arg(long, default_value_t = 1, value_name = "PIXELS")]
     stride: usize,
 }
 
 #[derive(Args)]
-struct Multipliers {
-    /// A MobileNet
-    #[arg(long, default_value = "mobilenet_v1")]
+struct MultipliersArgs {
+    /// MobileNet; `kindling models` lists them
+    #[arg(long, default_value = "mobilenet_v1", value_name = "NAME")]
     model: String,
 }
 
@@ -109,8 +109,8 @@ fn odd(kernel: usize) -> Result<(), Error> {
     }
 }
 
-fn convolution(args: &Convolution) -> Result<(), Error> {
-    let Convolution { kernel, input, output, size, stride } = *args;
+fn convolution(args: &ConvolutionArgs) -> Result<(), Error> {
+    let ConvolutionArgs { kernel, input, output, size, stride } = *args;
     odd(kernel)?;
     for (flag, value) in [("in", input), ("out", output), ("size", size), ("stride", stride)] {
         within(flag, value, 65_536)?;
@@ -151,8 +151,8 @@ fn convolution(args: &Convolution) -> Result<(), Error> {
     Ok(())
 }
 
-fn inverted(args: &Inverted) -> Result<(), Error> {
-    let Inverted { input, output, expansion, kernel, size, stride } = *args;
+fn inverted(args: &InvertedResidualArgs) -> Result<(), Error> {
+    let InvertedResidualArgs { input, output, expansion, kernel, size, stride } = *args;
     odd(kernel)?;
     let numbers = [
         ("in", input),
@@ -179,7 +179,7 @@ fn inverted(args: &Inverted) -> Result<(), Error> {
     let (mut weights, mut adds) = (0, 0);
     for (name, conv, at) in rows {
         if expansion == 1 && conv.is_pointwise() && name.contains("expand") {
-            out!("{name:<24} {:>10}  (t = 1: left out)", "-");
+            out!("{name:<24} {:>10}  (omitted, as t = 1)", "-");
             continue;
         }
         let [to, _] = conv.output_size([at, at]);
@@ -237,7 +237,7 @@ fn h_swish() {
     out!("slope of h-sigmoid 1/6 (Keras' and ONNX' default 0.2 is another function)");
 }
 
-fn multipliers(args: &Multipliers) -> Result<(), Error> {
+fn multipliers(args: &MultipliersArgs) -> Result<(), Error> {
     let variant = variant(&args.model)?;
     let mut config = variant.config(1000);
     config.width = 0.5;

@@ -1,22 +1,23 @@
-//! `kindling forward`: a network on tensors from a file, for comparison with any other framework. One
-//! inference, or training steps with their losses, gradients and statistics.
+//! `kindling forward`: a network on tensors from a file, for comparison with any other framework.
+//! One inference, or training steps with their losses, gradients and statistics.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use burn::module::Module as _;
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 use clap::Args;
+use deploy::container::{TensorRef, safetensors_of};
 use nn::network::Network;
 use nn::weights::NamedTensor;
 use nn::weights::state_dict::{gradients, state_dict_as};
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, SafeTensors};
 
 use crate::commands::model_args::{ModelArgs, build};
+use crate::config::range::number;
 use crate::device::Backend;
 use crate::error::Error;
-use crate::files::write_atomically;
+use crate::files::{read, write_atomically};
 use crate::learner::loss::{cross_entropy, soft_targets};
 use crate::optimizers::optimizer::Optimizer;
 use crate::optimizers::optimizer_kind::{OptimizerConfig, OptimizerKind};
@@ -26,48 +27,53 @@ use crate::optimizers::optimizer_kind::{OptimizerConfig, OptimizerKind};
 pub struct ForwardArgs {
     #[command(flatten)]
     selection: ModelArgs,
-    /// Weights (.safetensors, .pth or a Kindling checkpoint) [default: initial ones from --seed]
+    /// Weights: .safetensors, .pth or .ckpt [default: initial weights from --seed]
     #[arg(long, value_name = "FILE")]
     weights: Option<PathBuf>,
-    /// safetensors file with `input` [n,3,h,w], and `targets` (int64 [n] or floats [n,classes])
+    /// .safetensors with `input` [n, 3, h, w] and, for --train-step, `targets`: int64 [n] or
+    /// f32 [n, classes]
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
-    /// safetensors file to write
+    /// .safetensors file to write
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
-    /// Write the last map of every stride too, as `features.<i>`
+    /// Write the last feature map of each stride too, as `features.<i>` [default: `logits` alone]
     #[arg(long, conflicts_with = "train_step")]
     features: bool,
-    /// Train instead: write `loss` of every step, `grad.<name>` of the last one, and the weights and
-    /// statistics after it
+    /// Train: write the `loss` of each step, `grad.<name>` of the last one, and the weights after
+    /// it [default: infer]
     #[arg(long)]
     train_step: bool,
-    /// Optimizer steps
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    /// Optimizer steps [range: at least 1]
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     steps: u64,
     /// Optimizer
-    #[arg(long, alias = "opt", value_enum, default_value = "sgd")]
+    #[arg(long, visible_alias = "opt", value_enum, default_value = "sgd", value_name = "NAME")]
     optimizer: OptimizerKind,
-    /// Learning rate
-    #[arg(long, default_value_t = 0.01)]
+    /// Learning rate [range: 0 to 100]
+    #[arg(long, default_value_t = 0.01, value_parser = number(0.0..=100.0))]
     lr: f64,
-    /// Momentum of sgd and rmsprop
-    #[arg(long, default_value_t = 0.9)]
+    /// Momentum of sgd, momentum, rmsprop, rmsproptf and muon [range: 0 to 0.9999]
+    #[arg(long, default_value_t = 0.9, value_parser = number(0.0..=0.9999))]
     momentum: f64,
-    /// Weight decay, none on norm and bias
-    #[arg(long, alias = "wd", default_value_t = 0.0)]
+    /// Weight decay of weights, never of norm layers and biases [range: 0 to 10]
+    #[arg(long, visible_alias = "wd", default_value_t = 0.0, value_parser = number(0.0..=10.0))]
+    #[arg(hide_short_help = true)]
     weight_decay: f64,
-    /// Label smoothing of integer targets
-    #[arg(long, alias = "smoothing", default_value_t = 0.0)]
+    /// Label smoothing of integer targets [range: 0 to 0.999]
+    #[arg(long, visible_alias = "smoothing", default_value_t = 0.0)]
+    #[arg(value_parser = number(0.0..=0.999), hide_short_help = true)]
     label_smoothing: f64,
-    /// Weight of every auxiliary head's loss [default: the published one]
-    #[arg(long)]
+    /// Weight of the loss of each auxiliary classifier [default: the published one] [range: 0 to
+    /// 100]
+    #[arg(long, value_parser = number(0.0..=100.0), hide_short_help = true)]
     aux_weight: Option<f64>,
     /// Seed of initial weights and dropout
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_name = "N")]
     seed: u64,
-    /// Where the network runs
-    #[arg(long, value_enum, default_value = "auto")]
+    /// Backend; `list` prints those of this machine
+    #[arg(long, value_enum, default_value = "auto", value_name = "NAME")]
     backend: Backend,
 }
 
@@ -132,7 +138,25 @@ pub fn forward(args: &ForwardArgs) -> Result<(), Error> {
     } else {
         infer(args, &network.valid(), &input, &chosen.device, &mut found);
     }
+    finite(&found, args)?;
     write(&args.output, &found)
+}
+
+/// Refuses logits and losses that are not finite numbers, by image or step.
+fn finite(found: &[NamedTensor], args: &ForwardArgs) -> Result<(), Error> {
+    let input = args.input.display();
+    for (name, what) in [("logits", "image"), ("loss", "step")] {
+        let Some(tensor) = found.iter().find(|tensor| tensor.name == name) else { continue };
+        let width = tensor.values.len() / tensor.shape[0].max(1);
+        if let Some(at) = tensor.values.iter().position(|value| !value.is_finite()) {
+            return Err(Error::diverged(format!(
+                "{input}: the {name} of {what} {} are not finite numbers, so that nothing was written; \
+                 the values of `input` or the weights are too large",
+                at / width + 1
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn infer(
@@ -223,7 +247,7 @@ fn check_size(network: &Network, input: &Input, args: &ForwardArgs) -> Result<()
 fn read_input(path: &Path) -> Result<Input, Error> {
     let name = path.display();
     let fail = |what: &str| Error::data(format!("{name}: {what}"));
-    let bytes = std::fs::read(path).map_err(|e| fail(&format!("cannot read it: {e}")))?;
+    let bytes = read(path).map_err(|e| fail(&format!("cannot read it: {e}")))?;
     let file = SafeTensors::deserialize(&bytes)
         .map_err(|e| fail(&format!("not a safetensors file, or a truncated one ({e})")))?;
     let input =
@@ -255,7 +279,15 @@ fn read_input(path: &Path) -> Result<Input, Error> {
             }
         }),
     };
-    Ok(Input { images: floats(input.data()), shape, targets })
+    let images = floats(input.data());
+    match images.iter().position(|value| !value.is_finite()) {
+        Some(at) => Err(fail(&format!(
+            "`input` has the value {} in image {}; expected finite numbers",
+            images[at],
+            at / (images.len() / shape[0]) + 1
+        ))),
+        None => Ok(Input { images, shape, targets }),
+    }
 }
 
 fn named<const D: usize>(name: &str, tensor: Tensor<D>) -> NamedTensor {
@@ -269,12 +301,5 @@ fn named<const D: usize>(name: &str, tensor: Tensor<D>) -> NamedTensor {
 /// # Errors
 /// [`crate::error::ErrorKind::File`].
 pub fn write(path: &Path, tensors: &[NamedTensor]) -> Result<(), Error> {
-    let raw: Vec<Vec<u8>> =
-        tensors.iter().map(|t| t.values.iter().flat_map(|v| v.to_le_bytes()).collect()).collect();
-    let views = tensors.iter().zip(&raw).map(|(t, bytes)| {
-        let view = TensorView::new(Dtype::F32, t.shape.clone(), bytes);
-        (t.name.as_str(), view.expect("four bytes for every element"))
-    });
-    let file = safetensors::serialize(views, None::<HashMap<String, String>>).expect("consistent");
-    write_atomically(path, &file)
+    write_atomically(path, &safetensors_of(tensors.iter().map(TensorRef::from), &[]))
 }

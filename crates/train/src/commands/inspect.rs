@@ -11,10 +11,10 @@ use crate::run::checkpoint::Checkpoint;
 /// Arguments of `inspect`.
 #[derive(Args)]
 pub struct InspectArgs {
-    /// The checkpoint
+    /// Checkpoint to describe
     #[arg(value_name = "CKPT")]
     checkpoint: PathBuf,
-    /// Print the whole manifest as JSON
+    /// Print the whole manifest as JSON [default: text]
     #[arg(long)]
     json: bool,
 }

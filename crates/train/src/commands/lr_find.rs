@@ -1,5 +1,5 @@
-//! `kindling lr-find`: the loss along an exponentially rising learning rate (arXiv:1506.01186, section 3.3), as CSV
-//! and as a drawing, and a suggestion.
+//! `kindling lr-find`: the loss along an exponentially rising learning rate (arXiv:1506.01186,
+//! section 3.3), as CSV and as a drawing, and a suggestion.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -32,20 +32,22 @@ const BLOWN: f64 = 4.0;
 pub struct LrFindArgs {
     #[command(flatten)]
     options: Options,
-    /// TOML file with any of the options
-    #[arg(short, long, value_name = "FILE")]
+    /// TOML file of options, like `args.toml` of a run [default: none]
+    #[arg(short, long, value_name = "FILE", help_heading = "Training")]
     config: Option<PathBuf>,
-    /// First learning rate
-    #[arg(long, default_value_t = 1e-6)]
+    /// Learning rate of the first step [range: above 0, below --lr-last]
+    #[arg(long, default_value_t = 1e-6, value_name = "LR", help_heading = "Learning-rate search")]
     lr_first: f64,
-    /// Last learning rate
-    #[arg(long, default_value_t = 1.0)]
+    /// Learning rate of the last step [range: above --lr-first]
+    #[arg(long, default_value_t = 1.0, value_name = "LR", help_heading = "Learning-rate search")]
     lr_last: f64,
-    /// Steps from the one to the other
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(10..))]
+    /// Steps of the search [range: at least 10]
+    #[arg(long, default_value_t = 100, value_name = "N", help_heading = "Learning-rate search")]
+    #[arg(value_parser = clap::value_parser!(u64).range(10..))]
     steps: u64,
-    /// Where the table goes; the drawing beside it as .svg
+    /// CSV file of the losses; the drawing is beside it as .svg
     #[arg(long, value_name = "FILE", default_value = "lr-find.csv")]
+    #[arg(help_heading = "Learning-rate search")]
     csv: PathBuf,
 }
 
@@ -73,6 +75,12 @@ struct Suggestion {
 pub fn lr_find(args: &LrFindArgs) -> Result<(), Error> {
     if !(args.lr_first > 0.0 && args.lr_last > args.lr_first && args.lr_last.is_finite()) {
         return Err(Error::usage("--lr-first: expected a number above 0 and below --lr-last"));
+    }
+    if args.csv.extension().is_some_and(|own| own == "svg") {
+        return Err(Error::usage(format!(
+            "--csv {}: the drawing gets this name; give one ending in .csv",
+            args.csv.display()
+        )));
     }
     let plan = plan_args::plan(&args.options, args.config.as_deref())?;
     let chosen = plan.machine.backend.open()?;
@@ -138,8 +146,8 @@ pub fn lr_find(args: &LrFindArgs) -> Result<(), Error> {
     Ok(())
 }
 
-/// The steepest descent over the logarithm of the rate, and a tenth of the rate of the least smoothed loss; from too
-/// few points, nothing.
+/// The steepest descent over the logarithm of the rate, and a tenth of the rate of the least
+/// smoothed loss; from too few points, nothing.
 fn suggestion(points: &[Point]) -> Option<Suggestion> {
     let least = points.iter().min_by(|a, b| a.smooth.total_cmp(&b.smooth))?;
     let before = points.iter().take_while(|p| p.lr <= least.lr).count();
@@ -157,7 +165,8 @@ fn suggestion(points: &[Point]) -> Option<Suggestion> {
 /// Left, right, top and bottom of the curve in the drawing of 720 by 420.
 const FRAME: [f64; 4] = [70.0, 700.0, 64.0, 370.0];
 
-/// A drawing: the losses as dots, the smoothed one as a line, the suggestions upright, their words above the curve.
+/// A drawing: the losses as dots, the smoothed one as a line, the suggestions upright, their words
+/// above the curve.
 fn drawing(points: &[Point], found: Suggestion) -> String {
     let [left, right, top, bottom] = FRAME;
     let first = points.first().map_or(1e-6, |p| p.lr).log10();
@@ -192,8 +201,8 @@ fn drawing(points: &[Point], found: Suggestion) -> String {
     let inside = |lr: f64| x(lr.clamp(10.0_f64.powf(first), 10.0_f64.powf(last)));
     let lines = [(found.steepest, "#c30", "steepest"), (found.tenth, "#393", "blow-up / 10")];
     let label_positions = label_positions(lines.map(|(lr, ..)| inside(lr)));
-    for ((lr, colour, word), place) in lines.into_iter().zip(label_positions) {
-        let Label { at, height, side } = place;
+    for ((lr, colour, word), label) in lines.into_iter().zip(label_positions) {
+        let Label { at, height, side } = label;
         svg.add(&format!(
             "<path d=\"M{at:.1} {:.1} V{bottom}\" stroke=\"{colour}\" stroke-dasharray=\"4\"/>",
             height - 10.0
@@ -209,11 +218,12 @@ fn drawing(points: &[Point], found: Suggestion) -> String {
     svg.finish()
 }
 
-/// Powers of ten between two exponents, as many as have room for their words; where there are fewer than two, both ends.
+/// Powers of ten between two exponents, as many as have room for their words; where there are fewer
+/// than two, both ends.
 fn ticks(first: f64, last: f64) -> Vec<(f64, String)> {
     let powers = first.ceil() as i32..=last.floor() as i32;
-    let room = (FRAME[1] - FRAME[0]) / (last - first).max(1e-9);
-    let every = (45.0 / room).ceil().max(1.0) as usize;
+    let width = (FRAME[1] - FRAME[0]) / (last - first).max(1e-9);
+    let every = (45.0 / width).ceil().max(1.0) as usize;
     let found: Vec<(f64, String)> =
         powers.step_by(every).map(|p| (10.0_f64.powi(p), format!("1e{p}"))).collect();
     if found.len() > 1 {
@@ -242,7 +252,8 @@ impl Label {
         [self.at.min(end), self.at.max(end)]
     }
 
-    /// Whether the words are within the drawing, and no longer line than their own goes through them.
+    /// Whether the words are within the drawing, and no longer line than their own goes through
+    /// them.
     fn is_free(self, other: Label) -> bool {
         let [from, to] = self.span();
         let apart = (other.at - self.at) * self.side;
@@ -251,7 +262,8 @@ impl Label {
     }
 }
 
-/// The words of two lines in two rows above the curve, such that no line goes through the words of the other.
+/// The words of two lines in two rows above the curve, such that no line goes through the words of
+/// the other.
 fn label_positions(at: [f64; 2]) -> [Label; 2] {
     let rows = [[34.0, 52.0], [52.0, 34.0]];
     let sides = [[-1.0, 1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, -1.0]];
@@ -271,8 +283,8 @@ fn label_positions(at: [f64; 2]) -> [Label; 2] {
 mod tests {
     use super::*;
 
-    /// A valley whose slope is steepest at 1e-3 and whose floor is at 1e-1. Mutations caught: the steepest
-    /// ascent.
+    /// A valley whose slope is steepest at 1e-3 and whose floor is at 1e-1. Mutations caught: the
+    /// steepest ascent.
     #[test]
     fn the_suggestions_are_the_slope_and_a_tenth_of_the_floor() {
         let points: Vec<Point> = (0..61)
@@ -305,7 +317,8 @@ mod tests {
                     let [from, to] = label.span();
                     assert!(from >= 0.0 && to <= 720.0, "{label:?}");
                 }
-                // The upper one's line goes down beside the lower one's words, or along its own line.
+                // The upper one's line goes down beside the lower one's words, or along its own
+                // line.
                 let apart = (upper.at - lower.at) * lower.side;
                 assert!(apart <= 1.0 || apart >= Label::WIDTH, "{upper:?} {lower:?}");
             }

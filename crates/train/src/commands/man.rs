@@ -1,4 +1,4 @@
-//! `kindling man`: manual pages, one for the program and one for every subcommand.
+//! `kindling man`: man pages, one for the program and one for every subcommand.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use crate::out;
 /// The arguments of `kindling man`.
 #[derive(Args)]
 pub struct ManArgs {
-    /// Folder to write the pages to, named kindling.1, kindling-train.1 and so on
+    /// Folder for the pages: kindling.1, kindling-train.1 and so on
     #[arg(value_name = "DIR")]
     dir: PathBuf,
 }
@@ -21,11 +21,11 @@ pub struct ManArgs {
 /// [`crate::error::ErrorKind::File`] if the folder or a page cannot be written.
 pub fn man(args: &ManArgs, program: Command) -> Result<(), Error> {
     let fail = |path: &Path, why: std::io::Error| {
-        Error::file(format!("{}: cannot write manual pages: {why}", path.display()))
+        Error::file(format!("{}: cannot write man pages: {why}", path.display()))
     };
     std::fs::create_dir_all(&args.dir).map_err(|why| fail(&args.dir, why))?;
     clap_mangen::generate_to(program, &args.dir).map_err(|why| fail(&args.dir, why))?;
     let dir = args.dir.display();
-    out!("wrote manual pages to {dir}; `man -l {dir}/kindling-train.1` shows one");
+    out!("wrote the man pages to {dir}; `man -l {dir}/kindling-train.1` shows one");
     Ok(())
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use burn::tensor::Device;
 use clap::Args;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use nn::activation::Activation;
 use nn::config::{Architecture, NetworkConfig, Scaling};
 use nn::geometry::Padding;
@@ -12,57 +13,71 @@ use nn::layer_spec::Naming;
 use nn::models::variants::WeightSource;
 use nn::network::Network;
 use nn::weights::NamedTensor;
+use nn::weights::known::variant_of;
 use nn::weights::load::{HeadPolicy, load_state_dict, recognise};
 
-use crate::config::model::padding;
-use crate::config::model::variant;
+use crate::config::model::{GivenKind, padding, variant, weights_kind};
+use crate::config::range::number;
+use crate::err;
 use crate::error::Error;
-use crate::run::pretrained::{follow_naming, read};
+use crate::run::pretrained::{Weights, fault, follow_naming, read};
 
 /// A network by name, with departures.
 #[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Model")]
 pub struct ModelArgs {
-    /// Architecture or variant; `kindling models` lists them
-    #[arg(long)]
+    /// Model; `kindling models` lists them [default: that of the weights, if they name one]
+    #[arg(long, value_name = "NAME")]
     pub model: Option<String>,
-    /// Width multiplier [default: the variant's]
-    #[arg(long, alias = "alpha")]
+    /// Width multiplier [default: the variant's] [range: 0.05 to 8]
+    #[arg(long, visible_alias = "alpha", value_parser = number(0.05..=8.0))]
     pub width: Option<f64>,
-    /// Logits [default: as the weights have, otherwise 1000]
-    #[arg(long)]
+    /// Which of the weights in the file: the trained ones or their average [default: the average
+    /// where there is one; of a .ckpt the better ones]
+    #[arg(long, value_enum, value_name = "KIND")]
+    pub weights_kind: Option<GivenKind>,
+    /// Number of classes [default: that of the weights, otherwise 1000] [range: 1 to
+    /// 16777216]
+    #[arg(long, value_name = "N")]
     pub num_classes: Option<usize>,
-    /// Dropout before the classifier, in training
-    #[arg(long, alias = "drop")]
+    /// Dropout before the classifier, in training [default: the variant's] [range: 0 to 0.999]
+    #[arg(long, visible_alias = "drop", value_parser = number(0.0..=0.999))]
+    #[arg(hide_short_help = true)]
     pub dropout: Option<f64>,
-    /// Epsilon of batch norm [default: as the source of the weights]
-    #[arg(long)]
+    /// Epsilon of batch norm [default: that of the weights' source] [range: 1e-12 to 1]
+    #[arg(long, value_parser = number(1e-12..=1.0), hide_short_help = true)]
     pub bn_eps: Option<f64>,
-    /// Momentum of batch norm in torch's convention
-    #[arg(long)]
+    /// Momentum of the batch-norm statistics in PyTorch's convention [default: that of the
+    /// weights' source] [range: 0 to 1]
+    #[arg(long, value_parser = number(0.0..=1.0), hide_short_help = true)]
     pub bn_momentum: Option<f64>,
-    /// Border of the MobileNets' convolutions: symmetric or same
-    #[arg(long, value_parser = padding)]
+    /// Padding of the MobileNets' convolutions: PyTorch's symmetric or TensorFlow's same
+    /// [default: the variant's]
+    #[arg(long, value_parser = padding(), hide_short_help = true)]
     pub padding: Option<Padding>,
-    /// Rule of the width multiplier: torchvision or paper
-    #[arg(long, value_parser = scaling)]
+    /// Rule by which --width scales the layers [default: that of the weights' source]
+    #[arg(long, value_parser = scaling(), hide_short_help = true)]
     pub scaling: Option<Scaling>,
-    /// ReLU instead of ReLU6 in MobileNetV1
-    #[arg(long)]
+    /// Replace ReLU6 by ReLU in MobileNetV1 [default: ReLU6]
+    #[arg(long, hide_short_help = true)]
     pub relu: bool,
-    /// With the auxiliary heads of GoogLeNet and Inception v3
-    #[arg(long)]
+    /// Build the auxiliary classifiers of GoogLeNet and Inception v3 [default: omit them]
+    #[arg(long, hide_short_help = true)]
     pub aux: bool,
-    /// GoogLeNet and Inception v3: bring ImageNet-normalised inputs to [-1, 1] first
-    #[arg(long)]
+    /// Map ImageNet-normalised inputs of GoogLeNet and Inception v3 to [-1, 1] first
+    /// [default: inputs as they are]
+    #[arg(long, hide_short_help = true)]
     pub transform_input: bool,
 }
 
-fn scaling(text: &str) -> Result<Scaling, String> {
-    match text {
-        "torchvision" => Ok(Scaling::Torchvision),
-        "paper" | "timm" => Ok(Scaling::Paper),
-        _ => Err("expected torchvision or paper".into()),
-    }
+/// The parser of `--scaling`, which suggests the nearest name.
+fn scaling() -> impl TypedValueParser<Value = Scaling> {
+    let paper = PossibleValue::new("paper").alias("timm");
+    let names = [PossibleValue::new("torchvision"), paper];
+    PossibleValuesParser::new(names).map(|name| match name.as_str() {
+        "torchvision" => Scaling::Torchvision,
+        _ => Scaling::Paper,
+    })
 }
 
 impl ModelArgs {
@@ -87,8 +102,14 @@ impl ModelArgs {
             }
             (None, Some(own)) => own.clone(),
             (None, None) => {
-                let way = "expected a name; `kindling models` lists them";
-                return Err(Error::usage(format!("--model: {way}")));
+                let way = match variant_of(weights) {
+                    Some(known) => {
+                        let name = known.name;
+                        format!("these are {name}'s weights: --model {name}")
+                    }
+                    None => "`kindling models` lists them".to_owned(),
+                };
+                return Err(Error::usage(format!("--model: expected a name; {way}")));
             }
         };
         config.width = self.width.unwrap_or(config.width);
@@ -136,12 +157,14 @@ pub fn build(
         };
         return Ok((config.init_seeded(device, seed), naming));
     };
-    let (weights, checkpoint) = read(path)?;
-    let config = selection.config(&weights, checkpoint.as_ref().map(|c| &c.manifest.network))?;
-    let naming = recognise(&config, &weights);
-    let fail = |e: nn::weights::WeightsError| Error::checkpoint(format!("{}: {e}", path.display()));
-    let (network, _) =
-        load_state_dict(config.init_zero(device), weights, HeadPolicy::Exact).map_err(fail)?;
+    let Weights { tensors, checkpoint, taken } = read(path, weights_kind(selection.weights_kind))?;
+    let config = selection.config(&tensors, checkpoint.as_ref().map(|c| &c.manifest.network))?;
+    let naming = recognise(&config, &tensors);
+    let (network, _) = load_state_dict(config.init_zero(device), tensors, HeadPolicy::Exact)
+        .map_err(|e| fault(path, &e))?;
+    if let Some(taken) = taken {
+        err!("note: {}: {taken}", path.display());
+    }
     Ok((network, naming))
 }
 

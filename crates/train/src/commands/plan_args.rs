@@ -1,5 +1,5 @@
-//! The plan of a command that takes the options of `train`: flags over `--config` over `--recipe`, then what the
-//! pretrained weights decide.
+//! The plan of a command that takes the options of `train`: flags over `--config` over `--recipe`,
+//! then what the pretrained weights decide.
 
 use std::path::Path;
 
@@ -8,6 +8,10 @@ use crate::config::plan::Plan;
 use crate::config::recipe;
 use crate::error::Error;
 use crate::run::pretrained::follow_weights;
+
+/// The end of the long help of a command that takes the options of a run.
+pub(crate) const PRECEDENCE: &str = "Every option of a run is also a key of the TOML file of --config, with _ for - in its \
+                                     name.\nPrecedence, lowest first: default, --recipe, --config, flag.";
 
 /// The flags over the options of the file and of the recipe.
 ///
@@ -26,8 +30,8 @@ pub(super) fn merge(flags: &Options, config: Option<&Path>) -> Result<Options, E
 /// The plan of a new run with these flags.
 ///
 /// # Errors
-/// A file that cannot be read, an unknown recipe, pretrained weights that do not fit, options that contradict each
-/// other.
+/// A file that cannot be read, an unknown recipe, pretrained weights that do not fit, options that
+/// contradict each other.
 pub(super) fn plan(flags: &Options, config: Option<&Path>) -> Result<Plan, Error> {
     follow_weights(merge(flags, config)?)?.plan()
 }

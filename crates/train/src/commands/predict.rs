@@ -10,8 +10,9 @@ use serde::Serialize;
 
 use crate::commands::checkpoint_args::WeightsArgs;
 use crate::datasets::listing::is_image;
+use crate::datasets::passed_over::{foreign_name, is_litter, take_notes};
 use crate::device::Backend;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::run::checkpoint::{no_average, unreadable};
 use crate::run::run_folder::quoted;
 use crate::{err, out};
@@ -19,25 +20,27 @@ use crate::{err, out};
 /// Arguments of `kindling predict`.
 #[derive(Args)]
 pub struct PredictArgs {
-    /// The checkpoint
+    /// Checkpoint of the classifier
     #[arg(long, value_name = "CKPT")]
     checkpoint: PathBuf,
     #[command(flatten)]
     weights: WeightsArgs,
-    /// Images and folders
+    /// Images, and folders of images
     #[arg(required = true, value_name = "SOURCE")]
     sources: Vec<PathBuf>,
-    /// Guesses per image
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Classes per image, the most probable first [range: at least 1]
+    #[arg(long, default_value_t = 5, value_name = "K")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     topk: u32,
-    /// Form of the output
+    /// Format of the output
     #[arg(long, value_enum, default_value = "text")]
     format: OutputFormat,
-    /// Images per batch
-    #[arg(short, long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Images per batch [range: at least 1]
+    #[arg(short, long, default_value_t = 32, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     batch_size: u32,
-    /// Where the network runs
-    #[arg(long, value_enum, default_value = "auto")]
+    /// Backend; `list` prints those of this machine
+    #[arg(long, value_enum, default_value = "auto", value_name = "NAME")]
     backend: Backend,
 }
 
@@ -56,9 +59,13 @@ struct PredictedFile {
     guesses: Vec<Guess>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
+    /// Whether the reason is that the logits are not finite.
+    #[serde(skip)]
+    not_finite: bool,
 }
 
-/// Runs `kindling predict` and returns its exit code: 3 where an image could not be read.
+/// Runs `kindling predict` and returns its exit code: 3 where an image could not be read, 5 where the
+/// logits of one are not finite.
 ///
 /// # Errors
 /// A source that does not exist or has no image; a checkpoint that cannot be used; the backend.
@@ -68,6 +75,7 @@ pub fn predict(args: &PredictArgs) -> Result<u8, Error> {
     let mut predicted = Vec::with_capacity(files.len());
     for chunk in files.chunks(args.batch_size as usize) {
         for (file, result) in chunk.iter().zip(classifier.classify_batch(chunk)) {
+            let not_finite = matches!(result, Err(deploy::error::Error::NotFinite { .. }));
             let (guesses, error) = match result {
                 Ok(prediction) => (prediction.top(args.topk as usize), None),
                 Err(error) => (Vec::new(), Some(reason(&error))),
@@ -76,6 +84,7 @@ pub fn predict(args: &PredictArgs) -> Result<u8, Error> {
                 file: file.to_string_lossy().into_owned(),
                 guesses,
                 error,
+                not_finite,
             });
         }
     }
@@ -87,7 +96,11 @@ pub fn predict(args: &PredictArgs) -> Result<u8, Error> {
             unreadable += 1;
         }
     }
-    Ok(if unreadable > 0 { 3 } else { 0 })
+    Ok(match predicted.iter().any(|p| p.not_finite) {
+        true => ErrorKind::Diverged.exit_code(),
+        false if unreadable > 0 => ErrorKind::Data.exit_code(),
+        false => 0,
+    })
 }
 
 fn load(args: &PredictArgs) -> Result<Classifier, Error> {
@@ -105,6 +118,10 @@ fn reason(error: &deploy::error::Error) -> String {
     match error {
         deploy::error::Error::Read { source, .. } => source.to_string(),
         deploy::error::Error::Image { source, .. } => source.to_string(),
+        deploy::error::Error::NotFinite { image } => {
+            let text = error.to_string();
+            text.strip_prefix(&format!("{image}: ")).unwrap_or(&text).to_owned()
+        }
         error => error.to_string(),
     }
 }
@@ -134,14 +151,15 @@ fn print(predicted: &[PredictedFile], format: OutputFormat) {
 }
 
 /// Lists the images of `sources`: files as given, folders recursively in the order of their names.
+/// Notes what was left out on the way.
 ///
 /// # Errors
 /// A source that does not exist, or no image at all.
 fn gather(sources: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
-    let (mut found, mut visited) = (Vec::new(), HashSet::new());
+    let (mut found, mut visited, mut left_out) = (Vec::new(), HashSet::new(), Vec::new());
     for source in sources {
         match source.is_dir() {
-            true => walk(source, &mut found, &mut visited)?,
+            true => walk(source, &mut found, &mut visited, &mut left_out)?,
             false if source.exists() => found.push(source.clone()),
             false => {
                 return Err(Error::data(format!(
@@ -151,22 +169,24 @@ fn gather(sources: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
             }
         }
     }
+    take_notes(&mut left_out).iter().for_each(|note| err!("note: {note}"));
     if found.is_empty() {
         let names: Vec<String> = sources.iter().map(|s| s.display().to_string()).collect();
         return Err(Error::data(format!(
-            "{}: no image (jpg, jpeg, png, webp, bmp, gif, tif, tiff) below it",
+            "{}: no image (jpg, jpeg, jfif, png, webp, bmp, gif, tif, tiff) below it",
             names.join(", ")
         )));
     }
     Ok(found)
 }
 
-/// Adds the images below `folder`, each once: a folder that a link leads back to is in `visited`. A
-/// pipe, a socket or a device is no image, and opening one could wait for ever.
+/// Adds the images below `folder`, each once: a folder that a link leads back to is in `visited`.
+/// Litter and images of other formats go to `left_out`. A pipe, a socket or a device is no image, and opening one could wait for ever.
 fn walk(
     folder: &Path,
     found: &mut Vec<PathBuf>,
     visited: &mut HashSet<PathBuf>,
+    left_out: &mut Vec<PathBuf>,
 ) -> Result<(), Error> {
     let read = |e: std::io::Error| Error::data(format!("{}: {e}", folder.display()));
     if !visited.insert(folder.canonicalize().map_err(read)?) {
@@ -176,14 +196,17 @@ fn walk(
         std::fs::read_dir(folder).map_err(read)?.filter_map(|e| Some(e.ok()?.path())).collect();
     entries.sort();
     for path in entries {
-        let hidden = path.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
-        if hidden {
-            continue;
-        }
-        if path.is_dir() {
-            walk(&path, found, visited)?;
+        let name = path.file_name().unwrap_or_default();
+        if is_litter(name) {
+            left_out.push(path);
+        } else if name.as_encoded_bytes().starts_with(b".") {
+            // Hidden.
+        } else if path.is_dir() {
+            walk(&path, found, visited, left_out)?;
         } else if is_image(&path) {
             found.push(path);
+        } else if foreign_name(&path).is_some() {
+            left_out.push(path);
         }
     }
     Ok(())

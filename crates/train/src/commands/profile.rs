@@ -1,4 +1,5 @@
-//! `kindling profile`: how long each layer of a network takes, against what this machine could do at best.
+//! `kindling profile`: how long each layer of a network takes, against what this machine could do
+//! at best.
 
 pub mod roofline;
 
@@ -17,42 +18,45 @@ use nn::config::Norm;
 use nn::layer_spec::{LayerOperation, LayerSpec, Naming};
 use serde::Serialize;
 
-use crate::commands::bench::Work;
+use crate::commands::bench::{Work, noise};
 use crate::commands::model_args::{ModelArgs, size_or_native};
 use crate::commands::profile::roofline::Roof;
 use crate::commands::svg::Svg;
 use crate::device::Backend;
 use crate::error::Error;
-use crate::files::write_atomically;
+use crate::files::{refuse_other_extension, write_atomically};
 use crate::out;
 
 /// Arguments of `kindling profile`.
 #[derive(Args)]
 pub struct ProfileArgs {
-    /// Architecture or variant
+    /// Model; `kindling models` lists them [default: --model]
     #[arg(value_name = "MODEL")]
     name: Option<String>,
     #[command(flatten)]
     selection: ModelArgs,
-    /// Images per batch
-    #[arg(short, long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    /// Images per batch [range: 1 to 4096]
+    #[arg(short, long, default_value_t = 16, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=4096))]
     batch_size: u32,
-    /// Height and width of the images [default: the native size]
-    #[arg(long, alias = "size")]
+    /// Height and width of the images [default: the native size of the model] [range: up to
+    /// 16384]
+    #[arg(long, visible_aliases = ["imgsz", "image-size", "size"], value_name = "PIXELS")]
     img_size: Option<usize>,
-    /// `train`: forward and backward with the statistics of the batch; `infer`: forward alone
+    /// Work to measure
     #[arg(long, value_enum, default_value = "train")]
     mode: Work,
-    /// Where the network runs
-    #[arg(long, value_enum, default_value = "auto")]
+    /// Backend; `list` prints those of this machine
+    #[arg(long, value_enum, default_value = "auto", value_name = "NAME")]
     backend: Backend,
-    /// Times that each layer is run; the median counts
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Runs of each layer, of which the median counts [range: at least 1]
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     repeats: u32,
-    /// Image to write
+    /// SVG file of the result [default: none]
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
-    /// Print JSON
+    /// Print JSON [default: text]
     #[arg(long)]
     json: bool,
 }
@@ -75,8 +79,9 @@ struct LayerProfile {
 struct Timed {
     ms: f64,
     gflops: f64,
-    /// The time at the roof over the time taken. Operations are those of the definition, bytes those of memory: minimal
-    /// filtering, which needs fewer, and a map that a cache holds pass 1. Absent on a GPU, whose roof is not measured.
+    /// The time at the roof over the time taken. Operations are those of the definition, bytes
+    /// those of memory: minimal filtering, which needs fewer, and a map that a cache holds pass 1.
+    /// Absent on a GPU, whose roof is not measured.
     of_roof: Option<f64>,
 }
 
@@ -95,6 +100,7 @@ struct Whole<'a> {
 /// # Errors
 /// An unknown model, an impossible size, a missing backend, an image that cannot be written.
 pub fn profile(args: &ProfileArgs) -> Result<(), Error> {
+    args.svg.as_deref().map_or(Ok(()), |path| refuse_other_extension(path, "svg"))?;
     let mut selection = args.selection.clone();
     selection.model = args.name.clone().or(selection.model);
     let config = selection.config(&[], None)?;
@@ -147,8 +153,8 @@ impl LayerBench {
         let values = |shape: [usize; 3]| (self.batch * shape.iter().product::<usize>()) as u64;
         let bytes = 4 * (values(layer.input) + values(layer.output) + layer.parameters());
         let multiply_adds = self.batch as u64 * layer.multiply_adds();
-        // Backward makes two products of the forward's size, and passes over as much twice; without the input's
-        // gradient, one.
+        // Backward makes two products of the forward's size, and passes over as much twice; without
+        // the input's gradient, one.
         let passes = if input_too { 2.0 } else { 1.0 };
         let timed = |ms: f64, passes: f64| {
             let (operations, bytes) = (2.0 * passes * multiply_adds as f64, passes * bytes as f64);
@@ -166,7 +172,8 @@ impl LayerBench {
         }
     }
 
-    /// A map in the order in which the layer before leaves it: channels last where the kernels serve.
+    /// A map in the order in which the layer before leaves it: channels last where the kernels
+    /// serve.
     fn map(&self, [b, c, h, w]: [usize; 4], tracked: bool) -> Tensor<4> {
         let x = self.input([b, c, h, w], false);
         let x = match supports(&x) {
@@ -177,9 +184,7 @@ impl LayerBench {
     }
 
     fn input<const D: usize>(&self, shape: [usize; D], tracked: bool) -> Tensor<D> {
-        let noise = |i: usize| ((i.wrapping_mul(2_654_435_761) >> 8) % 2048) as f32 / 1024.0 - 1.0;
-        let values: Vec<f32> = (0..shape.iter().product()).map(noise).collect();
-        let data = TensorData::new(values, shape);
+        let data = TensorData::new(noise(shape.iter().product()), shape);
         if !self.train {
             return Tensor::from_data(data, &self.device);
         }
@@ -227,7 +232,8 @@ impl LayerBench {
         }
     }
 
-    /// A layer that gives a map: the gradient reaches it through the mean, as it comes from a layer of the network.
+    /// A layer that gives a map: the gradient reaches it through the mean, as it comes from a layer
+    /// of the network.
     fn time_map(
         &self,
         x: &Tensor<4>,

@@ -9,10 +9,10 @@ use crate::out;
 /// Arguments of `kindling recipes`.
 #[derive(Args)]
 pub struct RecipesArgs {
-    /// Show one card whole
+    /// Recipe to print whole [default: list all]
     #[arg(value_name = "NAME")]
     name: Option<String>,
-    /// Print JSON
+    /// Print JSON [default: text]
     #[arg(long)]
     json: bool,
 }

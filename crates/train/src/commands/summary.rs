@@ -11,18 +11,18 @@ use crate::out;
 /// Arguments of `kindling summary`.
 #[derive(Args)]
 pub struct SummaryArgs {
-    /// Architecture or variant
+    /// Model; `kindling models` lists them [default: --model]
     #[arg(value_name = "MODEL")]
     name: Option<String>,
     #[command(flatten)]
     selection: ModelArgs,
-    /// Height and width of the image [default: the native size]
-    #[arg(long, alias = "imgsz")]
+    /// Height and width of the image [default: the native size of the model] [range: up to 16384]
+    #[arg(long, visible_aliases = ["imgsz", "image-size"], value_name = "PIXELS")]
     img_size: Option<usize>,
-    /// Names of the layers as in timm
+    /// Name the layers as timm does [default: as torchvision does]
     #[arg(long)]
     timm: bool,
-    /// Print JSON
+    /// Print JSON [default: text]
     #[arg(long)]
     json: bool,
 }

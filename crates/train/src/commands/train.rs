@@ -14,7 +14,7 @@ use crate::config::plan::Plan;
 use crate::datasets::shards::order::window_mb;
 use crate::device::OpenedDevice;
 use crate::error::Error;
-use crate::files::write_atomically;
+use crate::files::{create_folders, refuse_other_extension, write_atomically};
 use crate::optimizers::param_groups;
 use crate::run::build_objective::build_objective;
 use crate::run::checkpoint::Checkpoint;
@@ -24,8 +24,9 @@ use crate::run::logger::Logger;
 use crate::run::observer::{Observer, Observers};
 use crate::run::open_data;
 use crate::run::pretrained::follow_weights;
-use crate::run::resume::{changed, find_checkpoint};
+use crate::run::resume::{Found, PLAN, changed, ended, find};
 use crate::run::retention::LAST;
+use crate::run::run_lock::RunLock;
 use crate::run::trainer::{OUT_OF_TIME, Run, RunOutcome};
 use crate::signal::Stop;
 use crate::system_memory;
@@ -38,7 +39,8 @@ pub struct TrainArgs {
     /// TOML file of options, like `args.toml` of a run [default: none]
     #[arg(short, long, value_name = "FILE", help_heading = "Training")]
     config: Option<PathBuf>,
-    /// Resume a run folder or checkpoint, or the newest [default: the newest run in --output]
+    /// Resume a run folder or checkpoint; without PATH the newest run in --output [default: begin
+    /// a new run]
     #[arg(long, value_name = "PATH", num_args = 0..=1, default_missing_value = "auto")]
     #[arg(help_heading = "Checkpoints")]
     resume: Option<PathBuf>,
@@ -60,18 +62,27 @@ pub struct TrainArgs {
     json: bool,
 }
 
+/// A run that is about to begin or to go on.
+struct Opening {
+    plan: Plan,
+    folder: PathBuf,
+    /// The checkpoint to go on from.
+    from: Option<Checkpoint>,
+    /// The lock of a folder that is there already.
+    lock: Option<RunLock>,
+    logger: Logger,
+}
+
 /// Runs the subcommand; the exit code of a run that ended well or was saved.
 ///
 /// # Errors
 /// Faulty flags, data, checkpoint, backend or disk.
 pub fn train(args: &TrainArgs) -> Result<u8, Error> {
+    args.dry_run_plot.as_deref().map_or(Ok(()), |path| refuse_other_extension(path, "svg"))?;
     let options = plan_args::merge(&args.options, args.config.as_deref())?;
-    let log_interval = options.logging.log_interval.unwrap_or(50).max(1);
-    let mut logger =
-        Logger::new(log_interval, options.logging.log_format.unwrap_or(LogFormat::Text));
-    let (plan, folder, from) = match &args.resume {
-        Some(path) => match resume(path, &options, &logger)? {
-            Some((plan, folder, checkpoint)) => (plan, folder, Some(checkpoint)),
+    let opening = match &args.resume {
+        Some(path) => match resume(path, &options)? {
+            Some(opening) => opening,
             None => return Ok(0),
         },
         None => {
@@ -85,15 +96,17 @@ pub fn train(args: &TrainArgs) -> Result<u8, Error> {
                     args.dry_run_plot.as_deref(),
                 );
             }
-            let folder = new_folder(&plan)?;
-            (plan, folder, None)
+            let (folder, logger) = (new_folder(&plan)?, logger_of(&plan));
+            Opening { plan, folder, from: None, lock: None, logger }
         }
     };
+    let Opening { plan, folder, from, lock, mut logger } = opening;
     // The device comes first: a missing adapter is reported before anything is written.
     let opened = plan.machine.backend.open()?;
-    let folder = match from {
-        None => begin(&plan, &folder, &opened, &logger)?,
-        Some(_) => folder,
+    // The lock is held until the run has ended, however it ends.
+    let (folder, _lock) = match (&from, lock) {
+        (Some(_), Some(lock)) => (folder, lock),
+        (_, lock) => begin(&plan, &folder, lock, &opened, &logger)?,
     };
     let stop = Stop::listen().map_err(|e| Error::file(format!("signals: {e}")))?;
     if from.is_some() {
@@ -105,13 +118,13 @@ pub fn train(args: &TrainArgs) -> Result<u8, Error> {
         logger = logger.buffered();
     }
     let run = Run {
+        log_interval: plan.logging.log_interval,
         plan,
         folder: folder.clone(),
         from,
         fresh_optimizer: args.no_resume_opt,
         device: opened.device,
         backend: opened.name,
-        log_interval,
         stop,
     };
     let mut observers: Vec<&dyn Observer> = vec![&logger];
@@ -122,31 +135,49 @@ pub fn train(args: &TrainArgs) -> Result<u8, Error> {
     Ok(report(&outcome?, &folder, &logger))
 }
 
-/// The plan, folder and checkpoint of the run that `--resume path` means; none if it is finished.
-fn resume(
-    path: &Path,
-    options: &Options,
-    logger: &Logger,
-) -> Result<Option<(Plan, PathBuf, Checkpoint)>, Error> {
+fn logger_of(plan: &Plan) -> Logger {
+    Logger::new(plan.logging.log_interval, plan.logging.log_format)
+}
+
+/// The run that `--resume path` means; none if it has ended.
+fn resume(path: &Path, options: &Options) -> Result<Option<Opening>, Error> {
     let output = options.logging.output.clone().unwrap_or_else(|| "checkpoints".into());
-    let file = find_checkpoint(path, &output)?;
-    let checkpoint = Checkpoint::read(&file)?;
-    let plan = changed(&checkpoint.manifest, options, logger)?;
-    let folder = file.parent().map_or_else(|| ".".into(), Path::to_path_buf);
-    let position = checkpoint.manifest.position;
-    logger.note(&format!(
-        "resuming {} at epoch {}, batch {}, step {}",
-        file.display(),
-        position.epoch,
-        position.batch,
-        position.step
-    ));
-    let epochs = plan.total_epochs();
-    if position.epoch >= epochs {
-        logger.note(&format!("the run is finished ({epochs} epochs); --epochs N goes on"));
-        return Ok(None);
+    let found = find(path, &output)?;
+    let folder = found.folder();
+    let lock = RunLock::acquire(&folder)?;
+    deploy::files::remove_leftovers(&folder);
+    let from = match &found {
+        Found::Checkpoint(file) => Some(Checkpoint::read(file)?),
+        Found::Begun(_) => None,
+    };
+    let (plan, changes) = match &from {
+        Some(checkpoint) => changed(&checkpoint.manifest.plan, options)?,
+        None => changed(&Options::read(&folder.join(PLAN))?.plan()?, options)?,
+    };
+    let logger = logger_of(&plan);
+    lock.note.iter().for_each(|note| logger.note(&format!("note: {note}")));
+    changes.iter().for_each(|change| logger.note(change));
+    match (&found, &from) {
+        (Found::Checkpoint(file), Some(checkpoint)) => {
+            let position = checkpoint.manifest.position;
+            logger.note(&format!(
+                "resuming {} at epoch {}, batch {}, step {}",
+                file.display(),
+                position.epoch,
+                position.batch,
+                position.step
+            ));
+            if let Some(why) = ended(&checkpoint.manifest, &plan) {
+                logger.note(&why);
+                return Ok(None);
+            }
+        }
+        _ => logger.note(&format!(
+            "{}: the run ended before its first checkpoint: it begins again",
+            folder.display()
+        )),
     }
-    Ok(Some((plan, folder, checkpoint)))
+    Ok(Some(Opening { plan, folder, from, lock: Some(lock), logger }))
 }
 
 /// The plan of a new run, whose data folder exists.
@@ -171,29 +202,35 @@ fn new_folder(plan: &Plan) -> Result<PathBuf, Error> {
     if plan.logging.experiment.is_none() {
         return Ok(folder);
     }
-    if folder.join(LAST).exists() {
-        return Err(Error::usage(format!(
+    refuse_another_run(&folder)?;
+    Ok(folder)
+}
+
+/// Refuses a folder that holds a run already.
+fn refuse_another_run(folder: &Path) -> Result<(), Error> {
+    match folder.join(LAST).exists() {
+        false => Ok(()),
+        true => Err(Error::usage(format!(
             "{}: there is a run in it already; --resume {} goes on with it, another --experiment \
              begins a new one",
             folder.display(),
             folder.display()
-        )));
+        ))),
     }
-    Ok(folder)
 }
 
 /// Makes the folder of a new run. A name that the program chose gets a number where another run has
-/// taken it in the same second; making the folder and claiming it are one operation of the file system.
+/// taken it in the same second; making the folder and claiming it are one operation of the file
+/// system.
 fn make_folder(folder: &Path, named: bool) -> Result<PathBuf, Error> {
     let fault = |path: &Path, e: &io::Error| {
         Error::file(format!("{}: cannot make the folder: {e}", path.display()))
     };
     if named {
-        std::fs::create_dir_all(folder).map_err(|e| fault(folder, &e))?;
+        create_folders(folder)?;
         return Ok(folder.to_path_buf());
     }
-    let parent = folder.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(parent).map_err(|e| fault(parent, &e))?;
+    create_folders(folder.parent().unwrap_or(Path::new(".")))?;
     let mut claimed = folder.to_path_buf();
     for number in 2.. {
         match std::fs::create_dir(&claimed) {
@@ -209,25 +246,36 @@ fn make_folder(folder: &Path, named: bool) -> Result<PathBuf, Error> {
     Ok(claimed)
 }
 
-/// Checks data, frozen weights and objective of a new run, makes its folder, and reports what will be
-/// trained. Returns the folder.
+/// Checks data, frozen weights and objective of a new run, makes its folder, unless its `lock` is
+/// held already, and reports what will be trained. Returns the folder and its lock.
 fn begin(
     plan: &Plan,
     folder: &Path,
+    lock: Option<RunLock>,
     opened: &OpenedDevice,
     logger: &Logger,
-) -> Result<PathBuf, Error> {
+) -> Result<(PathBuf, RunLock), Error> {
     // Faulty data too is reported before the folder is made.
     let (data, _) = open_data::open(plan)?;
     let classes = data.classes.len();
     let network = plan.network(classes);
     param_groups::frozen(&network, &plan.network.freeze)?;
     build_objective(plan, &data, &opened.device)?;
-    let folder = make_folder(folder, plan.logging.experiment.is_some())?;
+    let (folder, lock) = match lock {
+        Some(lock) => (folder.to_path_buf(), lock),
+        None => {
+            let folder = make_folder(folder, plan.logging.experiment.is_some())?;
+            let lock = RunLock::acquire(&folder)?;
+            // Another process may have trained here while this one read its data.
+            refuse_another_run(&folder)?;
+            (folder, lock)
+        }
+    };
     let text = toml::to_string(plan).expect("a plan is plain data");
-    write_atomically(&folder.join("args.toml"), text.as_bytes())?;
+    write_atomically(&folder.join(PLAN), text.as_bytes())?;
     logger.log_to(&folder.join("train.log"))?;
     write_atomically(&folder.join("classes.txt"), (data.classes.join("\n") + "\n").as_bytes())?;
+    open_data::keep_quarantine(plan, &folder)?;
     let cost = cost(&network, plan.data.img_size, plan.data.img_size);
     logger.note(&format!(
         "{} on {}: {classes} classes, {} images, {:.2} M parameters, {:.1} M multiply-adds at {}x{}",
@@ -249,7 +297,7 @@ fn begin(
         let note = system_memory::note(batch, plan.training.grad_accum_steps, available, needs);
         note.iter().for_each(|note| logger.note(note));
     }
-    Ok(folder)
+    Ok((folder, lock))
 }
 
 fn open_dashboard(plan: &Plan, first_epoch: u64) -> Result<Dashboard, Error> {

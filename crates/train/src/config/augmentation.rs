@@ -2,8 +2,10 @@
 
 use crate::config::theme::{finite, theme};
 use crate::error::Error;
+use crate::suggest::did_you_mean;
 use transforms::augment::TrainFilter;
 use transforms::augment::erase::{Erase, EraseFill};
+use transforms::augment::grammar::POLICIES;
 use transforms::augment::jitter::Jitter;
 use transforms::augment::policy::Policy;
 
@@ -38,7 +40,7 @@ theme! {
 
     /// Automatic augmentation in timm's words (rand-m9-mstd0.5-inc1, original, v0, augmix-m3) or
     /// torchvision's (ra, ta_wide, imagenet, augmix)
-    #[arg(long, visible_alias = "auto-augment", value_name = "POLICY")]
+    #[arg(long, visible_alias = "auto-augment", value_name = "POLICY", value_parser = policy)]
     aa: Policy => Option<Policy>;
 
     /// Colour jitter: one strength, or brightness,contrast,saturation, or these and the hue;
@@ -75,6 +77,17 @@ theme! {
     #[arg(long)]
     progressive_epochs: u64 => Option<u64> = img_size_start.map(|_| epochs.div_ceil(2)),
         shown "half of --epochs", in 1..=1_000_000_000, older None;
+}
+
+/// The parser of `--aa`, which suggests the nearest policy.
+fn policy(text: &str) -> Result<Policy, String> {
+    text.parse().map_err(|why| {
+        let name = text.split('-').next().unwrap_or_default();
+        match POLICIES.contains(&name) {
+            true => why,
+            false => format!("{why}{}", did_you_mean(name, &POLICIES)),
+        }
+    })
 }
 
 impl AugmentationPlan {

@@ -18,7 +18,7 @@ theme! {
     #[arg(long, value_parser = finite)]
     model_ema_decay: f64 = 0.9998, in 0.0..=0.999_999_9;
 
-    /// Warm-up of the EMA's decay; timm's, if no word is given
+    /// Warm-up of the decay of the EMA; without a value timm's
     #[arg(long, num_args = 0..=1, default_missing_value = "timm", value_enum)]
     model_ema_warmup: EmaWarmup = EmaWarmup::Tensorflow;
 

@@ -9,7 +9,7 @@ theme! {
     /// Epoch checkpoints to keep beside the last and the best
     #[arg(long)]
     #[resumable]
-    checkpoint_hist: usize = 2;
+    checkpoint_hist: usize = 2, in 0..=1_000_000_000;
 
     /// Optimizer steps between two checkpoints; 0 saves at the end of epochs only
     #[arg(long)]

@@ -24,9 +24,9 @@ theme! {
     #[resumable]
     data_dir: PathBuf = DEFAULT_DATA.into(), shown "datasets/fashion-mnist-mini";
 
-    /// Share of the training images to evaluate on, if the folder has no val split
+    /// Share of the training images to evaluate on in place of a val split
     #[arg(long, value_parser = finite)]
-    val_fraction: f64 => Option<f64>, in 0.001..=0.9;
+    val_fraction: f64 => Option<f64>, shown "none, the val split", in 0.001..=0.9;
 
     /// Height and width of the network's input
     #[arg(long, visible_aliases = ["imgsz", "image-size"], value_name = "PIXELS")]
@@ -50,20 +50,20 @@ theme! {
     #[arg(long, num_args = 3, value_names = ["R", "G", "B"])]
     mean: Vec<f32> => [f32; 3] = [0.485, 0.456, 0.406], shown "0.485 0.456 0.406";
 
-    /// Standard deviation of each channel after division by 255
+    /// Standard deviation of each channel after division by 255, above 0
     #[arg(long, num_args = 3, value_names = ["R", "G", "B"])]
     std: Vec<f32> => [f32; 3] = [0.229, 0.224, 0.225], shown "0.229 0.224 0.225";
 
-    /// Rotate images by their EXIF orientation
+    /// Turn images by their EXIF orientation, as viewers do
     #[arg(long, num_args = 0..=1, default_missing_value = "true")]
-    exif: bool = false;
+    exif: bool = true, older false;
 
-    /// Where to cache decoded training images across epochs; `disk` serves later runs too
+    /// Cache of decoded training images across epochs; `disk` serves later runs too
     #[arg(long, value_enum)]
     #[resumable]
     cache: CacheKind => Option<CacheKind>, shown "none, or ram with --cache-gb";
 
-    /// Size limit of the cache in gigabytes; 0 sets no limit of its own
+    /// Size limit of the cache in gigabytes; 0 is the default
     #[arg(long, value_parser = finite)]
     #[resumable]
     cache_gb: f64 = 0.0, shown "half of the free memory; no limit on a disk", in 0.0..=65_536.0;
@@ -73,7 +73,7 @@ theme! {
     #[resumable]
     cache_dir: PathBuf => Option<PathBuf>, shown "kindling in the user's cache folder";
 
-    /// Whether large training JPEGs are decoded at 1/2, 1/4 or 1/8 before the resize
+    /// Decoding of large training JPEGs: exact, or scaled to 1/2, 1/4 or 1/8 before the resize
     #[arg(long, value_enum)]
     decode: Decoding = if cache.map_or(cache_gb > 0.0, |kind| kind != CacheKind::None) {
         // A cache holds whole images.
@@ -135,6 +135,21 @@ impl DataPlan {
     }
 }
 
+/// The three numbers of `--mean` or `--std`, or `default` where the flag is not given.
+///
+/// # Errors
+/// [`crate::error::ErrorKind::Usage`]: another count, which a repeated flag gives.
+pub(crate) fn per_channel(
+    flag: &str,
+    given: Option<&Vec<f32>>,
+    default: [f32; 3],
+) -> Result<[f32; 3], Error> {
+    let Some(values) = given else { return Ok(default) };
+    let count = values.len();
+    <[f32; 3]>::try_from(values.as_slice())
+        .map_err(|_| Error::usage(format!("{flag}: expected 3 numbers, got {count}")))
+}
+
 #[cfg(test)]
 mod tests {
     use crate::config::options::Options;
@@ -153,6 +168,24 @@ mod tests {
         let text = toml::to_string(&plan).unwrap();
         let old: Plan = toml::from_str(&text.replace("decode = \"scaled\"\n", "")).unwrap();
         assert_eq!((old.data.decode, old.augment().decode), (Decoding::Exact, Decoding::Exact));
+    }
+
+    /// Mutations caught: `older false` omitted.
+    #[test]
+    fn an_old_plan_leaves_images_as_stored_and_a_new_one_turns_them() {
+        let turns = |plan: &Plan| {
+            assert_eq!(plan.data.exif, plan.preprocess().exif);
+            plan.data.exif
+        };
+        assert!(turns(&plan("")) && !turns(&plan("exif = false")));
+        let text = toml::to_string(&plan("")).unwrap();
+        assert!(text.contains("exif = true\n"), "{text}");
+        let old: Plan = toml::from_str(&text.replace("exif = true\n", "")).unwrap();
+        assert!(!turns(&old));
+        // The flag wins over a file.
+        let file = Options::parse("exif = true", "test").unwrap();
+        let flag = Options { no_exif_flag: true, ..Options::default() };
+        assert!(!turns(&flag.over(&file).plan().unwrap()));
     }
 
     /// Mutations caught: scaled beside a cache.

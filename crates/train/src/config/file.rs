@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::config::options::Options;
 use crate::error::Error;
 use crate::suggest::nearest;
+use crate::text_list::read_text;
 
 impl Options {
     /// Reads a TOML file.
@@ -13,9 +14,8 @@ impl Options {
     /// An unreadable file; the errors of [`Options::parse`].
     pub fn read(path: &Path) -> Result<Self, Error> {
         let name = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            Error::usage(format!("{name}: cannot read the configuration: {error}"))
-        })?;
+        let text = read_text(path)
+            .map_err(|why| Error::usage(format!("{name}: the configuration: {why}")))?;
         Self::parse(&text, &name)
     }
 

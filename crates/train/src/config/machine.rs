@@ -16,5 +16,5 @@ theme! {
     /// Threads that read and prepare images
     #[arg(short = 'j', long)]
     #[resumable]
-    workers: usize = cores.min(8), shown "as many as cores, at most 8", in 1..;
+    workers: usize = cores.min(8), shown "one per core, at most 8", in 1..=1024;
 }

@@ -2,10 +2,14 @@
 
 use std::path::PathBuf;
 
+use clap::ValueEnum;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use nn::activation::Activation;
 use nn::config::NetworkConfig;
 use nn::geometry::Padding;
 use nn::models::variants::Variant;
+use nn::weights::kind::WeightsKind;
+use serde::{Deserialize, Serialize};
 
 use crate::config::theme::{finite, theme};
 use crate::error::Error;
@@ -13,6 +17,25 @@ use crate::suggest::did_you_mean;
 
 /// The model of a run that names none.
 pub const DEFAULT_MODEL: &str = "mobilenet_v3_large";
+
+/// The value of `--weights-kind`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum GivenKind {
+    /// The trained weights
+    Raw,
+    /// Their average
+    Ema,
+}
+
+/// The weights that `--weights-kind` means, where it is given or not.
+pub fn weights_kind(given: Option<GivenKind>) -> WeightsKind {
+    match given {
+        None => WeightsKind::Best,
+        Some(GivenKind::Raw) => WeightsKind::Raw,
+        Some(GivenKind::Ema) => WeightsKind::Ema,
+    }
+}
 
 theme! {
     /// The network and the weights it starts from.
@@ -35,12 +58,17 @@ theme! {
     #[brief]
     pretrained_path: PathBuf => Option<PathBuf>, shown "none, random weights from --seed";
 
+    /// Which of the weights in that file: the trained ones (`raw`) or their average (`ema`)
+    #[arg(long, value_enum)]
+    weights_kind: GivenKind => Option<GivenKind>,
+        shown "the average where there is one; of a .ckpt the better ones";
+
     /// Weights to freeze, by torchvision's names: whole, up to a dot, or with `*` and `?`
     #[arg(long, num_args = 1.., value_name = "PATTERN")]
     freeze: Vec<String> = Vec::new(), shown "none";
 
-    /// Padding of the MobileNets' convolutions: `symmetric` (PyTorch) or `same` (TensorFlow)
-    #[arg(long, value_parser = padding)]
+    /// Padding of the MobileNets' convolutions: PyTorch's symmetric or TensorFlow's same
+    #[arg(long, value_parser = padding())]
     padding: Padding = variant.config(1).padding, shown "the variant's", older Padding::Symmetric;
 
     /// Replace ReLU6 by ReLU in MobileNetV1
@@ -90,17 +118,16 @@ pub fn variant(name: &str) -> Result<&'static Variant, Error> {
     Variant::parse(name).ok_or_else(|| {
         let known: Vec<&str> = Variant::names().collect();
         Error::usage(format!(
-            "--model: unknown architecture `{name}`{}; `kindling models` lists them",
+            "--model: unknown model `{name}`{}; `kindling models` lists them",
             did_you_mean(name, &known)
         ))
     })
 }
 
-/// The value of `--padding`.
-pub(crate) fn padding(text: &str) -> Result<Padding, String> {
-    match text {
-        "symmetric" => Ok(Padding::Symmetric),
-        "same" => Ok(Padding::Same),
-        _ => Err("expected symmetric or same".into()),
-    }
+/// The parser of `--padding`, which suggests the nearest name.
+pub(crate) fn padding() -> impl TypedValueParser<Value = Padding> {
+    PossibleValuesParser::new(["symmetric", "same"]).map(|name| match name.as_str() {
+        "same" => Padding::Same,
+        _ => Padding::Symmetric,
+    })
 }

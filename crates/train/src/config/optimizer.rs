@@ -65,11 +65,11 @@ theme! {
     only given {
         /// Peak learning rate for a batch of --lr-base-size images, in place of --lr
         #[arg(long, value_parser = finite)]
-        lr_base: f64, shown "none";
+        lr_base: f64, shown "none", in 0.0..=100.0;
 
         /// Batch size that --lr-base is for; the actual one counts --grad-accum-steps
         #[arg(long)]
-        lr_base_size: usize, shown "256";
+        lr_base_size: usize, shown "256", in 1..;
 
         /// Scaling of --lr-base with the batch size
         #[arg(long, value_enum)]

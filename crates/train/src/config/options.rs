@@ -24,16 +24,25 @@ use crate::config::training::TrainingOptions;
 #[derive(Args, Clone, Debug, Default, PartialEq)]
 #[expect(missing_docs, reason = "the themes are documented in their files")]
 pub struct Options {
-    /// The same as DIR
+    /// Folder of the data set, as a flag
     #[arg(
         long = "data-dir",
         visible_aliases = ["data-path", "data"],
         value_name = "DIR",
         help_heading = "Data",
         hide_short_help = true,
-        help = "The same as the argument DIR [default: DIR]"
+        help = "Folder of the data set, in place of DIR [default: DIR]"
     )]
     pub data_dir_flag: Option<PathBuf>,
+    /// The same as `--exif false`
+    #[arg(
+        long = "no-exif",
+        conflicts_with = "exif",
+        help_heading = "Data",
+        hide_short_help = true,
+        help = "Leave images as they are stored, as torchvision does [default: turned by --exif]"
+    )]
+    pub no_exif_flag: bool,
     #[command(flatten)]
     pub data: DataOptions,
     #[command(flatten)]
@@ -98,8 +107,12 @@ impl Options {
     pub fn over(&self, under: &Options) -> Options {
         let mut data = self.data.clone();
         data.data_dir = data.data_dir.or_else(|| self.data_dir_flag.clone());
+        if self.no_exif_flag {
+            data.exif = Some(false);
+        }
         Options {
             data_dir_flag: None,
+            no_exif_flag: false,
             data: data.over(&under.data),
             network: self.network.over(&under.network),
             training: self.training.over(&under.training),
@@ -250,7 +263,7 @@ mod tests {
         let flags: BTreeSet<&str> = command
             .get_arguments()
             .map(|arg| arg.get_id().as_str())
-            .filter(|id| !["help", "data_dir_flag"].contains(id))
+            .filter(|id| !["help", "data_dir_flag", "no_exif_flag"].contains(id))
             .collect();
         assert_eq!(flags, KEYS.iter().copied().collect());
         assert_eq!(flags.len(), KEYS.len(), "a key twice");

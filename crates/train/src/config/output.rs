@@ -24,7 +24,7 @@ theme! {
     /// The run folder and the console.
     "Output": OutputOptions -> OutputPlan (given);
 
-    /// Folder of run folders
+    /// Folder for the run folders
     #[arg(long, visible_alias = "output-dir", value_name = "DIR")]
     #[brief]
     output: PathBuf = DEFAULT_OUTPUT.into(), shown "checkpoints";

@@ -53,7 +53,7 @@ impl Options {
         Ok(plan)
     }
 
-    /// Fills in the defaults; of an `older` plan those of its time, unchecked.
+    /// Fills in the defaults, of an `older` plan those of its time, and checks the ranges.
     fn resolve(&self, older: bool) -> Result<Plan, Error> {
         let variant = variant(self.network.model.as_deref().unwrap_or(DEFAULT_MODEL))?;
         let carried = self.data.data_dir.is_none();
@@ -199,7 +199,10 @@ impl Serialize for Plan {
 impl<'de> Deserialize<'de> for Plan {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let options = Options::deserialize(deserializer)?;
-        options.resolve(true).map_err(serde::de::Error::custom)
+        let plan = options.resolve(true).map_err(serde::de::Error::custom)?;
+        // What options mean together may have been no fault when the plan was made.
+        plan.data.preprocess().validate().map_err(serde::de::Error::custom)?;
+        Ok(plan)
     }
 }
 

@@ -22,6 +22,14 @@ pub(in crate::config) fn check<R, T: InRange<R>>(
     })
 }
 
+/// The parser of a flag that takes a number of a range: what it lets through is in the range.
+pub(crate) fn number(range: RangeInclusive<f64>) -> impl Fn(&str) -> Result<f64, String> + Clone {
+    move |text| match text.parse::<f64>() {
+        Ok(value) if range.contains(&value) => Ok(value),
+        _ => Err(format!("expected {} to {}", range.start(), range.end())),
+    }
+}
+
 /// 0, which switches something off, or a number of a range.
 pub(in crate::config) struct OrZero(RangeInclusive<f64>);
 

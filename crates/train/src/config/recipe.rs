@@ -13,7 +13,7 @@ use crate::suggest::did_you_mean;
 
 macro_rules! cards {
     ($($name:literal => $file:literal),+ $(,)?) => {
-        &[$(($name, $file, include_str!(concat!("../../../../configs/", $file)))),+]
+        &[$(($name, $file, include_str!(concat!("../../configs/", $file)))),+]
     };
 }
 
@@ -88,7 +88,7 @@ pub fn find(name: &str) -> Result<Recipe, Error> {
     all().into_iter().find(|recipe| recipe.name == name).ok_or_else(|| {
         let known: Vec<&str> = CARDS.iter().map(|(name, ..)| *name).collect();
         Error::usage(format!(
-            "--recipe: unknown recipe `{name}`{}; `kindling recipes` lists them",
+            "unknown recipe `{name}`{}; `kindling recipes` lists them",
             did_you_mean(name, &known)
         ))
     })
@@ -100,7 +100,10 @@ pub fn find(name: &str) -> Result<Recipe, Error> {
 /// An unknown recipe.
 pub fn under(options: Options) -> Result<Options, Error> {
     match &options.training.recipe {
-        Some(name) => Ok(options.over(&find(name)?.options()?)),
+        Some(name) => {
+            let recipe = find(name).map_err(|e| Error::usage(format!("--recipe: {e}")))?;
+            Ok(options.over(&recipe.options()?))
+        }
         None => Ok(options),
     }
 }

@@ -26,7 +26,7 @@ theme! {
     #[arg(long, visible_alias = "cutmix-alpha", value_parser = finite)]
     cutmix: f64 = 0.0, in or_zero(0.01..=100.0);
 
-    /// Edges of CutMix's box as shares of the image's, in place of its alpha
+    /// Edges of CutMix's box as shares of the image, instead of --cutmix
     #[arg(long, num_args = 2, value_names = ["MIN", "MAX"])]
     cutmix_minmax: Vec<f64> => Option<[f64; 2]>, in 0.0..=1.0;
 

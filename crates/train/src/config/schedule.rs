@@ -71,11 +71,11 @@ theme! {
 
     /// Epochs at the final rate after --epochs; for plateau, evaluations ignored after a drop
     #[arg(long)]
-    cooldown_epochs: u64 = 0;
+    cooldown_epochs: u64 = 0, in 0..=1_000_000_000;
 
     /// Evaluations without improvement before --sched plateau lowers the rate
     #[arg(long)]
-    patience_epochs: u64 = 10;
+    patience_epochs: u64 = 10, in 0..=1_000_000_000;
 
     /// Part of the run with a noisy rate, as two shares of the epochs
     #[arg(long, num_args = 2, value_names = ["FROM", "TO"])]

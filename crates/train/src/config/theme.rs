@@ -39,7 +39,8 @@
 //! * `, older value`: the value in a plan of an older run that lacks the key, where it is not the
 //!   default of today.
 //!
-//! `only given { ... }` at the end holds options that decide defaults and are no part of the plan.
+//! `only given { ... }` at the end holds options that decide defaults and are no part of the plan,
+//! each as `name: Type, shown "text", in range`.
 
 use crate::config::range::flag;
 use crate::error::Error;
@@ -62,7 +63,7 @@ macro_rules! theme {
             $(
                 $(#[doc = $only_doc:literal])+
                 #[arg($($only_arg:tt)*)]
-                $only:ident: $only_type:ty, shown $only_shown:literal;
+                $only:ident: $only_type:ty, shown $only_shown:literal $(, in $only_range:expr)?;
             )+
         })?
     ) => {
@@ -93,7 +94,7 @@ macro_rules! theme {
                         text: &[$($only_doc),+],
                         shown: $only_shown,
                         default: "none",
-                        range: "",
+                        range: [$(stringify!($only_range),)? ""][0],
                     }.text(),
                     hide_short_help = true,
                     $($only_arg)*
@@ -159,15 +160,15 @@ macro_rules! theme {
                 map: &mut M,
             ) -> Result<bool, M::Error> {
                 match key {
-                    $(stringify!($field) => self.$field = map.next_value()?,)+
-                    $($(stringify!($only) => self.$only = map.next_value()?,)+)?
+                    $(stringify!($field) => self.$field = Some(map.next_value()?),)+
+                    $($(stringify!($only) => self.$only = Some(map.next_value()?),)+)?
                     _ => return Ok(false),
                 }
                 Ok(true)
             }
 
             /// Fills in the defaults and checks the ranges. Of an `older` plan the missing keys
-            /// take the values that they had before there was a choice, and nothing is checked.
+            /// take the values that they had before there was a choice.
             #[allow(unused_variables, clippy::too_many_arguments, clippy::too_many_lines)]
             #[allow(clippy::redundant_closure_call)]
             pub(in crate::config) fn resolve(
@@ -186,11 +187,13 @@ macro_rules! theme {
                         };
                     $(let $field = ($map)($field);)?
                 )+
-                if !older {
-                    $($(
-                        $crate::config::range::check(stringify!($field), &$field, &$range)?;
-                    )?)+
-                }
+                $($(
+                    $crate::config::range::check(stringify!($field), &$field, &$range)?;
+                )?)+
+                $($($(
+                    $crate::config::range::check(
+                        stringify!($only), &self.$only, &$only_range)?;
+                )?)+)?
                 Ok($plan { $($field),+ })
             }
         }
@@ -361,6 +364,8 @@ fn word(constant: &str) -> String {
     }
     match constant {
         "true" | "false" | "none" => constant.to_owned(),
+        // Arguments of themes that are no options.
+        "last_epoch" => "the last epoch".to_owned(),
         option => flag(option),
     }
 }

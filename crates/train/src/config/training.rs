@@ -20,21 +20,23 @@ theme! {
     #[arg(long, value_name = "N")]
     #[brief]
     #[resumable]
-    epochs: u64 = if carried { 12 } else { 100 }, shown "100, 12 on the default data", in 1..;
+    epochs: u64 = if carried { 12 } else { 100 }, shown "100, 12 on the default data",
+        in 1..=1_000_000_000;
 
     /// Images per batch
     #[arg(short, long, value_name = "N")]
     #[brief]
-    batch_size: usize = 32, in 1..;
+    batch_size: usize = 32, in 1..=1_048_576;
 
     /// Images per batch of the evaluation
     #[arg(long, visible_alias = "validation-batch-size")]
     #[resumable]
-    val_batch_size: usize = given.batch_size.unwrap_or(64), shown "--batch-size, otherwise 64", in 1..;
+    val_batch_size: usize = given.batch_size.unwrap_or(64),
+        shown "--batch-size, otherwise 64", in 1..=1_048_576;
 
     /// Batches whose gradients are averaged into one optimizer step
     #[arg(long)]
-    grad_accum_steps: usize = 1, in 1..;
+    grad_accum_steps: usize = 1, in 1..=1_048_576;
 
     /// Seed of initial weights, order, augmentation and dropout
     #[arg(long, value_name = "N")]
@@ -65,7 +67,7 @@ theme! {
     #[arg(long, value_name = "CKPT")]
     teacher: PathBuf => Option<PathBuf>;
 
-    /// Weight of the distillation loss, the loss on the labels having the rest
+    /// Weight of the distillation loss; the loss on the labels has the rest
     #[arg(long, value_parser = finite)]
     distill_alpha: f64 = 0.5, in 0.0..=1.0;
 
@@ -82,12 +84,12 @@ theme! {
     #[arg(long, value_enum)]
     eval_metric: EvalMetric = EvalMetric::Top1;
 
-    /// End after this many epochs without improvement; 0 never does
+    /// End after this many epochs without improvement; 0 disables it
     #[arg(long)]
     #[resumable]
     patience: u64 = 0;
 
-    /// Save and end with exit code 4 after this many hours; 0 never does
+    /// Save and end with exit code 4 after this many hours; 0 disables it
     #[arg(long, visible_alias = "time", value_parser = finite)]
     #[resumable]
     max_hours: f64 = 0.0, in 0.0..=1e5;

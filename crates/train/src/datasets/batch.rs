@@ -17,4 +17,6 @@ pub struct Batch {
     pub indices: Vec<usize>,
     /// Paths of unreadable images, with the reason.
     pub skipped: Vec<(PathBuf, String)>,
+    /// Their indices into the folder's items.
+    pub skipped_indices: Vec<usize>,
 }

@@ -8,20 +8,18 @@
 mod disk;
 
 use std::borrow::Cow;
-use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 
-use clap::ValueEnum;
-use image::{ImageReader, RgbImage};
+use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
 use crate::datasets::cache::disk::{DiskCache, Stamp};
 use crate::datasets::image_folder::ImageFolder;
 use crate::datasets::sync::lock;
 use crate::system_memory::available;
-use transforms::decode::{DecodeScratch, EncodedImage};
+use transforms::decode::{DecodeScratch, EncodedImage, ImageHeader, header};
 
 /// Bytes of the GB of `--cache-gb`.
 const GB: f64 = (1_u64 << 30) as f64;
@@ -33,7 +31,7 @@ const SAMPLE: usize = 64;
 const CAUTIOUS: u64 = 2 << 30;
 
 /// Where decoded images are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum CacheKind {
     /// In memory, for the length of the run.
@@ -190,8 +188,7 @@ impl PixelCache {
         let step = count.div_ceil(SAMPLE).max(1);
         for index in (0..count).step_by(step) {
             if folder.read_bytes(index, &mut bytes).is_ok()
-                && let Ok(reader) = ImageReader::new(Cursor::new(&bytes)).with_guessed_format()
-                && let Ok((width, height)) = reader.into_dimensions()
+                && let Some(ImageHeader { width, height, .. }) = header(&bytes)
             {
                 looked += 1;
                 let pixels = 3 * u64::from(width) * u64::from(height);

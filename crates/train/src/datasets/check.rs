@@ -8,7 +8,7 @@ mod image_hash;
 mod layout;
 mod report;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -16,7 +16,7 @@ use std::time::Instant;
 use rayon::prelude::*;
 
 use crate::datasets::check::copies::{Copies, Nearness, copies};
-use crate::datasets::check::file::ImageFile;
+use crate::datasets::check::file::{Fault, ImageFile};
 use crate::datasets::check::layout::ScannedSplit;
 use crate::datasets::check::report::{
     Balance, CheckReport, Finding, Item, Rate, Severity, Sizes, SplitRow,
@@ -83,7 +83,8 @@ fn candidates(limits: &CheckLimits, images: &[ImageFile], copies: Copies) -> Qua
         found.into_iter().map(|(i, reason)| (images[i].path.clone(), reason)).collect()
     };
     let unreadable = images.iter().filter_map(|image| {
-        let fault = image.decoded.as_ref().err()?;
+        // A storage that is gone for a moment shall not cost its images.
+        let fault = image.decoded.as_ref().err().filter(|fault| fault.fault != Fault::Storage)?;
         Some((image.path.clone(), fault.why.clone()))
     });
     let tiny = images.iter().filter_map(|image| {
@@ -115,10 +116,11 @@ fn examine(
         }
     }
     // Equal numbers mean equal names in both splits: val's classes have the numbers of train's, others follow.
-    let names: Vec<&str> = splits[0].classes.iter().map(|(name, _)| name.as_str()).collect();
+    let names = splits[0].classes.iter().map(|(name, _)| name.as_str());
+    let places: HashMap<&str, usize> = names.zip(0..).collect();
     for (_, split, class) in files.iter_mut().filter(|(_, split, _)| *split > 0) {
-        let own = &splits[*split].classes[*class].0;
-        *class = names.iter().position(|name| name == own).unwrap_or(names.len() + *class);
+        let own = splits[*split].classes[*class].0.as_str();
+        *class = places.get(own).copied().unwrap_or(places.len() + *class);
     }
     let began = Instant::now();
     let (all, done) = (files.len(), AtomicUsize::new(0));
@@ -212,9 +214,9 @@ fn rows(splits: &[ScannedSplit], listed: &HashSet<PathBuf>) -> Vec<SplitRow> {
 /// Faults of single files.
 fn of_files(root: &Path, min_size: u32, images: &[ImageFile]) -> Vec<Finding> {
     let item = |image: &ImageFile| Item::of(root, &image.path);
-    let unusable = |truncated: bool| {
+    let unusable = |kind: Fault| {
         let some = images.iter().filter_map(move |p| match &p.decoded {
-            Err(fault) if fault.truncated == truncated => Some((p, fault)),
+            Err(fault) if fault.fault == kind => Some((p, fault)),
             _ => None,
         });
         some.map(|(image, fault)| item(image).detail(&fault.why)).collect()
@@ -228,16 +230,26 @@ fn of_files(root: &Path, min_size: u32, images: &[ImageFile]) -> Vec<Finding> {
     let turned = seen().filter(|(_, s)| s.turned).map(|(p, _)| item(p)).collect();
     let tiny = seen().filter(|(_, s)| s.width.min(s.height) < min_size);
     vec![
-        Finding::error("unreadable", "images that do not decode", unusable(false)),
-        Finding::error("truncated", "images whose end is missing", unusable(true)),
+        Finding::error("unreadable", "images that do not decode", unusable(Fault::Other)),
+        Finding::error("truncated", "images whose end is missing", unusable(Fault::Truncated)),
+        Finding::error(
+            "unsupported",
+            "images of kinds that are not supported: convert them to 8-bit PNG or JPEG",
+            unusable(Fault::Unsupported),
+        ),
+        Finding::error(
+            "storage",
+            "files that the system could not read, damaged or not: see to the storage, then check again",
+            unusable(Fault::Storage),
+        ),
         Finding::warning(
             "misnamed",
             "files whose content is not what their name says; they decode all the same",
             misnamed.collect(),
         ),
-        Finding::warning(
+        Finding::note(
             "turned",
-            "images that EXIF asks to turn: train with --exif to do so (torchvision does not)",
+            "images that EXIF asks to turn, which training does unless --no-exif is given",
             turned,
         ),
         Finding::warning(

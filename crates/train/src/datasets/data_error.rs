@@ -23,6 +23,20 @@ pub enum DataError {
         /// The fault.
         why: String,
     },
+    /// The system cannot read a file now, whatever is in it.
+    #[error("{}: {why}; that is the storage, not the image: see that the folder can be read", path.display())]
+    Storage {
+        /// The file, or the folder that is gone.
+        path: PathBuf,
+        /// The system's reason.
+        why: String,
+    },
+    /// The system has no memory or no thread for the work.
+    #[error("{why}")]
+    Exhausted {
+        /// What was asked for, and the way out.
+        why: String,
+    },
 }
 
 impl DataError {
@@ -30,10 +44,24 @@ impl DataError {
     pub(crate) fn folder(path: &Path, why: impl Into<String>) -> Self {
         Self::Folder { path: path.to_path_buf(), why: why.into() }
     }
+
+    /// A file that the system cannot read now.
+    pub(crate) fn storage(path: &Path, error: &std::io::Error) -> Self {
+        Self::Storage { path: path.to_path_buf(), why: error.to_string() }
+    }
+
+    /// Whether the cause lies outside the data: another attempt may succeed, and a run shall save what
+    /// it has.
+    pub(crate) fn is_the_systems(&self) -> bool {
+        matches!(self, Self::Storage { .. } | Self::Exhausted { .. })
+    }
 }
 
 impl From<DataError> for Error {
     fn from(error: DataError) -> Self {
-        Error::data(error.to_string())
+        match error {
+            DataError::Exhausted { why } => Error::memory(why),
+            error => Error::data(error.to_string()),
+        }
     }
 }

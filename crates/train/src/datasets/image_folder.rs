@@ -1,11 +1,11 @@
 //! One split of a data set: its images, its class list, and the bytes of an image. `open.rs` makes one of class
 //! folders, `shards.rs` of tar files.
 
-use std::io::Read as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::datasets::data_error::DataError;
+use crate::datasets::storage::read_listed;
 use crate::datasets::tar_reader::TarReader;
 
 /// One split: its images with labels, in natural order.
@@ -34,15 +34,14 @@ impl ImageFolder {
     /// Reads the encoded bytes of image `index` into `bytes`, which is cleared first.
     ///
     /// # Errors
-    /// [`DataError::Image`].
+    /// [`DataError::Image`]: the file is no more. [`DataError::Storage`]: it cannot be read now.
+    /// [`DataError::Folder`]: a shard is damaged.
     pub fn read_bytes(&self, index: usize, bytes: &mut Vec<u8>) -> Result<(), DataError> {
         let (path, _) = &self.items[index];
-        if let Some(shards) = &self.shards {
+        match &self.shards {
             // The fault is the shard's, so the image is never skipped: the run would differ from the folder's.
-            return shards.read(path, bytes).map_err(|why| DataError::folder(path, why));
+            Some(shards) => shards.read(path, bytes),
+            None => read_listed(path, bytes),
         }
-        bytes.clear();
-        let read = std::fs::File::open(path).and_then(|mut file| file.read_to_end(bytes));
-        read.map(|_| ()).map_err(|e| DataError::Image { path: path.clone(), why: e.to_string() })
     }
 }

@@ -1,74 +1,191 @@
 //! The files of a folder: which count as images, and the order in which they are listed.
 
 use std::cmp::Ordering;
+use std::collections::HashSet;
+use std::fs::Metadata;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::datasets::data_error::DataError;
+use crate::datasets::passed_over::is_litter;
+use crate::datasets::storage::is_about_the_file;
 
 /// Extensions of images, in lower case.
-const EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"];
+const EXTENSIONS: [&str; 10] =
+    ["jpg", "jpeg", "jfif", "jpe", "png", "webp", "bmp", "gif", "tif", "tiff"];
 
-/// Everything directly in `folder` that is not hidden, in natural order.
+/// Everything directly in `folder` that is neither hidden nor litter, in natural order.
+///
+/// # Errors
+/// A folder that cannot be read to its end: a part of it would pass for the whole.
 pub(crate) fn entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
-    let list = std::fs::read_dir(folder).map_err(|e| DataError::folder(folder, e.to_string()))?;
-    let mut found: Vec<PathBuf> = list
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|p| !p.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.')))
-        .collect();
+    entries_and_litter(folder, &mut Vec::new())
+}
+
+/// [`entries`]; litter (`passed_over`) goes to `litter`.
+pub(crate) fn entries_and_litter(
+    folder: &Path,
+    litter: &mut Vec<PathBuf>,
+) -> Result<Vec<PathBuf>, DataError> {
+    let failed = |e: io::Error| DataError::folder(folder, e.to_string());
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let name = path.file_name().unwrap_or_default();
+        if is_litter(name) {
+            litter.push(path);
+        } else if !name.as_encoded_bytes().starts_with(b".") {
+            found.push(path);
+        }
+    }
     found.sort_by(|a, b| natural(&a.to_string_lossy(), &b.to_string_lossy()));
     Ok(found)
 }
 
+/// What a path leads to; nothing for a link that leads nowhere.
+///
+/// # Errors
+/// A path that the system cannot examine now.
+fn metadata(path: &Path) -> Result<Option<Metadata>, DataError> {
+    match std::fs::metadata(path) {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if is_about_the_file(&error) => Ok(None),
+        Err(error) => Err(DataError::storage(path, &error)),
+    }
+}
+
 /// The names of the folders directly in `folder`, in natural order.
+///
+/// # Errors
+/// A name that is not UTF-8; a link that leads back to `folder` or above it.
 pub(crate) fn subfolders(folder: &Path) -> Result<Vec<String>, DataError> {
-    let folders = entries(folder)?.into_iter().filter(|p| p.is_dir());
-    folders
-        .map(|path| match path.file_name().and_then(|name| name.to_str()) {
-            Some(name) => Ok(name.to_owned()),
+    let above = ancestors(folder)?;
+    let mut names = Vec::new();
+    for path in entries(folder)? {
+        let Some(found) = metadata(&path)?.filter(Metadata::is_dir) else { continue };
+        if above.contains(&identity(&path, &found)) {
+            return Err(DataError::folder(&path, LEADS_BACK));
+        }
+        match path.file_name().and_then(|name| name.to_str()) {
+            Some(name) => names.push(name.to_owned()),
             None => {
-                Err(DataError::folder(&path, "the name of a class is not UTF-8; rename the folder"))
+                let why = "the name of a class is not UTF-8; rename the folder";
+                return Err(DataError::folder(&path, why));
             }
-        })
-        .collect()
+        }
+    }
+    Ok(names)
+}
+
+/// What is wrong with a class folder that [`leads_back`].
+pub(crate) const LEADS_BACK: &str = "a link that leads back to a folder above it; remove it";
+
+/// Whether a folder in `folder` is a link to `folder` or to one above it.
+pub(crate) fn leads_back(folder: &Path, path: &Path) -> bool {
+    let found = std::fs::metadata(path).map(|found| identity(path, &found));
+    found.is_ok_and(|found| ancestors(folder).is_ok_and(|above| above.contains(&found)))
+}
+
+/// What tells a folder from every other, by whatever links it was reached.
+#[cfg(unix)]
+type Identity = (u64, u64);
+
+#[cfg(unix)]
+fn identity(_path: &Path, found: &Metadata) -> Identity {
+    use std::os::unix::fs::MetadataExt as _;
+    (found.dev(), found.ino())
+}
+
+#[cfg(not(unix))]
+type Identity = PathBuf;
+
+#[cfg(not(unix))]
+fn identity(path: &Path, _found: &Metadata) -> Identity {
+    path.canonicalize().unwrap_or_else(|_| path.to_path_buf())
+}
+
+/// A folder and all above it.
+fn ancestors(folder: &Path) -> Result<HashSet<Identity>, DataError> {
+    let failed = |e: io::Error| DataError::folder(folder, e.to_string());
+    let whole = folder.canonicalize().map_err(failed)?;
+    let named = folder.ancestors().filter(|path| !path.as_os_str().is_empty());
+    let each =
+        whole.ancestors().chain(named).map(|path| Ok(identity(path, &std::fs::metadata(path)?)));
+    each.collect::<io::Result<_>>().map_err(failed)
 }
 
 /// Whether a path is a file with the extension of an image.
 pub(crate) fn is_image(path: &Path) -> bool {
-    path.is_file()
-        && path
-            .extension()
-            .is_some_and(|x| EXTENSIONS.contains(&x.to_string_lossy().to_lowercase().as_str()))
+    has_image_extension(path) && path.is_file()
 }
 
-/// Levels of folders below a class; deeper is a link that leads back up.
-const DEPTH: usize = 8;
+fn has_image_extension(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|x| EXTENSIONS.contains(&x.to_string_lossy().to_lowercase().as_str()))
+}
 
-/// Images below `folder`, in natural order; other files go to `ignored`.
+/// Images below `folder`, in natural order; litter and everything else that is no folder goes to
+/// `ignored`, and so do links to a folder that was read already or lies above: each image is listed
+/// once.
 pub(crate) fn images(folder: &Path, ignored: &mut Vec<PathBuf>) -> Result<Vec<PathBuf>, DataError> {
-    images_within(folder, ignored, DEPTH)
+    images_within(folder, ignored, &mut ancestors(folder)?)
 }
 
 fn images_within(
     folder: &Path,
     ignored: &mut Vec<PathBuf>,
-    depth: usize,
+    visited: &mut HashSet<Identity>,
 ) -> Result<Vec<PathBuf>, DataError> {
-    if depth == 0 {
-        let why =
-            format!("more than {DEPTH} folders deep, or a link that leads back up; remove it");
-        return Err(DataError::folder(folder, why));
-    }
     let mut found = Vec::new();
-    for path in entries(folder)? {
-        if path.is_dir() {
-            found.extend(images_within(&path, ignored, depth - 1)?);
-        } else if is_image(&path) {
-            found.push(path);
-        } else {
-            ignored.push(path);
+    for path in entries_and_litter(folder, ignored)? {
+        match metadata(&path)? {
+            Some(of) if of.is_dir() && visited.insert(identity(&path, &of)) => {
+                found.extend(images_within(&path, ignored, visited)?);
+            }
+            Some(of) if of.is_file() && has_image_extension(&path) => found.push(path),
+            _ => ignored.push(path),
         }
     }
     Ok(found)
+}
+
+/// Notes for the user on what [`images`] passed over, one for each kind.
+pub(crate) fn notes(ignored: &[PathBuf]) -> Vec<String> {
+    let (mut files, mut links, mut broken, mut special) = (vec![], vec![], vec![], vec![]);
+    for path in ignored {
+        match std::fs::metadata(path) {
+            Ok(found) if found.is_file() => files.push(path),
+            Ok(found) if found.is_dir() => links.push(path),
+            Ok(_) => special.push(path),
+            Err(_) => broken.push(path),
+        }
+    }
+    let kinds = [
+        (files, ["file that is no image ignored", "files that are no images ignored"]),
+        (
+            links,
+            ["link to a folder that was read already", "links to folders that were read already"],
+        ),
+        (broken, ["link that leads nowhere", "links that lead nowhere"]),
+        (special, ["pipe, socket or device passed over", "pipes, sockets or devices passed over"]),
+    ];
+    let note = |(paths, [one, many]): (Vec<&PathBuf>, [&str; 2])| {
+        let first = paths.first()?.display();
+        Some(match paths.len() {
+            1 => format!("1 {one}: {first}"),
+            count => format!("{count} {many}, such as {first}"),
+        })
+    };
+    kinds.into_iter().filter_map(note).collect()
+}
+
+/// Classes in a sentence: all of a few, the first of many.
+pub(crate) fn named(classes: &[&str]) -> String {
+    match classes {
+        [one] => format!("class {one}"),
+        few if few.len() <= 5 => format!("classes {}", few.join(", ")),
+        many => format!("{} classes, such as {}", many.len(), many[..3].join(", ")),
+    }
 }
 
 /// Digits compare as numbers: `2` before `10`; equal numbers by their text.

@@ -2,12 +2,15 @@
 //! bounded in bytes. What is in a batch is a function of (seed, epoch, batch number) alone.
 
 pub mod epoch;
+pub mod patient_epoch;
 mod scratch;
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
+use kernels::allocator::try_with_capacity;
 use transforms::augment::Augment;
 use transforms::decode::EncodedImage;
 use transforms::preprocess::Preprocess;
@@ -18,6 +21,7 @@ use crate::datasets::batch::Batch;
 use crate::datasets::cache::{Caching, PixelCache};
 use crate::datasets::data_error::DataError;
 use crate::datasets::image_folder::ImageFolder;
+use crate::datasets::image_keys::ImageKeys;
 use crate::datasets::loader::epoch::{BatchSource, Epoch, EpochConfig};
 use crate::datasets::loader::scratch::WorkerScratch;
 use crate::datasets::sampler::{EpochOrder, Sampler};
@@ -69,6 +73,10 @@ pub struct Loader {
     config: LoaderConfig,
     sampler: Sampler,
     cache: Arc<PixelCache>,
+    /// Images that no batch has, although they have a place in the order.
+    left_out: Arc<HashSet<usize>>,
+    /// Gets the key of every image that is read; none where nobody asks.
+    keys: Option<Arc<ImageKeys>>,
 }
 
 impl Loader {
@@ -89,7 +97,14 @@ impl Loader {
             Mode::Train(augment) => Sampler::shuffled(count, seed, augment.repeats),
             Mode::Eval => Sampler::sequential(count, seed),
         };
-        Self { folder, preprocess, mode, config, sampler, cache: Arc::default() }
+        let (cache, left_out) = (Arc::default(), Arc::default());
+        Self { folder, preprocess, mode, config, sampler, cache, left_out, keys: None }
+    }
+
+    /// Leaves these images out of their batches. The order and every bit of the others stay.
+    #[must_use]
+    pub fn leaving_out(self, images: HashSet<usize>) -> Self {
+        Self { left_out: Arc::new(images), ..self }
     }
 
     /// Keeps decoded images from epoch to epoch; every bit of the batches stays.
@@ -104,6 +119,12 @@ impl Loader {
         };
         let cache = PixelCache::new(caching, &self.folder, self.preprocess.exif).without(large);
         Self { cache: Arc::new(cache), ..self }
+    }
+
+    /// Gives the key of every image that is read to `keys`.
+    #[must_use]
+    pub fn recording(self, keys: &Arc<ImageKeys>) -> Self {
+        Self { keys: Some(Arc::clone(keys)), ..self }
     }
 
     /// One line that estimates how many images the cache will hold; none without a cache.
@@ -144,6 +165,11 @@ impl Loader {
     pub(crate) fn with_range(mut self, start: usize, end: usize) -> Self {
         self.sampler = self.sampler.with_range(start, end);
         self
+    }
+
+    /// The label of an item of the folder.
+    pub(crate) fn label(&self, index: usize) -> usize {
+        self.folder.items[index].1
     }
 
     /// The number of images of an epoch.
@@ -217,15 +243,28 @@ impl Loader {
         let to = (from + self.config.batch_size).min(order.len());
         let preprocess = self.rule(epoch);
         let [h, w] = preprocess.crop;
+        let values = (to - from) * 3 * h * w;
+        let Some(images) = try_with_capacity(values) else {
+            let why = format!(
+                "no memory for a batch of {} images of {h}x{w} pixels ({} MB); lower --batch-size or --workers",
+                to - from,
+                (4 * values).div_ceil(1 << 20)
+            );
+            return Err(DataError::Exhausted { why });
+        };
         let mut batch = Batch {
-            images: Vec::with_capacity((to - from) * 3 * h * w),
+            images,
             shape: [0, 3, h, w],
             labels: Vec::new(),
             mixed_labels: None,
             indices: Vec::new(),
             skipped: Vec::new(),
+            skipped_indices: Vec::new(),
         };
         for (position, &index) in (from..to).zip(&order[from..to]) {
+            if self.left_out.contains(&index) {
+                continue;
+            }
             // The image is made where it stays: in the batch.
             let before = batch.images.len();
             batch.images.resize(before + preprocess.values(), 0.0);
@@ -241,6 +280,7 @@ impl Loader {
                 Err(DataError::Image { path, why }) if !self.config.strict => {
                     batch.images.truncate(before);
                     batch.skipped.push((path, why));
+                    batch.skipped_indices.push(index);
                     continue;
                 }
                 Err(error) => return Err(error),
@@ -283,6 +323,14 @@ impl Loader {
         let mut kept = cache.get(folder, index, pixels);
         // What is kept is that of the file as it was before it was read.
         let stamp = if kept.is_none() { cache.stamp(folder, index) } else { None };
+        if kept.is_some()
+            && let Some(keys) = &self.keys
+            && !keys.has(index)
+        {
+            // What an earlier run cached is read once for its key.
+            folder.read_bytes(index, bytes)?;
+            keys.record(index, bytes);
+        }
         let image = match &kept {
             Some(pixels) => Ok(EncodedImage::of(pixels)),
             None => {
@@ -290,6 +338,7 @@ impl Loader {
                 if !windows.is_some_and(|windows| windows.take(drawn, bytes)) {
                     folder.read_bytes(index, bytes)?;
                 }
+                self.keys.iter().for_each(|keys| keys.record(index, bytes));
                 EncodedImage::open(bytes, preprocess.exif)
             }
         };

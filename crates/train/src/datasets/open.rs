@@ -9,9 +9,14 @@ use transforms::random::permutation;
 
 use crate::datasets::data_error::DataError;
 use crate::datasets::image_folder::ImageFolder;
-use crate::datasets::listing::{entries, images, is_image, subfolders};
+use crate::datasets::listing::{
+    entries, entries_and_litter, images, is_image, named, notes, subfolders,
+};
+use crate::datasets::passed_over::{foreign_name, take_notes};
 use crate::datasets::shards;
 use crate::datasets::shards::Split;
+use crate::datasets::storage::is_about_the_file;
+use crate::suggest::did_you_mean;
 
 /// Names that the evaluation split may have, in order of preference.
 pub const VAL_NAMES: [&str; 4] = ["val", "validation", "valid", "test"];
@@ -65,8 +70,9 @@ impl ImageFolder {
             false => Self::open_train(root, Some(""))?,
         };
         let (mut train, mut val) = (Vec::new(), Vec::new());
-        for (label, class) in all.classes.iter().enumerate() {
-            let own: Vec<_> = all.items.iter().filter(|(_, l)| *l == label).cloned().collect();
+        let mut by_class = vec![Vec::new(); all.classes.len()];
+        all.items.iter().for_each(|item| by_class[item.1].push(item.clone()));
+        for ((label, class), own) in all.classes.iter().enumerate().zip(by_class) {
             if own.len() < 2 {
                 let why =
                     "a single image cannot be shared between training and evaluation; add one";
@@ -112,11 +118,17 @@ impl ImageFolder {
             };
             return shards::open(root, split, &index);
         }
-        let named = split.map(|name| root.join(name));
+        let gone = |name: &&str| root.join(name).try_exists().is_ok_and(|there| !there);
+        if let Some(name) = split.filter(gone) {
+            let near = did_you_mean(name, &subfolders(root)?);
+            let why = format!("no such folder{near}; the images to evaluate on are expected there");
+            return Err(DataError::folder(&root.join(name), why));
+        }
+        let given = split.map(|name| root.join(name));
         let usual = || VAL_NAMES.iter().map(|n| root.join(n)).find(|p| p.is_dir());
         let own =
             || subfolders(root).ok()?.iter().any(|f| classes.contains(f)).then(|| root.into());
-        let Some(folder): Option<PathBuf> = named.or_else(usual).or_else(own) else {
+        let Some(folder): Option<PathBuf> = given.or_else(usual).or_else(own) else {
             let why = "no val, validation, valid or test folder, and no class folder of the training; add one, or \
                  train with --val-fraction 0.1";
             if entries(root)?.iter().any(|p| is_image(p)) {
@@ -128,7 +140,8 @@ impl ImageFolder {
         let found = subfolders(&folder)?;
         refuse_flat(&folder, &found)?;
         let mut notes = Vec::new();
-        for extra in found.iter().filter(|f| !classes.contains(f)) {
+        let known: HashSet<&String> = classes.iter().collect();
+        for extra in found.iter().filter(|f| !known.contains(f)) {
             if !images(&folder.join(extra), &mut Vec::new())?.is_empty() {
                 let why = "images of a class that the training does not have; remove the folder \
                            or train with it";
@@ -140,10 +153,11 @@ impl ImageFolder {
             ));
         }
         let mut read = Self::gather(&folder, classes.to_vec())?;
-        for (class, count) in classes.iter().zip(read.class_counts()) {
-            if count == 0 {
-                notes.push(format!("{}: no image of class {class}", folder.display()));
-            }
+        let counts = read.class_counts();
+        let empty = classes.iter().zip(counts).filter(|(_, count)| *count == 0);
+        let empty: Vec<&str> = empty.map(|(class, _)| class.as_str()).collect();
+        if !empty.is_empty() {
+            notes.push(format!("{}: no image of {}", folder.display(), named(&empty)));
         }
         read.notes.splice(0..0, notes);
         Ok(read)
@@ -153,34 +167,60 @@ impl ImageFolder {
         let (mut items, mut ignored) = (Vec::new(), Vec::new());
         for (label, class) in classes.iter().enumerate() {
             let class_folder = folder.join(class);
-            if class_folder.is_dir() {
-                items.extend(
+            match std::fs::metadata(&class_folder) {
+                Ok(found) if found.is_dir() => items.extend(
                     images(&class_folder, &mut ignored)?.into_iter().map(|path| (path, label)),
-                );
+                ),
+                // An evaluation split may lack a class.
+                Ok(_) => {}
+                Err(error) if is_about_the_file(&error) => {}
+                Err(error) => return Err(DataError::storage(&class_folder, &error)),
             }
         }
         if items.is_empty() {
+            let why = "no image (jpg, png, webp, bmp, gif, tiff) in its class folders";
+            let notes = take_notes(&mut ignored);
             return Err(DataError::folder(
                 folder,
-                "no image (jpg, png, webp, bmp, gif, tiff) in its class folders",
+                [&[why.to_owned()], &notes[..]].concat().join("; "),
             ));
         }
-        let notes = match ignored.len() {
-            0 => Vec::new(),
-            n => vec![format!(
-                "{n} files that are no images ignored, such as {}",
-                ignored[0].display()
-            )],
-        };
-        Ok(Self { root: folder.to_path_buf(), classes, items, notes, shards: None })
+        let loose = loose_images(folder, &mut ignored)?;
+        let mut found = take_notes(&mut ignored);
+        found.extend(notes(&ignored));
+        if let Some(first) = loose.first() {
+            found.push(format!(
+                "{} images beside the class folders left out, such as {}: move each into a folder named by its class",
+                loose.len(),
+                first.display()
+            ));
+        }
+        Ok(Self { root: folder.to_path_buf(), classes, items, notes: found, shards: None })
     }
 }
 
+/// Images directly in the folder of a split, which have no class; what lies there besides class folders and is no image
+/// of ours goes to `ignored`, if it has a name of its own.
+fn loose_images(folder: &Path, ignored: &mut Vec<PathBuf>) -> Result<Vec<PathBuf>, DataError> {
+    let mut loose = Vec::new();
+    for path in entries_and_litter(folder, ignored)? {
+        if is_image(&path) {
+            loose.push(path);
+        } else if foreign_name(&path).is_some() && path.is_file() {
+            ignored.push(path);
+        }
+    }
+    Ok(loose)
+}
+
 fn check_folder(path: &Path, way_out: &str) -> Result<(), DataError> {
-    match (path.is_dir(), path.exists()) {
-        (true, _) => Ok(()),
-        (false, true) => Err(DataError::folder(path, format!("a file, not a folder; {way_out}"))),
-        (false, false) => Err(DataError::folder(path, format!("no such folder; {way_out}"))),
+    match std::fs::metadata(path) {
+        Ok(found) if found.is_dir() => Ok(()),
+        Ok(_) => Err(DataError::folder(path, format!("a file, not a folder; {way_out}"))),
+        Err(error) if is_about_the_file(&error) => {
+            Err(DataError::folder(path, format!("no such folder; {way_out}")))
+        }
+        Err(error) => Err(DataError::storage(path, &error)),
     }
 }
 

@@ -8,6 +8,7 @@ use crate::datasets::image_folder::ImageFolder;
 use crate::datasets::shards;
 use crate::error::Error;
 use crate::files::write_atomically;
+use crate::text_list::{Line, lines, read_text};
 
 /// Name of the list in its folder.
 pub const FILE: &str = "quarantine.txt";
@@ -27,14 +28,14 @@ impl Quarantine {
     /// [`crate::error::ErrorKind::File`] when it cannot be read.
     pub fn read(path: &Path) -> Result<Self, Error> {
         let name = path.display();
-        let text = std::fs::read_to_string(path)
-            .map_err(|e| Error::file(format!("{name}: cannot read the quarantine list: {e}")))?;
+        let text = read_text(path)
+            .map_err(|why| Error::file(format!("{name}: the quarantine list: {why}")))?;
         let mut entries = BTreeMap::new();
-        for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-            let wrong =
-                |why: &str| Error::data(format!("{name}: line {}: `{line}`: {why}", number + 1));
-            let (image, reason) = line
+        for Line { number, text, whole } in lines(&text) {
+            let wrong = |why: &str| Error::data(format!("{name}: line {number}: `{text}`: {why}"));
+            let (image, reason) = whole
                 .split_once('\t')
+                .map(|(image, reason)| (image.trim(), reason.trim()))
                 .ok_or_else(|| wrong("expected a relative path, a TAB and the reason"))?;
             let inside = |c: Component| matches!(c, Component::Normal(_) | Component::CurDir);
             if image.is_empty() || !Path::new(image).components().all(inside) {

@@ -11,13 +11,14 @@ pub(crate) mod tar;
 pub(crate) mod writer;
 
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
+use std::path::{Component, Path};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::datasets::data_error::DataError;
 use crate::datasets::image_folder::ImageFolder;
+use crate::datasets::storage::is_about_the_file;
 use crate::datasets::tar_reader::{TarEntry, TarReader};
 
 /// The file that makes a folder one of shards.
@@ -48,6 +49,10 @@ pub struct ShardIndex {
     /// Images that were omitted because the quarantine list names them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<String>,
+    /// CRC-32 of the index without this field, as compact JSON in the order of these fields; older ones
+    /// have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crc32: Option<u32>,
 }
 
 fn train() -> String {
@@ -67,6 +72,61 @@ fn is_val(name: &String) -> bool {
 }
 
 impl ShardIndex {
+    /// The text of `index.json`, with its checksum.
+    pub fn to_json(mut self) -> Vec<u8> {
+        self.crc32 = None;
+        self.crc32 = Some(self.checksum());
+        serde_json::to_vec(&self).expect("an index is plain data")
+    }
+
+    /// The checksum of an index without one.
+    fn checksum(&self) -> u32 {
+        /// Counts what is written to it.
+        struct Checksum(crc32fast::Hasher);
+        impl std::io::Write for Checksum {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0.update(bytes);
+                Ok(bytes.len())
+            }
+
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut checksum = Checksum(crc32fast::Hasher::new());
+        serde_json::to_writer(&mut checksum, self).expect("an index is plain data");
+        checksum.0.finalize()
+    }
+
+    /// What cannot be in an index that `kindling data shard` wrote, as a sentence.
+    fn fault(&self) -> Option<String> {
+        let again = "shard the folder again";
+        if self.classes.len() < 2 {
+            return Some(format!("{} classes, expected at least 2; {again}", self.classes.len()));
+        }
+        let mut seen = HashSet::new();
+        let odd = |name: &String| !is_below(name) || Path::new(name).components().count() != 1;
+        if let Some(class) = self.classes.iter().find(|class| odd(class) || !seen.insert(*class)) {
+            return Some(format!("`{class}` is no class name, or stands there twice; {again}"));
+        }
+        for folder in [&self.train_folder, &self.val_folder] {
+            if !folder.is_empty() && !is_below(folder) {
+                return Some(format!("`{folder}` is no folder of a split; {again}"));
+            }
+        }
+        let mut files = HashSet::new();
+        for shard in self.train.iter().chain(&self.val) {
+            if odd(&shard.file) || !files.insert(&shard.file) {
+                let file = &shard.file;
+                return Some(format!("`{file}` is no file name, or stands there twice; {again}"));
+            }
+            if let Some(image) = shard.images.iter().find(|image| !is_below(&image.4)) {
+                return Some(format!("`{}` is no path below a split; {again}", image.4));
+            }
+        }
+        None
+    }
+
     /// Names as a quarantine list has them, of the images that are there or were left out for such a list.
     pub fn names(&self) -> HashSet<String> {
         let of = |folder: &str, shards: &[Shard]| -> Vec<String> {
@@ -81,6 +141,12 @@ impl ShardIndex {
         names.extend(of(&self.val_folder, &self.val));
         names
     }
+}
+
+/// Whether a path stays below the folder that it is joined to.
+fn is_below(path: &str) -> bool {
+    let plain = |part: Component| matches!(part, Component::Normal(_));
+    !path.is_empty() && Path::new(path).components().all(plain)
 }
 
 /// The two splits of a folder of shards.
@@ -133,15 +199,17 @@ pub fn index(root: &Path) -> Result<Option<ShardIndex>, DataError> {
     if root.join("train").is_dir() || !path.is_file() {
         return Ok(None);
     }
-    let text =
-        std::fs::read_to_string(&path).map_err(|e| DataError::folder(&path, e.to_string()))?;
+    let bytes = std::fs::read(&path).map_err(|e| match is_about_the_file(&e) {
+        true => DataError::folder(&path, e.to_string()),
+        false => DataError::storage(&path, &e),
+    })?;
     let foreign = |e: &dyn std::fmt::Display| {
         DataError::folder(
             &path,
             format!("not the index of `kindling data shard` ({e}); shard the folder again"),
         )
     };
-    let any: serde_json::Value = serde_json::from_str(&text).map_err(|e| foreign(&e))?;
+    let any: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| foreign(&e))?;
     match any.get("format").and_then(serde_json::Value::as_u64) {
         Some(format) if (1..=u64::from(FORMAT)).contains(&format) => {}
         Some(format) => {
@@ -152,7 +220,15 @@ pub fn index(root: &Path) -> Result<Option<ShardIndex>, DataError> {
         }
         None => return Err(foreign(&"no format")),
     }
-    serde_json::from_value(any).map(Some).map_err(|e| foreign(&e))
+    let mut index: ShardIndex = serde_json::from_value(any).map_err(|e| foreign(&e))?;
+    let stated = index.crc32.take();
+    if stated.is_some_and(|stated| stated != index.checksum()) {
+        return Err(DataError::folder(&path, "altered (checksum); copy it again"));
+    }
+    match index.fault() {
+        Some(why) => Err(DataError::folder(&path, why)),
+        None => Ok(Some(index)),
+    }
 }
 
 /// A split of a folder of shards, as the folder it was made of would give it.

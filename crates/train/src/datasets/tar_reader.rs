@@ -3,15 +3,23 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
+use crate::datasets::data_error::DataError;
 use crate::datasets::sync::lock;
 
-/// Files that stay open. Many systems allow a process 256, and sockets count too.
-const OPEN: usize = 64;
+/// Most files that stay open: many systems allow a process 256, and sockets count too. A quarter of
+/// what this process is allowed, where Linux says so.
+static OPEN: LazyLock<usize> = LazyLock::new(|| {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+    let soft = line.and_then(|line| line.split_whitespace().next()?.parse::<usize>().ok());
+    soft.map_or(64, |soft| (soft / 4).clamp(1, 64))
+});
 
-/// The tar files of a split, at most `OPEN` of them open, and where each image lies in them.
+/// The tar files of a split, at most 64 of them open, and where each image lies in them.
 #[derive(Debug, Default)]
 pub struct TarReader {
     files: Vec<PathBuf>,
@@ -43,7 +51,7 @@ impl PartialEq for TarReader {
 impl TarReader {
     /// A reader of `files`; `entries` gives the position of every image.
     pub(crate) fn new(files: Vec<PathBuf>, entries: HashMap<PathBuf, TarEntry>) -> Self {
-        Self { files, open: Mutex::new(Vec::with_capacity(OPEN)), entries }
+        Self { files, open: Mutex::default(), entries }
     }
 
     /// The path of a file.
@@ -80,17 +88,28 @@ impl TarReader {
     /// Reads an image into `bytes`, which is cleared first, and verifies its checksum.
     ///
     /// # Errors
-    /// The fault as a sentence: a failed read, a wrong checksum.
-    pub fn read(&self, image: &Path, bytes: &mut Vec<u8>) -> Result<(), String> {
+    /// [`DataError::Folder`]: a file that is shorter than its index says, or altered.
+    /// [`DataError::Storage`]: a file that cannot be read now, or is gone.
+    pub fn read(&self, image: &Path, bytes: &mut Vec<u8>) -> Result<(), DataError> {
         let TarEntry { file: number, from, count, crc } = self.entry(image);
         let path = self.path(number);
         bytes.clear();
         bytes.resize(count, 0);
-        self.file(number)
-            .and_then(|file| read_at(&file, from, bytes))
-            .map_err(|e| format!("{}: {e}", path.display()))?;
+        let read = self.file(number).and_then(|file| read_at(&file, from, bytes));
+        if let Err(error) = read {
+            // A handle from before a network file system was mounted again stays stale.
+            lock(&self.open).retain(|(other, _)| *other != number);
+            return Err(match error.kind() {
+                ErrorKind::UnexpectedEof => DataError::folder(
+                    image,
+                    format!("truncated in {}; copy it again", path.display()),
+                ),
+                _ => DataError::storage(path, &error),
+            });
+        }
         if crc32fast::hash(bytes) != crc {
-            return Err(format!("altered in {} (checksum); copy it again", path.display()));
+            let why = format!("altered in {} (checksum); copy it again", path.display());
+            return Err(DataError::folder(image, why));
         }
         Ok(())
     }
@@ -108,10 +127,16 @@ impl TarReader {
         let file = match open.iter().position(|(other, _)| *other == number) {
             Some(position) => open.remove(position).1,
             None => {
-                if open.len() >= OPEN {
+                if open.len() >= *OPEN {
                     open.remove(0);
                 }
-                Arc::new(File::open(&self.files[number])?)
+                let opened = File::open(&self.files[number]).or_else(|error| {
+                    // The process may have fewer handles than `OPEN`: it gets those kept here back.
+                    let kept = open.len();
+                    open.clear();
+                    if kept == 0 { Err(error) } else { File::open(&self.files[number]) }
+                });
+                Arc::new(opened?)
             }
         };
         open.push((number, Arc::clone(&file)));

@@ -145,6 +145,7 @@ mod tests {
             mixed_labels: None,
             indices: vec![0, 1],
             skipped: Vec::new(),
+            skipped_indices: Vec::new(),
         }
     }
 

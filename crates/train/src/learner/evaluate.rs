@@ -4,8 +4,11 @@ use burn::tensor::{Device, Tensor, TensorData};
 use nn::network::Network;
 use serde::{Deserialize, Serialize};
 
+use crate::datasets::listing::named;
 use crate::datasets::loader::Loader;
+use crate::datasets::loader::patient_epoch::PatientEpoch;
 use crate::error::Error;
+use crate::learner::confusion::Confusion;
 use crate::learner::loss::{cross_entropy, soft_targets};
 use crate::signal::Stop;
 
@@ -39,11 +42,17 @@ pub struct EvalReport {
     pub loss: f64,
     /// One row per class, in logit order.
     pub classes: Vec<ClassRow>,
-    /// Counts `[true class][predicted class]`.
+    /// How often which class was predicted as which.
     #[serde(skip)]
-    pub confusion: Vec<Vec<u64>>,
+    pub confusion: Confusion,
+    /// Images with a logit that is not finite, by their index in the folder. They count as wrong.
+    #[serde(skip)]
+    pub not_finite: Vec<usize>,
     /// Images per second, decoding included.
     pub img_per_s: f64,
+    /// Images that the network was trained on, where the checkpoint knows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trained_on: Option<usize>,
     /// Whether a signal ended it early.
     #[serde(skip)]
     pub interrupted: bool,
@@ -76,11 +85,12 @@ impl EvalMetric {
 
 /// Evaluates `network` (an inference copy on `device`) on the loader's epoch 0.
 ///
-/// `progress` is called after every batch with the number of images done. A signal ends the
-/// evaluation after the current batch.
+/// `progress` is called after every batch with the number of images done, `note` with sentences for
+/// the user. A signal ends the evaluation after the current batch.
 ///
 /// # Errors
-/// An image that cannot be read, if the loader is strict; a folder without a readable image.
+/// An image that cannot be read, if the loader is strict; a folder without a readable image; a storage
+/// that stays away.
 pub fn evaluate(
     network: &Network,
     loader: &Loader,
@@ -88,6 +98,7 @@ pub fn evaluate(
     device: &Device,
     stop: &Stop,
     mut progress: impl FnMut(u64),
+    note: &dyn Fn(&str),
 ) -> Result<EvalReport, Error> {
     let began = std::time::Instant::now();
     let classes = class_names.len();
@@ -97,11 +108,19 @@ pub fn evaluate(
         .iter()
         .map(|name| ClassRow { class: name.clone(), images: 0, correct: 0, predicted: 0 })
         .collect();
-    let mut interrupted = false;
-    let mut confusion = vec![vec![0_u64; classes]; classes];
-    for batch in loader.epoch(0, 0) {
-        let batch = batch?;
+    let (mut interrupted, mut not_finite) = (false, Vec::new());
+    let mut confusion = Confusion::default();
+    let mut unread = vec![0_u64; classes];
+    for batch in PatientEpoch::new(loader, 0, 0, stop, note) {
+        let batch = match batch {
+            Err(error) if error.is_the_systems() && stop.requested().is_some() => {
+                interrupted = true;
+                break;
+            }
+            batch => batch?,
+        };
         skipped.extend(batch.skipped.iter().map(|(p, why)| format!("{}: {why}", p.display())));
+        batch.skipped_indices.iter().for_each(|&index| unread[loader.label(index)] += 1);
         let count = batch.labels.len();
         if count == 0 {
             continue;
@@ -112,16 +131,22 @@ pub fn evaluate(
         let batch_loss = cross_entropy(logits.clone(), targets).into_scalar::<f32>();
         loss += f64::from(batch_loss) * count as f64;
         let values = logits.into_data().convert::<f32>().try_into_vec::<f32>().expect("f32");
-        for (row, &label) in values.chunks_exact(classes).zip(&batch.labels) {
+        let rows_of_batch = values.chunks_exact(classes).zip(&batch.labels);
+        for ((row, &label), &index) in rows_of_batch.zip(&batch.indices) {
             let label = label as usize;
+            if !row.iter().all(|logit| logit.is_finite()) {
+                not_finite.push(index);
+                rows[label].images += 1;
+                continue;
+            }
             let rank = rank_of(row, label);
-            let predicted = (0..classes).find(|&k| rank_of(row, k) == 0).unwrap_or(0);
+            let predicted = first_of(row);
             top1 += u64::from(rank == 0);
             top5 += u64::from(rank < 5);
             rows[label].images += 1;
             rows[label].correct += u64::from(rank == 0);
             rows[predicted].predicted += 1;
-            confusion[label][predicted] += 1;
+            confusion.add(label, predicted);
         }
         seen += count as u64;
         progress(seen);
@@ -130,39 +155,63 @@ pub fn evaluate(
             break;
         }
     }
-    if seen == 0 {
+    if seen == 0 && !interrupted {
         return Err(Error::data("no readable image to evaluate; check the folder"));
     }
-    let share = |n: u64| n as f64 / seen as f64;
+    let nothing_read =
+        rows.iter().zip(&unread).filter(|(row, unread)| row.images == 0 && **unread > 0);
+    let nothing_read: Vec<&str> = nothing_read.map(|(row, _)| row.class.as_str()).collect();
+    if !nothing_read.is_empty() && !interrupted {
+        note(&format!("no image could be read of {}", named(&nothing_read)));
+    }
+    let seen_or_one = seen.max(1) as f64;
+    let share = |n: u64| n as f64 / seen_or_one;
     Ok(EvalReport {
         images: seen,
         skipped,
         top1: share(top1),
         top5: share(top5),
-        loss: loss / seen as f64,
+        loss: loss / seen_or_one,
         classes: rows,
         confusion,
+        not_finite,
         img_per_s: seen as f64 / began.elapsed().as_secs_f64().max(1e-9),
+        trained_on: None,
         interrupted,
     })
 }
 
+/// A logit as it is ranked: NaN last, so a broken network cannot score.
+fn key(logit: f32) -> f32 {
+    if logit.is_nan() { f32::NEG_INFINITY } else { logit }
+}
+
+/// The class of rank 0: the largest logit, of equal ones the first.
+fn first_of(row: &[f32]) -> usize {
+    (1..row.len()).fold(0, |best, k| if key(row[k]) > key(row[best]) { k } else { best })
+}
+
 /// Number of classes ranked before `k`: those with a larger logit, or an equal one and a smaller
-/// index. NaN ranks last, so a broken network cannot score.
+/// index.
 fn rank_of(row: &[f32], k: usize) -> usize {
-    let key = |v: f32| if v.is_nan() { f32::NEG_INFINITY } else { v };
     let own = key(row[k]);
     row.iter().enumerate().filter(|&(j, &v)| key(v) > own || (key(v) == own && j < k)).count()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::rank_of;
+    use super::{first_of, rank_of};
 
+    /// Mutations caught, each alone: the last of equal logits; NaN compared as it is.
     #[test]
     fn ties_go_to_the_smaller_index_and_nan_ranks_last() {
+        let nan = f32::NAN;
+        for row in
+            [[1.0, 3.0, 3.0], [nan, 0.0, nan], [nan, nan, nan], [-1.0, nan, -1.0], [0.0, 2.0, 5.0]]
+        {
+            assert_eq!(rank_of(&row, first_of(&row)), 0, "{row:?}");
+        }
         assert_eq!(rank_of(&[1.0, 3.0, 3.0, 2.0], 1), 0);
         assert_eq!(rank_of(&[1.0, 3.0, 3.0, 2.0], 2), 1);
-        assert_eq!(rank_of(&[f32::NAN, 0.0], 0), 1);
     }
 }

@@ -197,6 +197,7 @@ fn micro_batches(batch: Batch, max: usize) -> Vec<Batch> {
             mixed_labels: batch.mixed_labels.as_ref().map(|(all, lambda)| (labels(all), *lambda)),
             indices: batch.indices[range.clone()].to_vec(),
             skipped: Vec::new(),
+            skipped_indices: Vec::new(),
         }
     };
     (0..parts).map(part).collect()
@@ -216,6 +217,7 @@ mod tests {
             mixed_labels: Some(((0..35).rev().collect(), 0.25)),
             indices: (100..135).collect(),
             skipped: Vec::new(),
+            skipped_indices: Vec::new(),
         };
         let split = micro_batches(batch(), 16);
         let sizes: Vec<usize> = split.iter().map(|part| part.labels.len()).collect();

@@ -169,6 +169,7 @@ mod tests {
                 mixed_labels: Some((vec![4, 1, 2, 0], lambda)),
                 indices: vec![0, 1, 2, 3],
                 skipped: Vec::new(),
+                skipped_indices: Vec::new(),
             };
             let own = targets(&batch, 5, 0.1, &Device::flex()).into_data();
             let own: Vec<f32> = own.try_to_vec().unwrap();

@@ -80,16 +80,30 @@ impl NanGuard {
         if self.non_finite_steps > TOLERATED_STEPS {
             self.factor = (0.5 * self.factor).max(MIN_FACTOR);
         }
-        match (self.non_finite_steps >= patience, self.rollbacks < MAX_ROLLBACKS) {
-            (false, _) => Response::Skip,
-            (true, false) => Response::Stop,
-            (true, true) => {
-                (self.non_finite_steps, self.rollbacks) = (0, self.rollbacks + 1);
-                // Each rollback lowers the rate further than the one before.
-                self.factor = self.factor.min(0.1_f64.powi(self.rollbacks as i32));
-                Response::RollBack
-            }
+        match self.non_finite_steps >= patience {
+            false => Response::Skip,
+            true => self.roll_back(),
         }
+    }
+
+    /// Records an evaluation whose loss is not finite, and returns the response, which is never to
+    /// skip it.
+    pub fn on_non_finite_evaluation(&mut self, action: NanAction) -> Response {
+        match action {
+            NanAction::Stop => Response::Stop,
+            NanAction::Skip => self.roll_back(),
+        }
+    }
+
+    fn roll_back(&mut self) -> Response {
+        if self.rollbacks >= MAX_ROLLBACKS {
+            return Response::Stop;
+        }
+        (self.non_finite_steps, self.finite_steps) = (0, 0);
+        self.rollbacks += 1;
+        // Each rollback lowers the rate further than the one before.
+        self.factor = self.factor.min(0.1_f64.powi(self.rollbacks as i32));
+        Response::RollBack
     }
 }
 
@@ -122,5 +136,11 @@ mod tests {
         }
         assert_eq!(guard.on_non_finite_step(NanAction::Skip, 5), Response::Stop);
         assert_eq!(NanGuard::default().on_non_finite_step(NanAction::Stop, 5), Response::Stop);
+        // Rollbacks of evaluations and steps count together.
+        assert_eq!(guard.on_non_finite_evaluation(NanAction::Skip), Response::Stop);
+        let mut guard = NanGuard::default();
+        assert_eq!(guard.on_non_finite_evaluation(NanAction::Skip), Response::RollBack);
+        assert_eq!((guard.rollbacks, guard.factor), (1, 0.1));
+        assert_eq!(guard.on_non_finite_evaluation(NanAction::Stop), Response::Stop);
     }
 }

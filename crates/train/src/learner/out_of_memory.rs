@@ -1,7 +1,8 @@
 //! Out-of-memory: detects it in panics, and injects it in tests.
 //!
 //! On a CPU an activation map that gets no memory is a panic of `kernels`, which can be caught. Any
-//! other failed allocation ends the process, and so does Linux where it promised more memory than
+//! other allocation has the reserve of `kernels::allocator`, and the next map panics in its place;
+//! beyond that the process ends with a sentence. Linux ends it where it promised more memory than
 //! there is; against that a note at the start ([`crate::system_memory::note`]) is the only help.
 //! Burn and wgpu report missing memory by a panic too.
 

@@ -8,7 +8,7 @@ use nn::layer_spec::{LayerOperation, LayerSpec, Naming};
 use nn::network::Network;
 
 use crate::error::Error;
-use crate::suggest::nearest;
+use crate::suggest::did_you_mean;
 
 /// What an optimizer treats differently from parameter to parameter.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,10 +70,9 @@ pub fn frozen(config: &NetworkConfig, patterns: &[String]) -> Result<Vec<bool>, 
             .iter()
             .flat_map(|n| n.match_indices('.').map(|(at, _)| n[..at].to_owned()).chain([n.clone()]))
             .collect();
-        let near =
-            nearest(pattern, &prefixes).map_or_else(String::new, |n| format!("; near: `{n}`"));
+        let near = did_you_mean(pattern, &prefixes);
         return Err(Error::usage(format!(
-            "--freeze: `{pattern}` matches no weight of {}{near}; `kindling summary` lists them",
+            "--freeze: `{pattern}`{near} matches no weight of {}; `kindling summary` lists them",
             config.architecture.name()
         )));
     }

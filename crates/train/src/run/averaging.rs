@@ -5,6 +5,7 @@ use nn::network::Network;
 
 use crate::config::plan::Plan;
 use crate::error::Error;
+use crate::files::crash_point;
 use crate::learner::bn_statistics;
 use crate::optimizers::weight_average::{Average, ema_decay};
 use crate::run::observer::accuracy_line;
@@ -33,7 +34,8 @@ pub(super) fn update_swa(mut state: TrainState, plan: &Plan, epoch: u64) -> Trai
     state
 }
 
-/// The network with statistics of batch norm from the first `count` batches of epoch 0.
+/// The network with statistics of batch norm from the first `count` batches of epoch 0; none if a
+/// signal ended the estimation.
 ///
 /// # Errors
 /// As [`bn_statistics::reestimate`].
@@ -41,22 +43,43 @@ pub(super) fn reestimate(
     trainer: &Trainer,
     network: Network,
     count: usize,
-) -> Result<Network, Error> {
-    let batches = trainer.loader.epoch(0, 0).take(count);
-    bn_statistics::reestimate(network, batches, &trainer.context.autodiff_device)
+) -> Result<Option<Network>, Error> {
+    let goes_on = || trainer.stop.requested().is_none();
+    if !goes_on() {
+        return Ok(None);
+    }
+    let batches = trainer.loader.epoch(0, 0).take(count).enumerate();
+    // The first batch counts in any case: an estimation without any is an error.
+    let batches = batches.take_while(|(number, _)| {
+        crash_point();
+        *number == 0 || goes_on()
+    });
+    let batches = batches.map(|(_, batch)| batch);
+    let device = &trainer.context.autodiff_device;
+    let network = bn_statistics::reestimate(network, batches, device)?;
+    Ok(goes_on().then_some(network))
 }
 
-/// At the end of a run, after its last epoch `epoch`: makes the equal average the network,
-/// evaluates it and saves it as `model_swa.ckpt`, and as the best checkpoint if it is.
+/// The outcome of [`finish_swa`].
+pub(super) enum Finish {
+    /// The run is finished; whether its equal average is the best of its models.
+    Done(bool),
+    /// A signal, by its exit code, came first.
+    Interrupted(u8),
+}
+
+/// At the end of a run, after its last epoch `epoch`: evaluates the equal average, if there is one,
+/// and saves it as `model_swa.ckpt`, and as the best checkpoint if it is. The state stays that of
+/// the trained weights, but for its best evaluation.
 ///
 /// # Errors
 /// As [`reestimate`] and [`evaluate_model`]; a checkpoint that cannot be written.
 pub(super) fn finish_swa(
     trainer: &Trainer,
-    mut state: TrainState,
+    state: &mut TrainState,
     epoch: u64,
-) -> Result<TrainState, Error> {
-    let Some(swa) = state.swa.take() else { return Ok(state) };
+) -> Result<Finish, Error> {
+    let Some(swa) = &state.swa else { return Ok(Finish::Done(false)) };
     let plan = &trainer.context.plan;
     // No forward pass has seen these weights, so their statistics do not exist yet.
     let count = if plan.averaging.bn_reestimate > 0 {
@@ -64,14 +87,32 @@ pub(super) fn finish_swa(
     } else {
         trainer.batches()
     };
-    state.network = reestimate(trainer, trainer.context.network_of(&swa), count)?;
-    let report = evaluate_model(trainer, &state.network)?;
-    trainer.observer.note(&format!("{} SWA", accuracy_line(&report)));
-    state.prefer_ema = false;
-    trainer.save(&state, retention::SWA)?;
-    if update_best(&mut state, epoch, &report, plan.training.eval_metric.score(&report)) {
-        trainer.save(&state, retention::SWA)?;
-        retention::copy(&trainer.folder, retention::SWA, retention::BEST)?;
+    let network = reestimate(trainer, trainer.context.network_of(swa), count)?;
+    let report = network.as_ref().map(|n| evaluate_model(trainer, n)).transpose()?;
+    // What a signal cut short is no evaluation: the resumed run makes it anew.
+    if let Some(code) = trainer.stop.requested() {
+        return Ok(Finish::Interrupted(code));
     }
-    Ok(state)
+    let (Some(network), Some(report)) = (network, report) else { return Ok(Finish::Done(false)) };
+    trainer.observer.note(&format!("{} SWA", accuracy_line(&report)));
+    if !report.loss.is_finite() {
+        trainer.observer.note("note: the loss of the equal average is not finite: it is not saved");
+        return Ok(Finish::Done(false));
+    }
+    let own = (
+        std::mem::replace(&mut state.network, network),
+        state.swa.take(),
+        std::mem::replace(&mut state.prefer_ema, false),
+    );
+    let better = update_best(state, epoch, &report, plan.training.eval_metric.score(&report));
+    if let Some(best) = state.best.as_mut().filter(|_| better) {
+        best.swa = true;
+    }
+    let saved = trainer.save(state, retention::SWA);
+    (state.network, state.swa, state.prefer_ema) = own;
+    saved?;
+    if better {
+        retention::make_swa_best(&trainer.folder)?;
+    }
+    Ok(Finish::Done(better))
 }

@@ -1,5 +1,6 @@
 //! The objective of a plan: its loss, the weights of its classes, its teacher.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use burn::module::Module as _;
@@ -12,7 +13,8 @@ use crate::error::Error;
 use crate::learner::loss::Loss;
 use crate::learner::objective::{Objective, Teacher};
 use crate::run::checkpoint::Checkpoint;
-use crate::suggest::nearest;
+use crate::suggest::{did_you_mean, nearest};
+use crate::text_list::{Line, lines, read_text};
 use deploy::manifest::WeightsKind;
 
 /// The objective of `plan` for the training images `train` on `device` (without autodiff), and a
@@ -63,25 +65,28 @@ fn balanced(train: &ImageFolder) -> Vec<f32> {
 /// Reads the weight of every class, in the order of `classes`, from lines of `class,weight`.
 fn from_file(path: &Path, classes: &[String]) -> Result<Vec<f32>, Error> {
     let file = path.display();
-    let text = std::fs::read_to_string(path).map_err(|e| {
-        Error::usage(format!("--class-weights: {file}: {e}; give balanced, none or a file"))
+    let text = read_text(path).map_err(|why| {
+        let near = did_you_mean(&file.to_string(), &["balanced", "none"]);
+        Error::usage(format!("--class-weights: {file}{near}: {why}; give balanced, none or a file"))
     })?;
     let mut found = vec![None; classes.len()];
-    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let wrong = |what: String| {
-            Error::usage(format!("--class-weights: {file}: line {}: {what}", number + 1))
-        };
+    let known: HashMap<&str, usize> = classes.iter().map(String::as_str).zip(0..).collect();
+    for Line { number, text, .. } in lines(&text) {
+        let wrong =
+            |what: String| Error::usage(format!("--class-weights: {file}: line {number}: {what}"));
         let (class, weight) =
-            line.rsplit_once(',').ok_or_else(|| wrong("expected `class,weight`".into()))?;
+            text.rsplit_once(',').ok_or_else(|| wrong("expected `class,weight`".into()))?;
         let class = class.trim();
         let weight = weight.trim().parse::<f32>().ok().filter(|w| w.is_finite() && *w >= 0.0);
         let weight = weight.ok_or_else(|| wrong("the weight is no number of at least 0".into()))?;
-        let Some(index) = classes.iter().position(|own| own == class) else {
+        let Some(&index) = known.get(class) else {
             let near = nearest(class, classes)
                 .map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
             return Err(wrong(format!("no class `{class}` in the data{near}")));
         };
-        found[index] = Some(weight);
+        if found[index].replace(weight).is_some() {
+            return Err(wrong(format!("`{class}` has a weight already; give each class one")));
+        }
     }
     if let Some(index) = found.iter().position(Option::is_none) {
         let class = &classes[index];

@@ -10,81 +10,17 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use deploy::classifier::load_network;
-use deploy::container::{Container, FORMAT, OPTIMIZER, TensorRef, container_of};
+use deploy::container::{Container, OPTIMIZER, TensorRef, container_of};
 pub use deploy::container::{EMA, SWA};
+use deploy::files::StagedFile;
 pub use deploy::manifest::WeightsKind;
-use nn::config::NetworkConfig;
 use nn::network::Network;
 use nn::weights::NamedTensor;
-use serde::{Deserialize, Serialize};
 
-use crate::config::plan::Plan;
 use crate::error::Error;
-use crate::files::write_atomically;
-use crate::learner::nan_guard::NanGuard;
-use crate::optimizers::lr_schedule::Plateau;
+use crate::files::{failed, read, stage};
 use crate::optimizers::optimizer::SavedBuffer;
-use crate::run::progress::{Best, EpochStats, Position};
-use transforms::preprocess::Preprocess;
-
-/// Fingerprint of the training set; a run can only be resumed on the same data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DatasetFingerprint {
-    /// Number of images.
-    #[serde(rename = "pictures")]
-    pub images: usize,
-    /// CRC-32 over the relative paths and labels in their order.
-    pub crc32: u32,
-}
-
-/// Everything in a checkpoint but the tensors. `deploy::manifest` reads the fields of the model.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Manifest {
-    /// Version of the layout.
-    pub format: u32,
-    /// Version of the program that wrote it.
-    pub kindling: String,
-    /// Architecture, width, classes, dropout, constants of batch norm.
-    pub network: NetworkConfig,
-    /// Class names in the order of the logits.
-    pub classes: Vec<String>,
-    /// How images become tensors.
-    pub preprocess: Preprocess,
-    /// The whole resolved configuration of the run.
-    pub plan: Plan,
-    /// The next batch.
-    pub position: Position,
-    /// Sums of the running epoch.
-    #[serde(rename = "tally")]
-    pub epoch_stats: EpochStats,
-    /// The best evaluation.
-    pub best: Option<Best>,
-    /// Updates that the optimizer made; `position.step` where the field is absent.
-    #[serde(default)]
-    pub optimizer_steps: Option<u64>,
-    /// Updates of the exponential average, whose tensors are `ema.*`.
-    #[serde(default)]
-    pub ema_updates: Option<u64>,
-    /// Epochs in the equal average, whose tensors are `swa.*`.
-    #[serde(default)]
-    pub swa_epochs: Option<u64>,
-    /// Whether the exponential average was better than the trained weights at the last evaluation.
-    #[serde(default)]
-    pub prefer_ema: bool,
-    /// State of `--sched plateau`.
-    #[serde(default)]
-    pub plateau: Plateau,
-    /// State of the guard against non-finite losses.
-    #[serde(default, rename = "strain")]
-    pub nan_guard: NanGuard,
-    /// Largest micro-batch, images, where the memory was too small for a batch.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub micro_batch: Option<usize>,
-    /// The training set.
-    pub data: DatasetFingerprint,
-}
+pub use crate::run::manifest::{DatasetFingerprint, Manifest};
 
 /// A checkpoint in memory.
 pub struct Checkpoint {
@@ -98,19 +34,20 @@ pub struct Checkpoint {
     pub averages: Vec<NamedTensor>,
 }
 
-impl Manifest {
-    /// The layout version written by this program.
-    pub fn format() -> u32 {
-        FORMAT
-    }
-}
-
 impl Checkpoint {
     /// Writes the file whole or not at all.
     ///
     /// # Errors
     /// [`crate::error::ErrorKind::File`] on any failure; an older file at `path` is untouched then.
     pub fn write(&self, path: &Path) -> Result<(), Error> {
+        self.stage(path)?.publish().map_err(failed)
+    }
+
+    /// Writes the file beside `path`, without its name yet.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::File`].
+    pub(super) fn stage(&self, path: &Path) -> Result<StagedFile, Error> {
         let manifest = serde_json::to_string(&self.manifest).expect("the manifest is plain data");
         let weights = self.weights.iter().chain(&self.averages).map(TensorRef::from);
         let states = self.optimizer.iter().map(|state| TensorRef {
@@ -118,7 +55,16 @@ impl Checkpoint {
             shape: vec![state.values.len()],
             values: &state.values,
         });
-        write_atomically(path, &container_of(&manifest, weights.chain(states)))
+        stage(path, &container_of(&manifest, weights.chain(states)))
+    }
+
+    /// The first tensor with a value that is not finite.
+    pub(super) fn not_finite(&self) -> Option<&str> {
+        let weights = self.weights.iter().chain(&self.averages).map(|t| (&t.name, &t.values));
+        let mut all =
+            weights.chain(self.optimizer.iter().map(|state| (&state.name, &state.values)));
+        all.find(|(_, values)| !values.iter().all(|value| value.is_finite()))
+            .map(|(name, _)| &**name)
     }
 
     /// Takes weights out of the checkpoint.
@@ -170,10 +116,10 @@ impl Checkpoint {
     /// layout, each in a sentence of its own.
     pub fn read(path: &Path) -> Result<Self, Error> {
         let fail = |what: String| unreadable(path, &format!("{}: {what}", path.display()));
-        let bytes = std::fs::read(path).map_err(|e| fail(format!("cannot read it: {e}")))?;
+        let bytes = read(path).map_err(|e| fail(format!("cannot read it: {e}")))?;
         let container = Container::from_bytes(&bytes).map_err(|e| fail(e.to_string()))?;
-        let manifest: Manifest = serde_json::from_str(&container.manifest)
-            .map_err(|e| fail(format!("manifest: {e}")))?;
+        let manifest =
+            Manifest::parse(&container.manifest).map_err(|why| fail(format!("manifest: {why}")))?;
         let (mut weights, mut optimizer, mut averages) = (Vec::new(), Vec::new(), Vec::new());
         for tensor in container.tensors {
             if tensor.name.starts_with(OPTIMIZER) {

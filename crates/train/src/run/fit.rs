@@ -9,17 +9,24 @@ use std::time::{Duration, Instant};
 
 use crate::config::plan::Plan;
 use crate::datasets::batch::Batch;
+use crate::datasets::data_error::DataError;
+use crate::datasets::loader::patient_epoch::PatientEpoch;
 use crate::error::Error;
 use crate::learner::evaluate::EvalReport;
 use crate::run::averaging;
+use crate::run::averaging::Finish;
+use crate::run::incident;
 use crate::run::observer::{BatchRecord, Observer};
 use crate::run::progress::{EpochStats, Position};
-use crate::run::retention::{LAST, retain};
+use crate::run::readable::{ClassReads, check_readable};
+use crate::run::resume::{epochs_waited, evaluation_due};
+use crate::run::retention;
+use crate::run::retention::LAST;
 use crate::run::run_folder;
 use crate::run::run_folder::StepRecord;
 use crate::run::state::TrainState;
 use crate::run::step::{AccumulationGroup, BatchResult, StepOutcome, step};
-use crate::run::trainer::{Run, RunOutcome, Trainer};
+use crate::run::trainer::{Run, RunOutcome, STOPPED, Trainer};
 use crate::run::validate::{Validation, epoch_line, validate};
 
 /// Trains from the position of the run to its last epoch.
@@ -32,13 +39,21 @@ pub fn fit(run: Run, observer: &dyn Observer) -> Result<RunOutcome, Error> {
     let (trainer, mut state) = Trainer::open(run, observer)?;
     let plan = &trainer.context.plan;
     let (mut saved, mut pace, mut advised) = (Instant::now(), Pace::default(), false);
+    let note = |text: &str| observer.note(&format!("note: {text}"));
     'epochs: while state.position.epoch < trainer.epochs() {
-        let mut batches = trainer.loader.epoch(state.position.epoch, state.position.batch);
-        let mut group = AccumulationGroup::new(&state.network);
+        let Position { epoch, batch: first, .. } = state.position;
+        let mut batches = PatientEpoch::new(&trainer.loader, epoch, first, &trainer.stop, &note);
+        let mut reads = ClassReads::new(trainer.train.classes.len(), first);
+        let (mut group, mut closed) =
+            (AccumulationGroup::new(&state.network, state.epoch_stats), true);
         while state.position.batch < trainer.batches() {
             let (began, waited) = (Instant::now(), batches.waited());
-            let Some(batch) = batches.next() else { break };
-            let batch = batch?;
+            let batch = match batches.next() {
+                None => break,
+                Some(Ok(batch)) => batch,
+                Some(Err(error)) => return without_batch(&trainer, &state, closed, error),
+            };
+            reads.add(&batch, &trainer.train);
             report_skipped(&trainer, &mut state, &batch, &mut advised)?;
             let outcome;
             (state, outcome) = step(&trainer, state, &mut group, batch)?;
@@ -48,6 +63,7 @@ pub fn fit(run: Run, observer: &dyn Observer) -> Result<RunOutcome, Error> {
             state.epoch_stats.waited += waited.as_secs_f64();
             pace.add(spent);
             report_batch(&trainer, &state, &result, &pace)?;
+            closed = result.closes;
             if result.closes && state.position.batch < trainer.batches() {
                 if let Some(code) = trainer.stop_code() {
                     trainer.save(&state, LAST)?;
@@ -60,48 +76,80 @@ pub fn fit(run: Run, observer: &dyn Observer) -> Result<RunOutcome, Error> {
             }
         }
         drop(batches);
-        if let EpochStats { seen: 0, skipped: 1.., skipped_steps: 0, .. } = state.epoch_stats {
-            return Err(nothing_readable(&trainer, &state));
-        }
+        check_readable(&trainer, &state, &reads)?;
 
         // The trained epoch is saved before it is evaluated, so that nothing is lost meanwhile.
         trainer.save(&state, LAST)?;
         saved = Instant::now();
-        let epoch = state.position.epoch;
-        let last = epoch + 1 == trainer.epochs();
-        if last && plan.averaging.bn_reestimate > 0 {
-            state.network =
-                averaging::reestimate(&trainer, state.network, plan.averaging.bn_reestimate)?;
-        }
-        let mut validation = None;
-        if last || (epoch + 1).is_multiple_of(plan.training.val_interval) {
-            match validate(&trainer, &mut state)? {
-                Validation::Done { report, better } => validation = Some((report, better)),
-                Validation::Interrupted(code) => {
-                    return Ok(outcome_of(&state, None, Some(code)));
-                }
-            }
-        } else {
-            observer.note(&epoch_line(epoch, &state.epoch_stats));
-        }
-        state = averaging::update_swa(state, plan, epoch);
-        state.position = Position { epoch: epoch + 1, batch: 0, step: state.position.step };
-        state.epoch_stats = EpochStats::default();
-        trainer.save(&state, LAST)?;
-        let mut newest = None;
-        if let Some((report, better)) = validation {
-            retain(&trainer.folder, epoch, better, plan.checkpoints.checkpoint_hist)?;
-            if last || patience_exhausted(&trainer, &state, epoch) {
-                state = averaging::finish_swa(&trainer, state, epoch)?;
-                return Ok(outcome_of(&state, Some(report), None));
-            }
-            newest = Some(report);
-        }
-        if let Some(code) = trainer.stop_code() {
-            return Ok(outcome_of(&state, newest, Some(code)));
+        let end;
+        (state, end) = end_epoch(&trainer, state)?;
+        if let Some(outcome) = end {
+            return Ok(outcome);
         }
     }
     Ok(outcome_of(&state, None, None))
+}
+
+/// Evaluates a trained epoch where an evaluation is due, averages its weights, and saves it; returns
+/// the outcome of the run if it ends here.
+///
+/// Until its checkpoint is published as the last one, the last one is that of the trained epoch, and
+/// a run that is killed or interrupted evaluates the epoch anew when it is resumed.
+fn end_epoch(
+    trainer: &Trainer,
+    mut state: TrainState,
+) -> Result<(TrainState, Option<RunOutcome>), Error> {
+    let (plan, epoch) = (&trainer.context.plan, state.position.epoch);
+    let last = epoch + 1 == trainer.epochs();
+    let interrupted = |state: TrainState, code: u8| {
+        let outcome = outcome_of(&state, None, Some(code));
+        Ok((state, Some(outcome)))
+    };
+    if last && plan.averaging.bn_reestimate > 0 {
+        let network = state.network.clone();
+        match averaging::reestimate(trainer, network, plan.averaging.bn_reestimate)? {
+            Some(network) => state.network = network,
+            None => return interrupted(state, trainer.stop.requested().unwrap_or(STOPPED)),
+        }
+    }
+    let mut evaluated = None;
+    if last || evaluation_due(epoch, plan.training.val_interval) {
+        match validate(trainer, &mut state)? {
+            Validation::Done { report, better } => evaluated = Some((report, better)),
+            Validation::Interrupted(code) => return interrupted(state, code),
+            Validation::NotFinite(loss) => {
+                return Ok((incident::respond_to_evaluation(trainer, state, loss)?, None));
+            }
+        }
+    } else {
+        trainer.observer.note(&epoch_line(epoch, &state.epoch_stats));
+    }
+    state = averaging::update_swa(state, plan, epoch);
+    state.position = Position { epoch: epoch + 1, batch: 0, step: state.position.step };
+    state.epoch_stats = EpochStats::default();
+    let Some((report, better)) = evaluated else {
+        trainer.save(&state, LAST)?;
+        let outcome = trainer.stop_code().map(|code| outcome_of(&state, None, Some(code)));
+        return Ok((state, outcome));
+    };
+    let waited = epochs_waited(plan, state.best, epoch);
+    if let Some(waited) = waited {
+        trainer.observer.note(&format!("no better accuracy for {waited} epochs: ended early"));
+    }
+    let ends = last || waited.is_some();
+    let mut swa_is_best = false;
+    if ends {
+        match averaging::finish_swa(trainer, &mut state, epoch)? {
+            Finish::Done(best) => swa_is_best = best,
+            Finish::Interrupted(code) => return interrupted(state, code),
+        }
+    }
+    let checkpoint = trainer.context.stage(&state, &trainer.folder.join(LAST))?;
+    let (better, keep) = (better && !swa_is_best, plan.checkpoints.checkpoint_hist);
+    retention::publish(checkpoint, &trainer.folder, epoch, better, keep)?;
+    let code = if ends { None } else { trainer.stop_code() };
+    let outcome = (ends || code.is_some()).then(|| outcome_of(&state, Some(report), code));
+    Ok((state, outcome))
 }
 
 fn outcome_of(state: &TrainState, report: Option<EvalReport>, code: Option<u8>) -> RunOutcome {
@@ -135,20 +183,32 @@ fn report_skipped(
     Ok(())
 }
 
-/// The error of an epoch in which no training image could be read. The last checkpoint is that of
-/// the epoch before.
-fn nothing_readable(trainer: &Trainer, state: &TrainState) -> Error {
-    let data = trainer.context.plan.data.data_dir.display();
-    let way_out = match state.position.epoch {
-        // No epoch is saved yet, so there is nothing to resume.
-        0 => "repair them and start again".to_owned(),
-        _ => format!("--resume {} goes on once they are back", trainer.folder.display()),
-    };
-    Error::data(format!(
-        "{data}: none of the {} training images could be read in epoch {}; `kindling data check \
-         {data}` names each fault; {way_out}",
-        state.epoch_stats.skipped, state.position.epoch
-    ))
+/// Ends a run whose next batch cannot be made. Where the system is the cause and not the data, what is
+/// trained is saved first, unless the accumulation group is open: then the last checkpoint stands.
+///
+/// # Errors
+/// The fault, unless a signal ended the waiting for the storage.
+fn without_batch(
+    trainer: &Trainer,
+    state: &TrainState,
+    closed: bool,
+    error: DataError,
+) -> Result<RunOutcome, Error> {
+    if !error.is_the_systems() {
+        return Err(error.into());
+    }
+    let code = trainer.stop_code();
+    if closed && (state.position.step > 0 || code.is_some()) {
+        trainer.save(state, LAST)?;
+    }
+    if let (true, Some(code)) = (closed, code) {
+        return Ok(outcome_of(state, None, Some(code)));
+    }
+    let mut error = Error::from(error);
+    if trainer.folder.join(LAST).exists() {
+        error.message += &trainer.way_back();
+    }
+    Err(error)
 }
 
 /// Reports a batch to the observer, and every [`Trainer::log_interval`] batches to `steps.jsonl`.
@@ -196,18 +256,6 @@ fn checkpoint_due(plan: &Plan, step: u64, saved: Instant) -> bool {
         (plan.checkpoints.checkpoint_interval_steps, plan.checkpoints.checkpoint_interval_minutes);
     minutes > 0.0 && saved.elapsed().as_secs_f64() > 60.0 * minutes
         || every > 0 && step.is_multiple_of(every)
-}
-
-/// Whether the run ends after `epoch` because its evaluations have not improved for `--patience`
-/// epochs.
-fn patience_exhausted(trainer: &Trainer, state: &TrainState, epoch: u64) -> bool {
-    let waited = state.best.map_or(0, |best| epoch - best.epoch);
-    let patience = trainer.context.plan.training.patience;
-    let exhausted = patience > 0 && waited >= patience;
-    if exhausted {
-        trainer.observer.note(&format!("no better accuracy for {waited} epochs: ended early"));
-    }
-    exhausted
 }
 
 /// The mean time of a batch since the run began or was resumed.

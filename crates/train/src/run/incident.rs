@@ -7,10 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::datasets::image_folder::ImageFolder;
 use crate::error::Error;
-use crate::files::write_atomically;
+use crate::files::{create_folders, write_atomically};
 use crate::learner::nan_guard::{NanGuard, Response};
 use crate::run::checkpoint::Checkpoint;
 use crate::run::progress::Position;
+use crate::run::retention;
 use crate::run::retention::LAST;
 use crate::run::run_folder;
 use crate::run::state::TrainState;
@@ -104,7 +105,8 @@ pub(super) fn respond(
         state.nan_guard.on_non_finite_step(plan.training.nan_action, plan.training.nan_patience);
     let last = trainer.folder.join(LAST);
     if response == Response::Stop || !last.exists() && response != Response::Skip {
-        return Err(diverged(&last, step, state.nan_guard.rollbacks));
+        let last = Some(&*last).filter(|last| last.exists());
+        return Err(diverged(last, &step.description(), state.nan_guard.rollbacks));
     }
     trainer.observer.note(&step.note(response, &state.nan_guard, file.as_deref()));
     if response == Response::RollBack {
@@ -116,6 +118,42 @@ pub(super) fn respond(
         state.epoch_stats.skipped_steps += 1;
     }
     Ok((state, response))
+}
+
+/// Responds to the evaluation of an epoch with a `loss` that is not finite: rolls the run back to
+/// the newest checkpoint of an epoch before, whose evaluation was finite, with a lower rate. The
+/// last checkpoint is that one from then on, because the one before it evaluates to no number.
+///
+/// # Errors
+/// [`crate::error::ErrorKind::Diverged`]: the guard gives up, or there is no such checkpoint. A
+/// checkpoint or file that cannot be read or written.
+pub(super) fn respond_to_evaluation(
+    trainer: &Trainer,
+    mut state: TrainState,
+    loss: f64,
+) -> Result<TrainState, Error> {
+    let (epoch, rollbacks) = (state.position.epoch, state.nan_guard.rollbacks);
+    let response =
+        state.nan_guard.on_non_finite_evaluation(trainer.context.plan.training.nan_action);
+    let before = retention::epochs(&trainer.folder).into_iter().find(|own| *own < epoch);
+    let before = before.map(|own| trainer.folder.join(retention::epoch_file(own)));
+    let best = Some(trainer.folder.join(retention::BEST)).filter(|best| best.exists());
+    let what = format!("the loss of the evaluation of epoch {epoch} is not finite ({loss})");
+    let target = before.or(best);
+    let (Response::RollBack, Some(target)) = (response, &target) else {
+        return Err(diverged(target.as_deref(), &what, rollbacks));
+    };
+    let (nan_guard, micro_batch) = (state.nan_guard, state.micro_batch);
+    trainer.observer.note(&format!(
+        "{what}: back to {}, rate times {:.3e} from here on",
+        target.display(),
+        nan_guard.factor
+    ));
+    state = trainer.context.resume(Checkpoint::read(target)?, false)?;
+    (state.nan_guard, state.micro_batch) = (nan_guard, micro_batch);
+    run_folder::rewind_steps(&trainer.folder, state.position)?;
+    trainer.save(&state, LAST)?;
+    Ok(state)
 }
 
 /// Writes the step and the weights before it below `nan/`. Returns the file, or nothing once there
@@ -131,8 +169,7 @@ fn record(
     if entries.filter(|entry| json(&entry.path())).count() >= MAX_RECORDS {
         return Ok(None);
     }
-    std::fs::create_dir_all(&folder)
-        .map_err(|e| Error::file(format!("{}: cannot make the folder: {e}", folder.display())))?;
+    create_folders(&folder)?;
     let path = folder.join(format!("step-{}.json", step.position.step));
     trainer.context.save(state, &path.with_extension("ckpt"))?;
     let text = serde_json::to_string_pretty(step).expect("plain data");
@@ -140,17 +177,15 @@ fn record(
     Ok(Some(path))
 }
 
-fn diverged(last: &Path, step: &NonFiniteStep, rollbacks: u64) -> Error {
-    let intact = match last.exists() {
-        true => format!("; {} is intact", last.display()),
-        false => String::new(),
+/// The error of a run that gives up because of `what`; `intact` is the checkpoint to go on from.
+fn diverged(intact: Option<&Path>, what: &str, rollbacks: u64) -> Error {
+    let intact = match intact {
+        Some(checkpoint) => format!("; {} is intact", checkpoint.display()),
+        None => String::new(),
     };
     let rolled_back = match rollbacks {
         0 => String::new(),
         count => format!(" and {count} times at a lower rate from the last checkpoint"),
     };
-    Error::diverged(format!(
-        "{}{rolled_back}{intact}; lower --lr or lengthen --warmup-epochs",
-        step.description()
-    ))
+    Error::diverged(format!("{what}{rolled_back}{intact}; lower --lr or lengthen --warmup-epochs"))
 }

@@ -1,12 +1,13 @@
 //! The console and `train.log` of a run: a progress bar on a terminal, plain lines elsewhere, or
 //! JSON.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use deploy::files::open_log;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::config::output::LogFormat;
@@ -59,10 +60,7 @@ impl Logger {
     /// # Errors
     /// [`crate::error::ErrorKind::File`].
     pub fn log_to(&self, path: &Path) -> Result<(), Error> {
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(path)
+        let file = open_log(path)
             .map_err(|e| Error::file(format!("{}: cannot write: {e}", path.display())))?;
         *self.log.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
         Ok(())
@@ -128,9 +126,10 @@ impl Observer for Logger {
     fn batch(&self, record: &BatchRecord) {
         let BatchRecord { epoch, batch, batches, loss, lr, epoch_stats, .. } = record;
         let wait = epoch_stats.wait_percent();
-        let losses = match epoch_stats.seen {
-            0 => "Loss: none, no image was read".to_owned(),
-            _ => format!("Loss: {loss:.4} ({:.4})", epoch_stats.mean_loss()),
+        let losses = match (epoch_stats.mean_loss(), epoch_stats.skipped_steps) {
+            (Some(mean), _) => format!("Loss: {loss:.4} ({mean:.4})"),
+            (None, 0) => "Loss: none, no image was read".to_owned(),
+            (None, _) => "Loss: none, every step was skipped".to_owned(),
         };
         let numbers = format!(
             "{losses}  {:.1}/s  LR: {lr:.3e}  Data: {wait:.0}%  ETA: {}",

@@ -1,6 +1,8 @@
 //! The images of a run as its plan says: both splits, and their loaders. Every command that takes a
 //! plan opens its data here.
 
+use std::collections::HashSet;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::config::plan::Plan;
@@ -8,7 +10,10 @@ use crate::datasets::cache::Caching;
 use crate::datasets::image_folder::ImageFolder;
 use crate::datasets::loader::{Loader, LoaderConfig, Mode};
 use crate::datasets::quarantine;
+use crate::datasets::quarantine::{Quarantine, leave_out_of};
 use crate::error::Error;
+use crate::run::dataset_fingerprint::fingerprint;
+use crate::run::manifest::DatasetFingerprint;
 
 /// Bytes of prepared images that may wait for the network.
 pub const PREFETCH_BYTES: usize = 256 << 20;
@@ -20,14 +25,7 @@ pub const PREFETCH_BYTES: usize = 256 << 20;
 /// [`crate::error::ErrorKind::Data`]: the folder or its quarantine list is faulty.
 /// [`crate::error::ErrorKind::Usage`]: `--shard-window` on a folder without shards.
 pub fn open(plan: &Plan) -> Result<(ImageFolder, ImageFolder), Error> {
-    let (mut train, mut val) = match plan.data.val_fraction {
-        Some(share) => ImageFolder::split(&plan.data.data_dir, share, plan.training.seed)?,
-        None => {
-            let train = ImageFolder::open_train(&plan.data.data_dir, None)?;
-            let val = ImageFolder::open_val(&plan.data.data_dir, None, &train.classes)?;
-            (train, val)
-        }
-    };
+    let (mut train, mut val) = splits(plan)?;
     if !plan.data.ignore_quarantine {
         let list = plan.data.quarantine.as_deref();
         quarantine::leave_out(&plan.data.data_dir, list, &mut train, &mut val)?;
@@ -41,6 +39,91 @@ pub fn open(plan: &Plan) -> Result<(ImageFolder, ImageFolder), Error> {
         )));
     }
     Ok((train, val))
+}
+
+/// Both splits with everything that the quarantine list may leave out.
+fn splits(plan: &Plan) -> Result<(ImageFolder, ImageFolder), Error> {
+    let root = &plan.data.data_dir;
+    match plan.data.val_fraction {
+        Some(share) => Ok(ImageFolder::split(root, share, plan.training.seed)?),
+        None => {
+            let train = ImageFolder::open_train(root, None)?;
+            let val = ImageFolder::open_val(root, None, &train.classes)?;
+            Ok((train, val))
+        }
+    }
+}
+
+/// The images of a run that may have been begun before.
+pub struct RunImages {
+    /// The training images, those in `left_out` too.
+    pub train: ImageFolder,
+    /// The validation images.
+    pub val: ImageFolder,
+    /// Numbers of training images that the quarantine list got since the run began. They keep their
+    /// places, so that the order of all others and every bit of their batches stay.
+    pub left_out: HashSet<usize>,
+}
+
+/// Opens the images of a run in `folder` that was begun on the training images `begun_on`; none is
+/// a new run. The quarantine list may have changed since then.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_for_run(
+    plan: &Plan,
+    begun_on: Option<DatasetFingerprint>,
+    folder: &Path,
+) -> Result<RunImages, Error> {
+    let windowed = plan.data.shard_window > 0;
+    let (train, val) = open(plan)?;
+    let same = |train: &ImageFolder| {
+        begun_on.is_none_or(|begun_on| fingerprint(train, windowed) == begun_on)
+    };
+    if same(&train) || plan.data.ignore_quarantine {
+        return Ok(RunImages { train, val, left_out: HashSet::new() });
+    }
+    let (root, own) = (&plan.data.data_dir, folder.join(quarantine::FILE));
+    let all = splits(plan)?.0;
+    for list in [Quarantine::default(), Quarantine::of(root, Some(&own)).unwrap_or_default()] {
+        let mut begun = all.clone();
+        leave_out_of(&list, root, &mut begun);
+        if !same(&begun) {
+            continue;
+        }
+        let kept: HashSet<&Path> = train.items.iter().map(|(path, _)| &**path).collect();
+        let numbered = begun.items.iter().enumerate();
+        let left_out: HashSet<usize> = numbered
+            .filter(|(_, (path, _))| !kept.contains(&**path))
+            .map(|(index, _)| index)
+            .collect();
+        begun.notes.clone_from(&train.notes);
+        if !left_out.is_empty() {
+            begun.notes.push(format!(
+                "{} of the training images came on the quarantine list after the run began: they \
+                 are left out from here on, and all others stay in their order",
+                left_out.len()
+            ));
+        }
+        return Ok(RunImages { train: begun, val, left_out });
+    }
+    // The checkpoint's refusal says what is different.
+    Ok(RunImages { train, val, left_out: HashSet::new() })
+}
+
+/// Writes the quarantine list with which a run begins into its folder, if there is one.
+///
+/// # Errors
+/// As [`Quarantine::of`]; a file that cannot be written.
+pub fn keep_quarantine(plan: &Plan, folder: &Path) -> Result<(), Error> {
+    if plan.data.ignore_quarantine {
+        return Ok(());
+    }
+    let list = Quarantine::of(&plan.data.data_dir, plan.data.quarantine.as_deref())?;
+    match list.is_empty() {
+        true => Ok(()),
+        false => list.write(&folder.join(quarantine::FILE)),
+    }
 }
 
 /// The cache of decoded images that the plan asks for.

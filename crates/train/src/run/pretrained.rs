@@ -1,53 +1,184 @@
 //! Weights from a file as the start of a run: read, loaded, and followed by the options that depend
 //! on them.
 
+use std::collections::HashMap;
+use std::io::Read as _;
 use std::path::Path;
 
+use burn::tensor::Device;
+use deploy::container::is_container;
 use nn::config::{NetworkConfig, Scaling};
 use nn::layer_spec::Naming;
 use nn::models::variants::{Variant, WeightSource};
 use nn::network::Network;
-use nn::weights::NamedTensor;
-use nn::weights::load::{HeadPolicy, load_state_dict, recognise};
-use nn::weights::read::read_weights;
+use nn::weights::kind::WeightsKind;
+use nn::weights::load::{HeadPolicy, classifier_names, load_state_dict, recognise};
+use nn::weights::read::{FileWeights, read_weights};
+use nn::weights::{NamedTensor, WeightsError};
 use transforms::resize::Interpolation;
 
-use crate::config::model::variant;
+use crate::config::model::{variant, weights_kind};
 use crate::config::options::Options;
+use crate::datasets::class_order;
 use crate::error::Error;
+use crate::files::refuse_device;
 use crate::run::checkpoint::{Checkpoint, Manifest};
 use crate::run::observer::Observer;
-use deploy::manifest::WeightsKind;
 
-/// Reads weights from a file: a Kindling checkpoint (given back too), .safetensors or .pth.
-///
-/// # Errors
-/// [`crate::error::ErrorKind::Checkpoint`].
-pub fn read(path: &Path) -> Result<(Vec<NamedTensor>, Option<Checkpoint>), Error> {
-    if path.extension().is_some_and(|x| x == "ckpt") {
-        let mut checkpoint = Checkpoint::read(path)?;
-        return Ok((checkpoint.take(WeightsKind::Best)?, Some(checkpoint)));
-    }
-    let tensors =
-        read_weights(path).map_err(|e| Error::checkpoint(format!("{}: {e}", path.display())))?;
-    Ok((tensors, None))
+/// First bytes of a file that are looked at for the manifest of a checkpoint: its metadata stand
+/// before its tensors.
+const HEAD: u64 = 1 << 20;
+
+/// A number of classes for a network whose classifier may keep its initial weights.
+const ANY_CLASSES: usize = 2;
+
+/// The weights of a file.
+pub struct Weights {
+    /// Under torchvision's or timm's names.
+    pub tensors: Vec<NamedTensor>,
+    /// The checkpoint that they were taken out of; none where the file is of another format.
+    pub checkpoint: Option<Checkpoint>,
+    /// Which of several weights in the file they are, in words.
+    pub taken: Option<String>,
 }
 
-/// Loads the weights of a file into `network`. A classifier for other classes keeps its initial
-/// values.
+/// Reads weights from a file: a Kindling checkpoint, .safetensors or .pth.
 ///
 /// # Errors
-/// [`crate::error::ErrorKind::Checkpoint`].
+/// [`crate::error::ErrorKind::Checkpoint`]; [`crate::error::ErrorKind::Usage`] when the file does not
+/// hold weights of this kind.
+pub fn read(path: &Path, kind: WeightsKind) -> Result<Weights, Error> {
+    if path.extension().is_some_and(|x| x == "ckpt") || has_manifest(path) {
+        let mut checkpoint = Checkpoint::read(path)?;
+        let Manifest { prefer_ema, ema_updates, .. } = checkpoint.manifest;
+        let taken = ema_updates.map(|_| match kind.is_ema(prefer_ema, ema_updates) {
+            Some(true) => "the exponential average of the weights; --weights-kind raw takes the \
+                           trained ones"
+                .to_owned(),
+            _ => "the trained weights and not their average".to_owned(),
+        });
+        let tensors = checkpoint.take(kind)?;
+        return Ok(Weights { tensors, checkpoint: Some(checkpoint), taken });
+    }
+    refuse_device(path).map_err(|e| fault(path, &WeightsError::Io(e)))?;
+    let FileWeights { tensors, taken } = read_weights(path, kind).map_err(|e| fault(path, &e))?;
+    Ok(Weights { tensors, checkpoint: None, taken })
+}
+
+/// Whether a file is a checkpoint of Kindling under another name.
+fn has_manifest(path: &Path) -> bool {
+    let mut head = Vec::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(HEAD).read_to_end(&mut head));
+    read.is_ok() && is_container(&head)
+}
+
+/// The error for weights that cannot be read or do not fit.
+pub fn fault(path: &Path, error: &WeightsError) -> Error {
+    let text = format!("{}: {error}", path.display());
+    match error {
+        WeightsError::Kind(_) => Error::usage(text),
+        _ => Error::checkpoint(text),
+    }
+}
+
+/// Loads the weights of a file into `network`, whose classes are `classes`. A classifier for other
+/// classes keeps its initial values; one for the same classes in another order is brought into this
+/// one. `observer` gets a note that says which of these happened.
+///
+/// # Errors
+/// Those of [`read`]; [`crate::error::ErrorKind::Checkpoint`] when the weights do not fit.
 pub(super) fn load(
     network: Network,
     path: &Path,
+    kind: WeightsKind,
+    classes: &[String],
     observer: &dyn Observer,
 ) -> Result<Network, Error> {
-    let (weights, _) = read(path)?;
-    let (network, report) = load_state_dict(network, weights, HeadPolicy::KeepInitialised)
-        .map_err(|e| Error::checkpoint(format!("{}: {e}", path.display())))?;
-    observer.note(&format!("{}: {report}", path.display()));
+    let Weights { mut tensors, checkpoint, taken } = read(path, kind)?;
+    let names = checkpoint.map(|checkpoint| checkpoint.manifest.classes);
+    let names = names.filter(|names| !class_order::is_numbering(names) || *names == classes);
+    let head = match &names {
+        Some(names) => match_classes(network.config(), &mut tensors, names, classes),
+        None => Head::Unnamed,
+    };
+    let policy = match head {
+        Head::Other => HeadPolicy::Fresh,
+        Head::Same | Head::Reordered | Head::Unnamed => HeadPolicy::KeepInitialised,
+    };
+    let (network, report) =
+        load_state_dict(network, tensors, policy).map_err(|e| fault(path, &e))?;
+    let taken = taken.map(|taken| format!("; {taken}")).unwrap_or_default();
+    observer.note(&format!("{}: {report}{taken}", path.display()));
+    let kept = report.kept.is_empty();
+    let count = classes.len();
+    let said = match (head, kept) {
+        (Head::Same, _) => "the classifier is kept: it has the same classes".to_owned(),
+        (Head::Reordered, _) => {
+            "the classifier is kept: it has the same classes in another order, and its logits were \
+             reordered by name"
+                .to_owned()
+        }
+        (Head::Unnamed, true) => {
+            let order = class_order::unlike_torchvision(classes).map_or_else(String::new, |(here, there)| {
+                format!(
+                    "; torchvision and timm order these folders as text, with `{there}` where the data has \
+                     `{here}`, so that logits of theirs mean other classes"
+                )
+            });
+            format!(
+                "the classifier is kept: the file has {count} classes like the data, but no names, so see \
+                 that their order is the data's{order}"
+            )
+        }
+        (_, false) if names.as_ref().is_some_and(|names| names.len() == count) => {
+            let pairs = names.iter().flatten().zip(classes).find(|(there, here)| there != here);
+            let first = pairs.map_or_else(String::new, |(there, here)| {
+                format!(", such as `{there}` where the data has `{here}`")
+            });
+            format!("the classifier starts anew: its {count} classes have other names{first}")
+        }
+        _ => "the classifier starts anew: the file has another number of classes".to_owned(),
+    };
+    observer.note(&format!("note: {}: {said}", path.display()));
     Ok(network)
+}
+
+/// What the classifier of pretrained weights is to the classes of the data.
+#[derive(Clone, Copy)]
+enum Head {
+    /// The same classes in the same order.
+    Same,
+    /// The same classes; the rows are in the data's order now.
+    Reordered,
+    /// Other classes.
+    Other,
+    /// The file does not name its classes.
+    Unnamed,
+}
+
+/// Compares the classes `names` of `weights` with those of the data, and brings the rows of the
+/// classifiers into the order of the data where only the order differs.
+fn match_classes(
+    config: &NetworkConfig,
+    weights: &mut [NamedTensor],
+    names: &[String],
+    classes: &[String],
+) -> Head {
+    if names == classes {
+        return Head::Same;
+    }
+    let places: HashMap<&String, usize> = names.iter().zip(0..).collect();
+    let order: Option<Vec<usize>> =
+        classes.iter().map(|class| places.get(class).copied()).collect();
+    let order = order.filter(|_| places.len() == names.len() && names.len() == classes.len());
+    let Some(order) = order else { return Head::Other };
+    let heads = classifier_names(config, recognise(config, weights));
+    for tensor in weights.iter_mut().filter(|tensor| heads.contains(&tensor.name)) {
+        let row = tensor.values.len() / names.len();
+        let rows = order.iter().flat_map(|place| &tensor.values[place * row..][..row]);
+        tensor.values = rows.copied().collect();
+    }
+    Head::Reordered
 }
 
 /// Fills the options that the user did not give from the pretrained weights of a run: constants of
@@ -55,10 +186,11 @@ pub(super) fn load(
 ///
 /// # Errors
 /// [`crate::error::ErrorKind::Usage`]: an unknown model.
-/// [`crate::error::ErrorKind::Checkpoint`]: weights that cannot be read.
+/// [`crate::error::ErrorKind::Checkpoint`]: weights that cannot be read or do not fit.
 pub fn follow_weights(mut options: Options) -> Result<Options, Error> {
-    let Some(path) = &options.network.pretrained_path else { return Ok(options) };
-    let (weights, checkpoint) = read(path)?;
+    let Some(path) = options.network.pretrained_path.clone() else { return Ok(options) };
+    let Weights { tensors, checkpoint, .. } =
+        read(&path, weights_kind(options.network.weights_kind))?;
     let floats = |values: [f32; 3]| Some(values.to_vec());
     if let Some(checkpoint) = checkpoint {
         let Manifest { network, preprocess, plan, .. } = checkpoint.manifest;
@@ -69,12 +201,13 @@ pub fn follow_weights(mut options: Options) -> Result<Options, Error> {
         options.data.interpolation = options.data.interpolation.or(Some(preprocess.interpolation));
         options.data.mean = options.data.mean.or(floats(preprocess.mean));
         options.data.std = options.data.std.or(floats(preprocess.std));
+        fits(&options, &path, tensors)?;
         return Ok(options);
     }
     let variant = variant(options.network.model.as_deref().unwrap_or("mobilenet_v3_large"))?;
     let mut config = variant.config(1000);
     config.width = options.network.width.unwrap_or(config.width);
-    follow_naming(&mut config, variant, &weights);
+    follow_naming(&mut config, variant, &tensors);
     let input = variant.input();
     let filter = if input.bicubic { Interpolation::Bicubic } else { Interpolation::Bilinear };
     options.network.bn_eps = options.network.bn_eps.or(Some(config.bn_eps));
@@ -82,7 +215,17 @@ pub fn follow_weights(mut options: Options) -> Result<Options, Error> {
     options.data.mean = options.data.mean.or(floats(input.mean));
     options.data.std = options.data.std.or(floats(input.std));
     options.data.crop_pct = options.data.crop_pct.or(Some(input.crop_pct));
+    fits(&options, &path, tensors)?;
     Ok(options)
+}
+
+/// Checks that weights fit the network of these options, before anything is made. The classifier may
+/// have other classes.
+fn fits(options: &Options, path: &Path, weights: Vec<NamedTensor>) -> Result<(), Error> {
+    let network = options.clone().plan()?.network(ANY_CLASSES).init_zero(&Device::flex());
+    load_state_dict(network, weights, HeadPolicy::KeepInitialised)
+        .map(|_| ())
+        .map_err(|e| fault(path, &e))
 }
 
 /// Sets the constants of `config` that depend on the source of the weights, if their names show

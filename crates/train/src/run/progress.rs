@@ -36,9 +36,9 @@ pub struct EpochStats {
 }
 
 impl EpochStats {
-    /// Mean loss per image.
-    pub fn mean_loss(&self) -> f64 {
-        self.loss / self.seen.max(1) as f64
+    /// Mean loss per image; none where no step has been made.
+    pub fn mean_loss(&self) -> Option<f64> {
+        (self.seen > 0).then(|| self.loss / self.seen as f64)
     }
 
     /// Images per second.
@@ -67,6 +67,9 @@ pub struct Best {
     /// Whether the exponential average of the weights was evaluated.
     #[serde(default)]
     pub ema: bool,
+    /// Whether the equal average of the weights was evaluated, at the end of a run.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub swa: bool,
 }
 
 impl Best {

@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
+use deploy::files::{StagedFile, link_atomically, remove};
+
 use crate::error::Error;
+use crate::files::failed;
 
 /// The newest checkpoint, from which a run resumes.
 pub const LAST: &str = "last.ckpt";
@@ -11,48 +14,66 @@ pub(super) const BEST: &str = "model_best.ckpt";
 /// The checkpoint of the equal average at the end of a run.
 pub(super) const SWA: &str = "model_swa.ckpt";
 
-/// After the evaluation of `epoch` was saved: copies the last checkpoint to the best one if it is
-/// `better`, and to the epoch's own, of which the newest `keep` stay.
+/// Gives the checkpoint of an evaluated epoch its names: the best one if it is `better`, the epoch's
+/// own, of which the newest `keep` stay, and the last one.
+///
+/// The last one comes last. A run that is killed before it resumes from the trained epoch, evaluates
+/// it again, and makes the same files again.
 ///
 /// # Errors
 /// [`crate::error::ErrorKind::File`].
-pub(super) fn retain(folder: &Path, epoch: u64, better: bool, keep: usize) -> Result<(), Error> {
+pub(super) fn publish(
+    checkpoint: StagedFile,
+    folder: &Path,
+    epoch: u64,
+    better: bool,
+    keep: usize,
+) -> Result<(), Error> {
     if better {
-        copy(folder, LAST, BEST)?;
+        checkpoint.also(&folder.join(BEST)).map_err(failed)?;
     }
     if keep > 0 {
-        copy(folder, LAST, &epoch_file(epoch))?;
-        prune(folder, epoch, keep);
+        checkpoint.also(&folder.join(epoch_file(epoch))).map_err(failed)?;
+        prune(folder, epoch, keep)?;
     }
-    Ok(())
+    checkpoint.publish().map_err(failed)
 }
 
-/// Gives the checkpoint `from` a second name and replaces the file that had it. The copy is a hard
-/// link where the file system has them: checkpoints are only replaced by a rename, never written in
-/// place.
+/// Makes the checkpoint of the equal average the best one.
 ///
 /// # Errors
 /// [`crate::error::ErrorKind::File`].
-pub(super) fn copy(folder: &Path, from: &str, to: &str) -> Result<(), Error> {
-    let (from, to) = (folder.join(from), folder.join(to));
-    let scratch = to.with_extension("tmp");
-    let _ = std::fs::remove_file(&scratch);
-    std::fs::hard_link(&from, &scratch)
-        .or_else(|_| std::fs::copy(&from, &scratch).map(|_| ()))
-        .and_then(|()| std::fs::rename(&scratch, &to))
-        .map_err(|e| Error::file(format!("{}: cannot write: {e}", to.display())))?;
-    // Renaming one link of a file over another link of the same file leaves the scratch link.
-    let _ = std::fs::remove_file(&scratch);
-    Ok(())
+pub(super) fn make_swa_best(folder: &Path) -> Result<(), Error> {
+    link_atomically(&folder.join(SWA), &folder.join(BEST)).map_err(failed)
 }
 
 /// Removes the checkpoints of all epochs but the newest `keep`.
-fn prune(folder: &Path, newest: u64, keep: usize) {
-    for epoch in 0..(newest + 1).saturating_sub(keep as u64) {
-        let _ = std::fs::remove_file(folder.join(epoch_file(epoch)));
+fn prune(folder: &Path, newest: u64, keep: usize) -> Result<(), Error> {
+    for epoch in epochs(folder) {
+        if epoch + (keep as u64) <= newest {
+            let path = folder.join(epoch_file(epoch));
+            remove(&path)
+                .map_err(|e| Error::file(format!("{}: cannot remove: {e}", path.display())))?;
+        }
     }
+    Ok(())
 }
 
-fn epoch_file(epoch: u64) -> String {
+/// The epochs that have a checkpoint of their own, the newest first.
+pub(super) fn epochs(folder: &Path) -> Vec<u64> {
+    let epoch_of = |name: &str| -> Option<u64> {
+        let epoch = name.strip_prefix("checkpoint-")?.strip_suffix(".ckpt")?.parse().ok()?;
+        (epoch_file(epoch) == name).then_some(epoch)
+    };
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut epochs: Vec<u64> =
+        entries.filter_map(|entry| epoch_of(entry.file_name().to_str()?)).collect();
+    epochs.sort_unstable();
+    epochs.reverse();
+    epochs
+}
+
+/// The name of an epoch's own checkpoint.
+pub(super) fn epoch_file(epoch: u64) -> String {
     format!("checkpoint-{epoch}.ckpt")
 }

@@ -2,17 +2,17 @@
 //!
 //! A resumed run appends to the same files, without a second header and without a step twice.
 
-use std::fs::OpenOptions;
-use std::io::Write;
+use std::io::ErrorKind;
 use std::path::Path;
 
+use deploy::files::append_line;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::error::Error;
-use crate::files::write_atomically;
+use crate::files::{create_folders, failed, write_atomically};
 use crate::learner::evaluate::EvalReport;
-use crate::run::checkpoint::DatasetFingerprint;
+use crate::run::manifest::DatasetFingerprint;
 use crate::run::progress::{EpochStats, Position};
 
 /// Writes `run.json`: the command, the machine and the data of the run. A resume keeps the old file
@@ -91,20 +91,42 @@ pub(super) fn record_step(folder: &Path, step: &StepRecord) -> Result<(), Error>
     append(&folder.join("steps.jsonl"), &serde_json::to_string(step).expect("plain data"))
 }
 
-/// Removes the lines of `steps.jsonl` after the position that a run is resumed from.
+/// Removes the lines of `steps.jsonl` after the position that a run is resumed from, half lines of a
+/// killed run, and bytes that are no text.
 ///
 /// # Errors
 /// [`crate::error::ErrorKind::File`].
 pub(super) fn rewind_steps(folder: &Path, to: Position) -> Result<(), Error> {
     let path = folder.join("steps.jsonl");
-    let Ok(text) = std::fs::read_to_string(&path) else { return Ok(()) };
+    let Some(text) = read_lossy(&path)? else { return Ok(()) };
     let before = |line: &&str| {
         let value: Value = serde_json::from_str(line).unwrap_or_default();
         let number = |key: &str| value[key].as_u64();
         number("epoch").zip(number("batch")).is_some_and(|at| at <= (to.epoch, to.batch as u64))
     };
-    let kept: String = text.lines().filter(before).map(|line| format!("{line}\n")).collect();
-    write_atomically(&path, kept.as_bytes())
+    let records = text.lines().filter_map(record_in);
+    let kept: String = records.filter(before).map(|line| format!("{line}\n")).collect();
+    match kept == text {
+        true => Ok(()),
+        false => write_atomically(&path, kept.as_bytes()),
+    }
+}
+
+/// The JSON object at the end of a line, behind whatever a write that was cut short left there.
+fn record_in(line: &str) -> Option<&str> {
+    let end = line.rfind('}')? + 1;
+    let begins = line[..end].match_indices('{').map(|(at, _)| at);
+    let mut objects = begins.map(|at| &line[at..end]);
+    objects.find(|object| serde_json::from_str::<Value>(object).is_ok())
+}
+
+/// The text of a file, bytes that are no UTF-8 replaced; none if there is no such file.
+fn read_lossy(path: &Path) -> Result<Option<String>, Error> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::file(format!("{}: cannot read: {error}", path.display()))),
+    }
 }
 
 const HEADER: &str = "epoch,train_loss,eval_loss,eval_top1,eval_top5,lr,img_per_s,data_wait_pct,\
@@ -124,10 +146,12 @@ pub(super) fn summarise(
     ema: Option<&EvalReport>,
 ) -> Result<(), Error> {
     let path = folder.join("summary.csv");
-    let old = std::fs::read_to_string(&path).unwrap_or_default();
+    let old = read_lossy(&path)?.unwrap_or_default();
     let mut text = HEADER.to_owned();
     let columns = HEADER.matches(',').count();
-    for row in old.lines().skip(1) {
+    for row in old.lines() {
+        // Stray bytes in front of a row are no reason to lose the row; the header has no number.
+        let row = row.trim_start_matches(|c: char| !c.is_ascii()).trim();
         let before = row.split(',').next().and_then(|e| e.parse::<u64>().ok());
         if before.is_some_and(|e| e < epoch) {
             text.push_str(row);
@@ -138,8 +162,8 @@ pub(super) fn summarise(
         }
     }
     let row = format!(
-        "{epoch},{:.6},{:.6},{:.4},{:.4},{lr:.6e},{:.1},{:.1},{:.1},{},{}\n",
-        stats.mean_loss(),
+        "{epoch},{},{:.6},{:.4},{:.4},{lr:.6e},{:.1},{:.1},{:.1},{},{}\n",
+        stats.mean_loss().map_or_else(String::new, |loss| format!("{loss:.6}")),
         eval.loss,
         100.0 * eval.top1,
         100.0 * eval.top5,
@@ -152,14 +176,24 @@ pub(super) fn summarise(
     write_atomically(&path, (text + &row).as_bytes())
 }
 
-/// Writes `per_class.csv` and `confusion.csv` of an evaluation into `folder`.
+/// Most classes for which `confusion.csv`, a table of all pairs, is written: 2 MB.
+const TABLE_CLASSES: usize = 1000;
+
+/// Most rows of `top_confusions.csv`.
+const TOP_ROWS: usize = 1000;
+
+/// Writes `per_class.csv`, `top_confusions.csv` and, for up to 1,000 classes, `confusion.csv` of an
+/// evaluation into `folder`.
 ///
 /// # Errors
 /// [`crate::error::ErrorKind::File`].
 pub fn write_evaluation(folder: &Path, report: &EvalReport) -> Result<(), Error> {
-    std::fs::create_dir_all(folder)
-        .map_err(|e| Error::file(format!("{}: cannot make the folder: {e}", folder.display())))?;
+    create_folders(folder)?;
     write_atomically(&folder.join("per_class.csv"), per_class(report).as_bytes())?;
+    write_atomically(&folder.join("top_confusions.csv"), top_confusions(report).as_bytes())?;
+    if report.classes.len() > TABLE_CLASSES {
+        return Ok(());
+    }
     write_atomically(&folder.join("confusion.csv"), confusion(report).as_bytes())
 }
 
@@ -189,9 +223,22 @@ pub fn per_class(report: &EvalReport) -> String {
 pub fn confusion(report: &EvalReport) -> String {
     let names: Vec<String> = report.classes.iter().map(|row| quoted(&row.class)).collect();
     let mut text = format!("true\\predicted,{}\n", names.join(","));
-    for (name, row) in names.iter().zip(&report.confusion) {
-        let counts: Vec<String> = row.iter().map(u64::to_string).collect();
+    for (label, name) in names.iter().enumerate() {
+        let count = |predicted| report.confusion.count(label, predicted).to_string();
+        let counts: Vec<String> = (0..names.len()).map(count).collect();
         text += &format!("{name},{}\n", counts.join(","));
+    }
+    text
+}
+
+/// The text of `top_confusions.csv`: the most frequent wrong predictions, with their share of the
+/// images of the true class.
+pub fn top_confusions(report: &EvalReport) -> String {
+    let mut text = "true,predicted,images,share\n".to_owned();
+    for (label, predicted, images) in report.confusion.top(TOP_ROWS) {
+        let [own, other] = [label, predicted].map(|class| &report.classes[class]);
+        let share = images as f64 / own.images as f64;
+        text += &format!("{},{},{images},{share:.6}\n", quoted(&own.class), quoted(&other.class));
     }
     text
 }
@@ -209,10 +256,19 @@ pub fn quoted(text: &str) -> String {
 /// # Errors
 /// [`crate::error::ErrorKind::File`].
 pub(super) fn append(path: &Path, line: &str) -> Result<(), Error> {
-    OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)
-        .and_then(|mut file| writeln!(file, "{line}"))
-        .map_err(|e| Error::file(format!("{}: cannot write: {e}", path.display())))
+    append_line(path, line).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::record_in;
+
+    #[test]
+    fn a_record_is_found_behind_half_of_another_one() {
+        let whole = r#"{"epoch":1,"batch":2}"#;
+        assert_eq!(record_in(whole), Some(whole));
+        assert_eq!(record_in(&format!("{{\"epoch\":0,\"ba{whole}\u{fffd}\0")), Some(whole));
+        assert_eq!(record_in("{\"epoch\":0,\"ba"), None);
+        assert_eq!(record_in(""), None);
+    }
 }

@@ -2,6 +2,7 @@
 //! checkpoint, and written into one.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use burn::tensor::Device;
 use nn::config::NetworkConfig;
@@ -10,8 +11,10 @@ use nn::weights::WeightsError;
 use nn::weights::load::{HeadPolicy, load_state_dict};
 use nn::weights::state_dict::state_dict;
 
+use crate::config::model::weights_kind;
 use crate::config::plan::Plan;
 use crate::datasets::image_folder::ImageFolder;
+use crate::datasets::image_keys::ImageKeys;
 use crate::error::Error;
 use crate::learner::nan_guard::NanGuard;
 use crate::optimizers::lr_schedule::Plateau;
@@ -20,10 +23,12 @@ use crate::optimizers::param_groups;
 use crate::optimizers::param_groups::{ParamGroupConfig, param_groups};
 use crate::optimizers::weight_average::Average;
 use crate::run::checkpoint::{Checkpoint, DatasetFingerprint, Manifest};
+use crate::run::dataset_fingerprint::{fingerprint, same_data};
 use crate::run::observer::Observer;
 use crate::run::pretrained;
 use crate::run::progress::{Best, EpochStats, Position};
 use deploy::container::{EMA, SWA};
+use deploy::files::StagedFile;
 
 /// The constant part of a run: all that the state's tensors depend on.
 pub struct RunContext {
@@ -33,6 +38,8 @@ pub struct RunContext {
     pub classes: Vec<String>,
     /// Fingerprint of the training set.
     pub data: DatasetFingerprint,
+    /// Keys of the training images that were read.
+    pub keys: Arc<ImageKeys>,
     /// Configuration of the network.
     pub network: NetworkConfig,
     /// The autodiff device.
@@ -79,6 +86,7 @@ impl RunContext {
             plan: plan.clone(),
             classes: train.classes.clone(),
             data: fingerprint(train, plan.data.shard_window > 0),
+            keys: Arc::new(ImageKeys::new(train.items.len())),
             network,
             autodiff_device: autodiff_device.clone(),
             frozen,
@@ -106,7 +114,8 @@ impl RunContext {
     pub fn initial_state(&self, observer: &dyn Observer) -> Result<TrainState, Error> {
         let mut network = self.network.init_seeded(&self.autodiff_device, self.plan.training.seed);
         if let Some(path) = &self.plan.network.pretrained_path {
-            network = pretrained::load(network, path, observer)?;
+            let which = weights_kind(self.plan.network.weights_kind);
+            network = pretrained::load(network, path, which, &self.classes, observer)?;
         }
         let network = self.freeze(network);
         Ok(TrainState {
@@ -135,6 +144,7 @@ impl RunContext {
         fresh_optimizer: bool,
     ) -> Result<TrainState, Error> {
         same_data(&checkpoint.manifest, self.data, &self.classes)?;
+        self.keys.resume(checkpoint.manifest.trained_images.take().unwrap_or_default());
         let fault = |e: WeightsError| Error::checkpoint(e.to_string());
         let average = |checkpoint: &mut Checkpoint, prefix: &str, count: Option<u64>| {
             let tensors = checkpoint.take_average(prefix);
@@ -177,6 +187,32 @@ impl RunContext {
     /// # Errors
     /// [`crate::error::ErrorKind::File`]; an older file at `path` is untouched then.
     pub fn save(&self, state: &TrainState, path: &Path) -> Result<(), Error> {
+        self.checkpoint_of(state).write(path)
+    }
+
+    /// Writes the state beside `path`, without the name yet. A state that training cannot go on from
+    /// is not written, so that the checkpoint before it stays.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::File`]. [`crate::error::ErrorKind::Diverged`]: values of the state
+    /// are not finite.
+    pub(super) fn stage(&self, state: &TrainState, path: &Path) -> Result<StagedFile, Error> {
+        let checkpoint = self.checkpoint_of(state);
+        if let Some(name) = checkpoint.not_finite() {
+            let intact = match path.exists() {
+                true => format!("; {} is intact", path.display()),
+                false => String::new(),
+            };
+            return Err(Error::diverged(format!(
+                "{name}: not all values are finite after step {}{intact}; lower --lr or lengthen \
+                 --warmup-epochs",
+                state.position.step
+            )));
+        }
+        checkpoint.stage(path)
+    }
+
+    fn checkpoint_of(&self, state: &TrainState) -> Checkpoint {
         let manifest = Manifest {
             format: Manifest::format(),
             kindling: env!("CARGO_PKG_VERSION").to_owned(),
@@ -195,6 +231,7 @@ impl RunContext {
             nan_guard: state.nan_guard,
             micro_batch: state.micro_batch,
             data: self.data,
+            trained_images: Some(self.keys.trained_images()),
         };
         let tensors = |average: &Option<Average>, prefix: &str| {
             let save =
@@ -204,66 +241,11 @@ impl RunContext {
         let mut averages = tensors(&state.ema, EMA);
         averages.extend(tensors(&state.swa, SWA));
         let (weights, optimizer) = (state_dict(&state.network), state.optimizer.save());
-        Checkpoint { manifest, weights, optimizer, averages }.write(path)
+        Checkpoint { manifest, weights, optimizer, averages }
     }
 
     /// The network with the weights of an average.
     pub fn network_of(&self, average: &Average) -> Network {
         average.network(&self.network, &self.autodiff_device)
     }
-}
-
-/// The fingerprint of a training set. With a shard window the positions in the shards belong to it.
-fn fingerprint(folder: &ImageFolder, windowed: bool) -> DatasetFingerprint {
-    let mut crc = crc32fast::Hasher::new();
-    for (path, label) in &folder.items {
-        let path = path.strip_prefix(&folder.root).unwrap_or(path);
-        crc.update(path.to_string_lossy().as_bytes());
-        crc.update(&label.to_le_bytes());
-    }
-    if let (true, Some(shards)) = (windowed, &folder.shards) {
-        crc.update(&(shards.files() as u64).to_le_bytes());
-        for entry in folder.items.iter().map(|(path, _)| shards.entry(path)) {
-            crc.update(&(entry.file as u64).to_le_bytes());
-            crc.update(&entry.from.to_le_bytes());
-        }
-    }
-    DatasetFingerprint { images: folder.items.len(), crc32: crc.finalize() }
-}
-
-fn same_data(
-    manifest: &Manifest,
-    data: DatasetFingerprint,
-    classes: &[String],
-) -> Result<(), Error> {
-    if manifest.classes != classes {
-        let first = |of: &[String], other: &[String]| {
-            of.iter().find(|class| !other.contains(class)).map(|class| format!("`{class}`"))
-        };
-        let gone = first(&manifest.classes, classes).map(|class| format!("{class} is missing"));
-        let new = first(classes, &manifest.classes).map(|class| format!("{class} is new"));
-        let difference: Vec<String> = gone.into_iter().chain(new).collect();
-        let difference = match difference.is_empty() {
-            true => "the order is another".to_owned(),
-            false => difference.join(", "),
-        };
-        return Err(Error::data(format!(
-            "{}: {} classes where the run to resume has {}: {difference}; give the folder it was \
-             begun on, or start anew with --pretrained-path",
-            manifest.plan.data.data_dir.display(),
-            classes.len(),
-            manifest.classes.len()
-        )));
-    }
-    if manifest.data != data {
-        return Err(Error::data(format!(
-            "{}: the training images{} changed since the run began ({} then, {} now); restore \
-             them, or start anew with --pretrained-path",
-            manifest.plan.data.data_dir.display(),
-            if manifest.plan.data.shard_window > 0 { " or their places in the shards" } else { "" },
-            manifest.data.images,
-            data.images
-        )));
-    }
-    Ok(())
 }

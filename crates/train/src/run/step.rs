@@ -16,7 +16,7 @@ use crate::optimizers::gradients::Gradients;
 use crate::run::averaging;
 use crate::run::incident;
 use crate::run::incident::NonFiniteStep;
-use crate::run::progress::Position;
+use crate::run::progress::{EpochStats, Position};
 use crate::run::state::TrainState;
 use crate::run::trainer::Trainer;
 
@@ -29,16 +29,19 @@ pub(super) struct AccumulationGroup {
     non_finite: Option<(usize, Vec<usize>)>,
     /// Running statistics before the first batch.
     statistics: Vec<Tensor<1>>,
+    /// Sums of the epoch before the first batch.
+    epoch_stats: EpochStats,
 }
 
 impl AccumulationGroup {
     /// An empty group.
-    pub(super) fn new(network: &Network) -> Self {
+    pub(super) fn new(network: &Network, epoch_stats: EpochStats) -> Self {
         Self {
             accumulator: GradientsAccumulator::new(),
             accumulated: 0,
             non_finite: None,
             statistics: bn_statistics::snapshot(network),
+            epoch_stats,
         }
     }
 
@@ -143,7 +146,7 @@ pub(super) fn step(
         state.network = state.optimizer.apply(lr, state.network, gradients);
         state = averaging::update_ema(state, plan);
     }
-    *group = AccumulationGroup::new(&state.network);
+    *group = AccumulationGroup::new(&state.network, state.epoch_stats);
     state.position.step += 1;
     Ok((state, StepOutcome::Done(result)))
 }
@@ -193,6 +196,9 @@ fn undo_non_finite_step(
     let (batch, indices) = group.non_finite.take().unwrap_or((state.position.batch, indices));
     let position = Position { batch, ..state.position };
     state.network = bn_statistics::restore(state.network, std::mem::take(&mut group.statistics));
+    // A step that is not made has no loss.
+    let EpochStats { loss, seen, .. } = group.epoch_stats;
+    (state.epoch_stats.loss, state.epoch_stats.seen) = (loss, seen);
     let step = NonFiniteStep::new(position, result.lr, result.loss, norm, &trainer.train, &indices);
     incident::respond(trainer, state, &step)
 }

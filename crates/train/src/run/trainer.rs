@@ -11,6 +11,7 @@ use crate::config::plan::Plan;
 use crate::datasets::image_folder::ImageFolder;
 use crate::datasets::loader::{Loader, Mode};
 use crate::error::Error;
+use crate::files::failed;
 use crate::learner::evaluate::EvalReport;
 use crate::learner::objective::Objective;
 use crate::optimizers::lr_schedule::Schedule;
@@ -18,6 +19,7 @@ use crate::run::build_objective::build_objective;
 use crate::run::checkpoint::Checkpoint;
 use crate::run::observer::Observer;
 use crate::run::open_data;
+use crate::run::open_data::RunImages;
 use crate::run::progress::{Best, Position};
 use crate::run::run_folder;
 use crate::run::state::{RunContext, TrainState};
@@ -27,7 +29,7 @@ use crate::signal::Stop;
 pub const OUT_OF_TIME: u8 = 4;
 
 /// Exit code of a run that an observer stopped: as by SIGINT.
-const STOPPED: u8 = 130;
+pub(super) const STOPPED: u8 = 130;
 
 /// A run: its plan, its folder, and the checkpoint that it resumes from.
 pub struct Run {
@@ -102,13 +104,15 @@ impl<'a> Trainer<'a> {
         let began = Instant::now();
 
         // The class list comes from the training images, and validation shares it.
-        let (train, val) = open_data::open(&plan)?;
+        let begun_on = from.as_ref().map(|checkpoint| checkpoint.manifest.data);
+        let RunImages { train, val, left_out } = open_data::open_for_run(&plan, begun_on, &folder)?;
         let (train, val) = (Arc::new(train), Arc::new(val));
         let note = |text: &String| observer.note(text);
         train.notes.iter().chain(&val.notes).for_each(|text| note(&format!("note: {text}")));
         let mode = Mode::Train(plan.augment());
         let loader = open_data::loader(&plan, &train, mode, plan.training.batch_size)
-            .caching(&open_data::caching(&plan));
+            .caching(&open_data::caching(&plan))
+            .leaving_out(left_out);
         loader.window_notes().iter().for_each(note);
         loader.cache_estimate().iter().for_each(note);
         let val_loader = open_data::loader(&plan, &val, Mode::Eval, plan.training.val_batch_size);
@@ -125,11 +129,21 @@ impl<'a> Trainer<'a> {
         let (objective, teacher_note) = build_objective(&plan, &train, &device)?;
         teacher_note.iter().for_each(note);
         let context = RunContext::new(&plan, &train, &device.clone().autodiff())?;
+        let loader = loader.recording(&context.keys);
         let state = match from {
             Some(checkpoint) => context.resume(checkpoint, fresh_optimizer)?,
             None => context.initial_state(observer)?,
         };
         deploy::files::remove_leftovers(&folder);
+        if state.position.batch > loader.batches() {
+            return Err(Error::checkpoint(format!(
+                "{}: position.batch: {}: an epoch of this run has {} batches; resume another \
+                 checkpoint of the run",
+                folder.display(),
+                state.position.batch,
+                loader.batches()
+            )));
+        }
         let resumed = (state.position != Position::default()).then_some(state.position);
         run_folder::write_facts(&folder, &backend, context.data, resumed)?;
         run_folder::rewind_steps(&folder, state.position)?;
@@ -170,9 +184,15 @@ impl<'a> Trainer<'a> {
     /// Writes the state to the checkpoint `name` of the run folder.
     ///
     /// # Errors
-    /// [`crate::error::ErrorKind::File`].
+    /// [`crate::error::ErrorKind::File`]. [`crate::error::ErrorKind::Diverged`]: values of the state
+    /// are not finite.
     pub(super) fn save(&self, state: &TrainState, name: &str) -> Result<(), Error> {
-        self.context.save(state, &self.folder.join(name))
+        self.context.stage(state, &self.folder.join(name))?.publish().map_err(failed)
+    }
+
+    /// The end of an error's message where the run can be resumed.
+    pub(super) fn way_back(&self) -> String {
+        format!("; the run is saved: --resume {} goes on", self.folder.display())
     }
 
     /// The exit code of a run that has to save and stop now: a signal, an observer, or its time.

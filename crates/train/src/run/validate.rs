@@ -4,7 +4,8 @@
 use burn::module::Module as _;
 use nn::network::Network;
 
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
+use crate::files::crash_point;
 use crate::learner::evaluate::{EvalReport, evaluate};
 use crate::learner::out_of_memory;
 use crate::optimizers::lr_schedule::LrSchedulerKind;
@@ -25,10 +26,13 @@ pub(super) enum Validation {
     },
     /// A signal, by its exit code, ended the evaluation.
     Interrupted(u8),
+    /// This loss of the network, or of its average, is not finite.
+    NotFinite(f64),
 }
 
 /// Evaluates the network and its exponential average, writes `summary.csv` and `eval/`, and updates
-/// the best epoch and the plateau.
+/// the best epoch and the plateau. An evaluation whose loss is not finite changes neither of the
+/// two, whatever its accuracy.
 ///
 /// # Errors
 /// [`crate::error::ErrorKind::Memory`]: a batch does not fit the memory. An image that cannot be
@@ -53,6 +57,11 @@ pub(super) fn validate(trainer: &Trainer, state: &mut TrainState) -> Result<Vali
     let stats = &state.epoch_stats;
     run_folder::summarise(&trainer.folder, epoch, lr, stats, &report, ema_report.as_ref())?;
 
+    let losses = [Some(&report), ema_report.as_ref()];
+    if let Some(failed) = losses.into_iter().flatten().find(|report| !report.loss.is_finite()) {
+        return Ok(Validation::NotFinite(failed.loss));
+    }
+
     let score = |report: &EvalReport| plan.training.eval_metric.score(report);
     state.prefer_ema = ema_report.as_ref().is_some_and(|ema| score(ema) > score(&report));
     let report = ema_report.filter(|_| state.prefer_ema).unwrap_or(report);
@@ -70,15 +79,27 @@ pub(super) fn validate(trainer: &Trainer, state: &mut TrainState) -> Result<Vali
 pub(super) fn evaluate_model(trainer: &Trainer, network: &Network) -> Result<EvalReport, Error> {
     let Trainer { val_loader, device, stop, observer, .. } = trainer;
     let (network, all) = (network.valid(), trainer.val.items.len());
-    let progress = |done| observer.evaluated(done, all);
-    let work = || evaluate(&network, val_loader, &trainer.context.classes, device, stop, progress);
-    out_of_memory::catch_oom(work).unwrap_or_else(|why| {
+    let progress = |done| {
+        crash_point();
+        observer.evaluated(done, all);
+    };
+    let note = |text: &str| observer.note(&format!("note: {text}"));
+    let classes = &trainer.context.classes;
+    let work = || evaluate(&network, val_loader, classes, device, stop, progress, &note);
+    let report = out_of_memory::catch_oom(work).unwrap_or_else(|why| {
         Err(Error::memory(format!(
             "an evaluation of {} images at a time does not fit the device's memory ({why}); \
              --resume {} with a lower --val-batch-size",
             trainer.context.plan.training.val_batch_size,
             trainer.folder.display()
         )))
+    });
+    report.map_err(|mut error| {
+        // The trained epoch is saved before it is evaluated.
+        if error.kind == ErrorKind::Data {
+            error.message += &trainer.way_back();
+        }
+        error
     })
 }
 
@@ -93,7 +114,7 @@ pub(super) fn update_best(
     let better = state.best.is_none_or(|best| score > best.score());
     if better {
         let (top1, ema) = (report.top1, state.prefer_ema);
-        state.best = Some(Best { epoch, top1, score: Some(score), ema });
+        state.best = Some(Best { epoch, top1, score: Some(score), ema, swa: false });
     }
     better
 }
@@ -121,9 +142,9 @@ pub(super) fn epoch_line(epoch: u64, stats: &EpochStats) -> String {
         0 => String::new(),
         count => format!("  {count} steps skipped"),
     };
+    let loss = stats.mean_loss().map_or_else(|| "none".to_owned(), |loss| format!("{loss:.4}"));
     format!(
-        "Epoch {epoch}: Loss {:.4}  {:.1} images/s  data wait {:.1}%{skipped}",
-        stats.mean_loss(),
+        "Epoch {epoch}: Loss {loss}  {:.1} images/s  data wait {:.1}%{skipped}",
         stats.img_per_s(),
         stats.wait_percent()
     )

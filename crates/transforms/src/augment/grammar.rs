@@ -12,6 +12,22 @@ use std::str::FromStr;
 use crate::augment::augmix::AugMix;
 use crate::augment::policy::{AutoAugmentTable, Choice, Dataset, Policy, Rand};
 
+/// The names of the policies, each of which some form begins with.
+pub const POLICIES: [&str; 12] = [
+    "rand",
+    "original",
+    "originalr",
+    "v0",
+    "v0r",
+    "3a",
+    "augmix",
+    "imagenet",
+    "cifar10",
+    "svhn",
+    "ra",
+    "ta_wide",
+];
+
 /// The forms that are accepted, for messages.
 pub const FORMS: &str = "rand-m9-mstd0.5-inc1 (timm's RandAugment; n, p, mmax and t too), original, \
                          originalr, v0, v0r, 3a (timm's AutoAugment, each with -mstd0.5 too), \

@@ -3,7 +3,7 @@
 //! After ITU T.81, annex F. As in many decoders, a table gives a short code's coefficient in one
 //! look-up.
 
-use crate::jpeg::header::{Codes, ZIGZAG};
+use crate::jpeg::tables::{Codes, ZIGZAG};
 
 /// The entropy code is damaged or ends too early.
 #[derive(Debug, PartialEq, Eq)]
@@ -77,9 +77,9 @@ impl HuffmanTable {
             let index = (code << rest | tail) as usize;
             self.short[index] = (length as u8, symbol);
             self.lookup[index] = match (symbol, size) {
-                (0x00, _) => END << 8 | length,
                 // Sixteen zeros are fifteen zeros and a coefficient of zero.
-                (_, 0) => zeros << 8 | length,
+                (0xF0, _) => zeros << 8 | length,
+                (_, 0) => END << 8 | length,
                 (_, size) if size <= rest => {
                     let value = extend(tail >> (rest - size), size);
                     u32::from(value as i16 as u16) << 16 | zeros << 8 | (length + size)
@@ -196,26 +196,84 @@ impl<'a> Bits<'a> {
     fn long(mut self, table: &HuffmanTable) -> (Self, u32, i32) {
         const NONE: u32 = END / 2;
         let (length, symbol) = match table.short[(self.next >> (64 - LOOKUP_BITS)) as usize] {
-            (0, _) => {
-                let word = (self.next >> 48) as u32;
-                let longer = LOOKUP_BITS + 1..=16;
-                let length = longer.into_iter().find(|&l| word < table.bounds[l as usize].0);
-                let Some(length) = length else { return (self, NONE, 0) };
-                let index = (word >> (16 - length)) as i32 + table.bounds[length as usize].1;
-                let symbol = usize::try_from(index).ok().and_then(|i| table.symbols.get(i));
-                let Some(&symbol) = symbol else { return (self, NONE, 0) };
-                (length, symbol)
-            }
+            (0, _) => match self.long_symbol(table) {
+                Some(found) => found,
+                None => return (self, NONE, 0),
+            },
             (length, symbol) => (u32::from(length), symbol),
         };
         self.take(length);
         let (zeros, size) = (u32::from(symbol >> 4), u32::from(symbol & 15));
         if size == 0 {
-            return (self, if symbol == 0 { END } else { zeros }, 0);
+            return (self, if symbol == 0xF0 { zeros } else { END }, 0);
         }
         let bits = (self.next >> (64 - size)) as u32;
         self.take(size);
         (self, zeros, extend(bits, size))
+    }
+
+    /// The next symbol.
+    #[inline]
+    pub(super) fn symbol(&mut self, table: &HuffmanTable) -> Result<u8, Damaged> {
+        if self.count < 32 {
+            self.fill();
+        }
+        let (length, symbol) = match table.short.get((self.next >> (64 - LOOKUP_BITS)) as usize) {
+            Some(&(length @ 1.., symbol)) => (u32::from(length), symbol),
+            _ => self.long_symbol(table).ok_or(Damaged)?,
+        };
+        self.take(length);
+        Ok(symbol)
+    }
+
+    /// The length of the next code, of more than [`LOOKUP_BITS`] bits, and its symbol. `None` for
+    /// bits that are no code.
+    fn long_symbol(&self, table: &HuffmanTable) -> Option<(u32, u8)> {
+        let word = (self.next >> 48) as u32;
+        let length = (LOOKUP_BITS + 1..=16).find(|&l| word < table.bounds[l as usize].0)?;
+        let index = (word >> (16 - length)) as i32 + table.bounds[length as usize].1;
+        let symbol = usize::try_from(index).ok().and_then(|i| table.symbols.get(i))?;
+        Some((length, *symbol))
+    }
+
+    /// The next `size` bits, at most 16, as a number.
+    #[inline]
+    pub(super) fn number(&mut self, size: u32) -> u32 {
+        if self.count < 16 {
+            self.fill();
+        }
+        // In two steps: a shift by 64 has no meaning.
+        let bits = (self.next >> 1 >> (63 - size)) as u32;
+        self.take(size);
+        bits
+    }
+
+    /// The value that the next `size` bits, at most 15, stand for; 0 for none.
+    #[inline]
+    pub(super) fn value(&mut self, size: u32) -> i32 {
+        match size {
+            0 => 0,
+            size => extend(self.number(size), size),
+        }
+    }
+
+    /// Drops the bits before the next marker. Returns the marker and its offset, which is the end
+    /// of the bytes where none follows.
+    pub(super) fn seek_marker(&mut self) -> (Option<u8>, usize) {
+        (self.next, self.count, self.padding) = (0, 0, 0);
+        while let Some(&[first, marker]) = self.bytes.get(self.offset..self.offset + 2) {
+            if first == 0xFF && !matches!(marker, 0 | 0xFF) {
+                return (Some(marker), self.offset);
+            }
+            self.offset += 1;
+        }
+        self.offset = self.bytes.len();
+        (None, self.offset)
+    }
+
+    /// Passes over the marker that [`Bits::seek_marker`] found.
+    pub(super) fn pass_marker(&mut self) {
+        self.offset += 2;
     }
 
     /// The zeros before the next coefficient, and its value. The zeros are [`END`] at the end of
@@ -259,6 +317,8 @@ impl<'a> Bits<'a> {
             let (zeros, value) = bits.code(ac);
             k += zeros;
             if k > 63 {
+                // The end of the block, or a coefficient past the last one.
+                k += u32::from(zeros < END);
                 break;
             }
             let natural = usize::from(ZIGZAG[k as usize & 63]) & 63;

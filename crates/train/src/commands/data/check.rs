@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::config::range::number;
 use crate::datasets::check::{CheckLimits, MAX_DISTANCE, QuarantineCandidates, check_folder};
 use crate::datasets::quarantine::{FILE, Quarantine};
 use crate::error::Error;
@@ -22,35 +23,42 @@ pub struct CheckArgs {
     #[arg(value_name = "DIR")]
     data_dir: PathBuf,
     /// Name of the split folder to evaluate on [default: val, validation, valid or test]
-    #[arg(long)]
+    #[arg(long, value_name = "NAME")]
     val_split: Option<String>,
-    /// Shorter edge in pixels below which an image counts as tiny
-    #[arg(long, default_value_t = 16, value_name = "PIXELS")]
+    /// Shorter edge below which an image counts as tiny
+    #[arg(long, default_value_t = 16, value_name = "PIXELS", hide_short_help = true)]
     min_size: u32,
-    /// Size ratio of the largest to the smallest class above which the classes count as unbalanced
-    #[arg(long, default_value_t = 10.0, value_name = "RATIO")]
+    /// Size ratio of the largest to the smallest class above which classes count as unbalanced
+    /// [range: 1 to 1000000]
+    #[arg(long, default_value_t = 10.0, value_name = "RATIO", value_parser = number(1.0..=1e6))]
+    #[arg(hide_short_help = true)]
     max_imbalance: f64,
-    /// Bits of 64 by which the difference hashes of a suspected copy may differ
-    #[arg(long, default_value_t = 4, value_name = "BITS",
+    /// Differing bits of two 64-bit image hashes, up to which the images count as copies [range:
+    /// 0 to 7]
+    #[arg(long, default_value_t = 4, value_name = "BITS", hide_short_help = true,
           value_parser = clap::value_parser!(u32).range(0..=i64::from(MAX_DISTANCE)))]
     distance: u32,
-    /// Largest mean difference of a suspected copy's colours, in levels of 255
-    #[arg(long, default_value_t = 2.0, value_name = "LEVELS")]
+    /// Mean difference of the colours of two images, up to which they count as copies [range: 0
+    /// to 255]
+    #[arg(long, default_value_t = 2.0, value_name = "LEVELS", value_parser = number(0.0..=255.0))]
+    #[arg(hide_short_help = true)]
     difference: f64,
-    /// End with exit code 3 for warnings too
+    /// End with exit code 3 for warnings too [default: for errors]
     #[arg(long)]
     strict: bool,
-    /// Write the report as JSON with every item of every finding; `-` is standard output
+    /// File for the report as JSON, with each item of each finding; `-` is standard output
+    /// [default: none]
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Items of a finding to print
+    /// Items to print of each finding
     #[arg(long, default_value_t = 5, value_name = "N")]
     examples: usize,
-    /// List images that cannot be trained on, for `train` and `eval` to skip [default file: DIR/quarantine.txt]
+    /// List unreadable images in FILE, for `train` and `eval` to omit [default: no list; without
+    /// FILE DIR/quarantine.txt]
     #[arg(long, value_name = "FILE", num_args = 0..=1)]
     #[expect(clippy::option_option, reason = "not given, given alone, given with a file")]
     write_quarantine: Option<Option<PathBuf>>,
-    /// Images to list in addition to unreadable ones
+    /// Images to list with --write-quarantine beside unreadable ones [default: none]
     #[arg(
         long,
         value_enum,
@@ -59,7 +67,7 @@ pub struct CheckArgs {
         requires = "write_quarantine"
     )]
     quarantine: Vec<QuarantineKind>,
-    /// Check the images of DIR/quarantine.txt too
+    /// Check the images of DIR/quarantine.txt too [default: omit them]
     #[arg(long)]
     ignore_quarantine: bool,
 }

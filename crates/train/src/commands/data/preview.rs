@@ -1,4 +1,5 @@
-//! `kindling data preview`: a contact sheet of what the network is shown, made by the very loader of training.
+//! `kindling data preview`: a contact sheet of what the network is shown, made by the very loader
+//! of training.
 
 use std::io::Cursor;
 use std::path::PathBuf;
@@ -12,7 +13,7 @@ use crate::config::options::Options;
 use crate::datasets::batch::Batch;
 use crate::datasets::loader::Mode;
 use crate::error::Error;
-use crate::files::write_atomically;
+use crate::files::{refuse_other_extension, write_atomically};
 use crate::out;
 use crate::run::open_data;
 use transforms::preprocess::Preprocess;
@@ -22,14 +23,15 @@ use transforms::preprocess::Preprocess;
 pub struct PreviewArgs {
     #[command(flatten)]
     options: Options,
-    /// TOML file with any of the options; `args.toml` of a run is one
-    #[arg(short, long, value_name = "FILE")]
+    /// TOML file of options, like `args.toml` of a run [default: none]
+    #[arg(short, long, value_name = "FILE", help_heading = "Training")]
     config: Option<PathBuf>,
-    /// Images on the sheet, from the first batch on; further epochs follow where one has fewer
-    #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    /// Images on the sheet, from as many epochs as that takes [range: 1 to 1024]
+    #[arg(long, default_value_t = 24, value_name = "N", help_heading = "Output")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=1024))]
     count: u16,
-    /// Epoch that is shown
-    #[arg(long, default_value_t = 0)]
+    /// First epoch to show, from 0
+    #[arg(long, default_value_t = 0, value_name = "N", help_heading = "Output")]
     epoch: u64,
 }
 
@@ -39,6 +41,7 @@ pub struct PreviewArgs {
 /// The errors of `train` before its first step; a file that cannot be written.
 pub fn preview(args: &PreviewArgs) -> Result<u8, Error> {
     let file = args.options.logging.output.clone().unwrap_or_else(|| "preview.png".into());
+    refuse_other_extension(&file, "png")?;
     let plan = plan_args::plan(&args.options, args.config.as_deref())?;
     let (train, _) = open_data::open(&plan)?;
     let classes = train.classes.clone();
@@ -92,8 +95,8 @@ pub fn preview(args: &PreviewArgs) -> Result<u8, Error> {
     Ok(0)
 }
 
-/// Image `number` of a batch, its normalisation undone; what erasing and mixing brought outside of [0, 255]
-/// is cut off.
+/// Image `number` of a batch, its normalisation undone; what erasing and mixing brought outside of
+/// [0, 255] is cut off.
 fn image(rule: &Preprocess, batch: &Batch, number: usize) -> RgbImage {
     let [_, channels, height, width] = batch.shape;
     let plane = height * width;

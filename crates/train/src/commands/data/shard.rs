@@ -1,12 +1,14 @@
-//! `kindling data shard`: a folder of images as a few tar files, which a disk reads in long runs and a copy moves
-//! at once.
+//! `kindling data shard`: a folder of images as a few tar files, which a disk reads in long runs
+//! and a copy moves at once.
 //!
-//! Any tar reads them, and `webdataset` by its conventions: an image is `<key>.<ending>`, followed by `<key>.cls` with
-//! its label, where the key is `<class>/<name>` without dots in the name and is no other image's. `index.json` has
-//! the names of the folder. The training split is written in a shuffled order, as `webdataset` expects it and
-//! `--shard-window` needs it: what lies together is of all classes then.
+//! Any tar reads them, and `webdataset` by its conventions: an image is `<key>.<ending>`, followed
+//! by `<key>.cls` with its label, where the key is `<class>/<name>` without dots in the name and is
+//! no other image's. `index.json` has the names of the folder. The training split is written in a
+//! shuffled order, as `webdataset` expects it and `--shard-window` needs it: what lies together is
+//! of all classes then.
 //!
-//! Files are called `.tmp` until all of them are made: what a run that was killed leaves has no other name.
+//! Files are called `.tmp` until all of them are made: what a run that was killed leaves has no
+//! other name.
 
 use std::path::{Path, PathBuf};
 
@@ -33,16 +35,17 @@ pub struct ShardArgs {
     /// Folder with `train/<class>/*` and, if there is one, `val/<class>/*`; or `<class>/*`
     #[arg(value_name = "DIR")]
     data_dir: PathBuf,
-    /// Folder of the shards; `train`, `eval` and `data preview` take it like DIR
+    /// Folder of the shards, which `train`, `eval` and `data preview` take like DIR
     #[arg(short, long, value_name = "OUT")]
     output: PathBuf,
-    /// Megabytes from which the next file is begun, such as 256 or 0.5
+    /// Megabytes after which the next file begins [range: above 0, at most 1048576]
     #[arg(long, default_value = "256", value_name = "MB", value_parser = megabytes)]
     shard_size: f64,
-    /// Seed of the order in which the training images are written
+    /// Seed of the order of the training images
     #[arg(long, default_value_t = 42, value_name = "N")]
     seed: u64,
-    /// Write the training images in the folder's order, class after class, as the val split always is
+    /// Write the training images class after class, in the order of the folder [default: shuffle
+    /// them with --seed]
     #[arg(long, conflicts_with = "seed")]
     no_shuffle: bool,
     /// Name of the split folder to evaluate on [default: val, validation, valid or test]
@@ -57,10 +60,12 @@ fn megabytes(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Runs the subcommand; its exit code: 130 and 143 where SIGINT and SIGTERM ended it and nothing was left.
+/// Runs the subcommand; its exit code: 130 and 143 where SIGINT and SIGTERM ended it and nothing
+/// was left.
 ///
 /// # Errors
-/// Faults of the folder, an image that cannot be read, a file that cannot be written, shards that are there.
+/// Faults of the folder, an image that cannot be read, a file that cannot be written, shards that
+/// are there.
 pub fn shard(args: &ShardArgs) -> Result<u8, Error> {
     let (root, index_path) = (&args.data_dir, args.output.join(INDEX));
     if index_path.exists() {
@@ -77,7 +82,8 @@ pub fn shard(args: &ShardArgs) -> Result<u8, Error> {
     }
     let usual = || VAL_NAMES.into_iter().find(|name| root.join(name).is_dir());
     let val_folder = args.val_split.as_deref().or_else(usual);
-    // Without splits the class folders lie in the folder itself, and `--val-fraction` parts them in training.
+    // Without splits the class folders lie in the folder itself, and `--val-fraction` parts them in
+    // training.
     let whole = !root.join("train").is_dir() && val_folder.is_none();
     let mut train = ImageFolder::open_train(root, whole.then_some(""))?;
     let mut val = match val_folder {
@@ -118,10 +124,10 @@ pub fn shard(args: &ShardArgs) -> Result<u8, Error> {
         train_folder: if whole { String::new() } else { "train".to_owned() },
         val_folder: val_folder.unwrap_or("val").to_owned(),
         left_out,
+        crc32: None,
     };
     // The index comes last: a folder that has one is whole.
-    let text = serde_json::to_vec(&index).expect("an index is plain data");
-    write_atomically(&index_path, &text)?;
+    write_atomically(&index_path, &index.clone().to_json())?;
     unfinished.keep();
     for (split, shards) in [("train", &index.train), ("val", &index.val)] {
         let images: usize = shards.iter().map(|shard| shard.images.len()).sum();

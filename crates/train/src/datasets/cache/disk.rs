@@ -15,8 +15,9 @@ use rayon::prelude::*;
 
 use crate::datasets::image_folder::ImageFolder;
 
-/// First bytes of a file: what it is, and the version of the layout.
-const MAGIC: [u8; 8] = *b"KdlPix\x00\x02";
+/// First bytes of a file: what it is, and the version of the layout and of the decoders, which gave other pixels before
+/// 3 (of kinds of TIFF, GIF and others).
+const MAGIC: [u8; 8] = *b"KdlPix\x00\x03";
 
 /// Bytes before the path: magic, checksum of what follows, the stamp of the image, width, height, path's length.
 const FIXED: usize = 8 + 4 + 4 * 8 + 4 + 4 + 4;

@@ -1,15 +1,14 @@
 //! The facts of one file: format, size, colour, whether it decodes, and a hash of its looks.
 
 use std::hash::{DefaultHasher, Hasher as _};
-use std::io::Cursor;
-use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 
-use image::metadata::Orientation;
-use image::{ExtendedColorType, ImageDecoder as _, ImageFormat, ImageReader};
+use image::ImageFormat;
 
 use crate::datasets::check::image_hash::ImageHash;
-use transforms::decode::{DecodeError, decode};
+use crate::datasets::storage::is_about_the_file;
+use transforms::decode::{DecodeError, decode, format, header};
+use transforms::exif;
 
 /// A file in a class folder.
 pub(super) struct ImageFile {
@@ -27,9 +26,21 @@ pub(super) struct ImageFile {
 
 /// Why an image cannot be trained on.
 pub(super) struct Unusable {
-    pub(super) truncated: bool,
+    pub(super) fault: Fault,
     /// Lower case, no full stop.
     pub(super) why: String,
+}
+
+/// What kind of fault it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// The end of the file is missing.
+    Truncated,
+    /// The file may be sound, and is of a kind that is not supported.
+    Unsupported,
+    /// The file could not be read, which says nothing about what is in it.
+    Storage,
+    Other,
 }
 
 /// An image that decodes.
@@ -59,7 +70,9 @@ impl ImageFile {
         let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,
             Err(error) => {
-                let decoded = Err(Unusable { truncated: false, why: error.to_string() });
+                let storage = !is_about_the_file(&error);
+                let fault = if storage { Fault::Storage } else { Fault::Other };
+                let decoded = Err(Unusable { fault, why: error.to_string() });
                 return Self { path, split, class, bytes: 0, file_hash: 0, format: None, decoded };
             }
         };
@@ -69,7 +82,7 @@ impl ImageFile {
             class,
             bytes: bytes.len() as u64,
             file_hash: hash(&[&bytes]),
-            format: image::guess_format(&bytes).ok(),
+            format: format(&bytes).ok(),
             decoded: facts_of(&bytes),
         }
     }
@@ -85,56 +98,24 @@ impl ImageFile {
 /// Decodes an image and collects its facts.
 fn facts_of(bytes: &[u8]) -> Result<ImageFacts, Unusable> {
     let pixels = decode(bytes, false).map_err(|error| Unusable {
-        truncated: matches!(error, DecodeError::Truncated),
+        fault: match error {
+            DecodeError::Truncated => Fault::Truncated,
+            DecodeError::Unsupported(_) => Fault::Unsupported,
+            _ => Fault::Other,
+        },
         why: error.to_string(),
     })?;
     let (width, height) = pixels.dimensions();
     let size = [width.to_le_bytes(), height.to_le_bytes()].concat();
-    // The pixels decode; a header that does not is no reason to lose the image.
-    let (colour, turned) =
-        catch_unwind(|| header(bytes)).ok().flatten().unwrap_or((Colour::default(), false));
+    let colour = header(bytes).map_or_else(Colour::default, |header| Colour {
+        gray: header.gray,
+        cmyk: header.cmyk,
+        alpha: header.alpha,
+        sixteen: header.sixteen,
+    });
+    let turned = !exif::orientation(bytes).is_upright();
     let pixel_hash = hash(&[&size, pixels.as_raw()]);
     Ok(ImageFacts { width, height, colour, turned, pixel_hash, image_hash: ImageHash::of(&pixels) })
-}
-
-/// Colour and EXIF orientation from the header of an encoded image.
-fn header(bytes: &[u8]) -> Option<(Colour, bool)> {
-    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().ok()?;
-    let jpeg = reader.format() == Some(ImageFormat::Jpeg);
-    let mut decoder = reader.into_decoder().ok()?;
-    let stored = decoder.original_color_type();
-    let given = decoder.color_type();
-    let cmyk = matches!(stored, ExtendedColorType::Cmyk8 | ExtendedColorType::Cmyk16)
-        || (jpeg && jpeg_components(bytes) == Some(4));
-    let colour = Colour {
-        gray: !given.has_color(),
-        cmyk,
-        alpha: given.has_alpha(),
-        sixteen: given.bytes_per_pixel() > given.channel_count()
-            || stored == ExtendedColorType::Cmyk16,
-    };
-    let turned = decoder.orientation().is_ok_and(|o| o != Orientation::NoTransforms);
-    Some((colour, turned))
-}
-
-/// Components of a JPEG, from its frame header (SOF): 1 gray, 3 colour, 4 CMYK or YCCK.
-fn jpeg_components(bytes: &[u8]) -> Option<u8> {
-    let mut offset = 2; // after SOI
-    loop {
-        let &[first, marker] = bytes.get(offset..offset + 2)? else { return None };
-        match (first, marker) {
-            (0xFF, 0xC0..=0xC3 | 0xC5..=0xC7 | 0xC9..=0xCB | 0xCD..=0xCF) => {
-                return bytes.get(offset + 9).copied(); // length 2, precision 1, height 2, width 2
-            }
-            (0xFF, 0x01 | 0xD0..=0xD8) => offset += 2,
-            (0xFF, 0x00 | 0xFF) => offset += 1,
-            (0xFF, _) => {
-                let &[high, low] = bytes.get(offset + 2..offset + 4)? else { return None };
-                offset += 2 + usize::from(u16::from_be_bytes([high, low]));
-            }
-            _ => offset += 1,
-        }
-    }
 }
 
 /// SipHash of 64 bits: among a million images two different ones meet with probability 3e-8.

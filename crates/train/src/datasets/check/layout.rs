@@ -1,16 +1,19 @@
 //! What lies where: the splits of a folder, their classes, and what is no image. Nothing is opened here but the
 //! first bytes of files with a foreign extension.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use crate::datasets::check::report::{Finding, Item};
-use crate::datasets::listing::{entries, images, is_image, natural};
+use crate::datasets::listing::{
+    LEADS_BACK, entries_and_litter, images, is_image, leads_back, natural, subfolders,
+};
 use crate::datasets::open::VAL_NAMES;
+use crate::datasets::passed_over::{foreign_name, is_litter};
 use crate::error::Error;
-use crate::suggest::nearest;
-use transforms::decode::looks_like_an_image;
+use crate::suggest::{did_you_mean, nearest};
+use transforms::decode::{foreign_kind, looks_like_an_image};
 
 /// A split as it lies on the disk.
 pub(super) struct ScannedSplit {
@@ -25,6 +28,8 @@ pub(super) struct ScannedSplit {
     loose: Vec<PathBuf>,
     /// Hidden folders with images in them.
     hidden: Vec<PathBuf>,
+    /// What file managers and archives left behind.
+    litter: Vec<PathBuf>,
     /// Class folders that cannot be used, and why.
     broken: Vec<(PathBuf, String)>,
 }
@@ -63,8 +68,9 @@ pub(super) fn splits(root: &Path, val_split: Option<&str>) -> Result<Vec<Scanned
     }
     let val = match val_split {
         Some(name) if !root.join(name).is_dir() => {
+            let near = did_you_mean(name, &subfolders(root)?);
             return Err(Error::data(format!(
-                "{}: no such folder; --val-split names one beside train",
+                "{}: no such folder{near}; --val-split names one beside train",
                 root.join(name).display()
             )));
         }
@@ -86,10 +92,13 @@ impl ScannedSplit {
             others: Vec::new(),
             loose: Vec::new(),
             hidden: hidden_with_images(root),
+            litter: Vec::new(),
             broken: Vec::new(),
         };
-        for path in entries(root)? {
-            if path.is_dir() {
+        for path in entries_and_litter(root, &mut split.litter)? {
+            if path.is_dir() && leads_back(root, &path) {
+                split.broken.push((path, LEADS_BACK.to_owned()));
+            } else if path.is_dir() {
                 split.class(path);
             } else if is_image(&path) {
                 split.loose.push(path);
@@ -97,6 +106,12 @@ impl ScannedSplit {
                 split.others.push(path);
             }
         }
+        let (litter, others) = split
+            .others
+            .into_iter()
+            .partition(|path: &PathBuf| path.file_name().is_some_and(is_litter));
+        split.others = others;
+        split.litter.extend::<Vec<PathBuf>>(litter);
         Ok(split)
     }
 
@@ -155,8 +170,10 @@ pub(super) fn findings(splits: &[ScannedSplit], root: &Path) -> Vec<Finding> {
 /// Faults of the files and folders of one split.
 fn split_findings(split: &ScannedSplit, root: &Path) -> Vec<Finding> {
     let items = |paths: &[PathBuf]| paths.iter().map(|p| Item::of(root, p)).collect();
+    let (foreign, others): (Vec<PathBuf>, Vec<PathBuf>) =
+        split.others.iter().cloned().partition(|path| foreign_kind_of(path).is_some());
     let (overlooked, others): (Vec<PathBuf>, Vec<PathBuf>) =
-        split.others.iter().cloned().partition(|p| begins_like_an_image(p));
+        others.into_iter().partition(|path| looks_like_an_image(&start(path)));
     vec![
         Finding::error(
             "unusable_folder",
@@ -169,6 +186,19 @@ fn split_findings(split: &ScannedSplit, root: &Path) -> Vec<Finding> {
             items(&split.loose),
         ),
         Finding::note("hidden", "hidden folders with images are left alone", items(&split.hidden)),
+        Finding::warning(
+            "other_format",
+            "images of formats that are not read: convert them to JPEG or PNG",
+            foreign
+                .iter()
+                .map(|p| Item::of(root, p).detail(foreign_kind_of(p).unwrap_or_default()))
+                .collect(),
+        ),
+        Finding::note(
+            "system_files",
+            "files and folders of file managers and archives are left alone",
+            items(&split.litter),
+        ),
         Finding::warning(
             "overlooked",
             "images by content that are ignored for their names: give them a usual extension",
@@ -221,11 +251,12 @@ fn class_findings(train: &ScannedSplit, root: &Path) -> Vec<Finding> {
 /// Faults of the evaluation split beside the training split.
 fn val_findings(train: &ScannedSplit, val: &ScannedSplit, root: &Path) -> Vec<Finding> {
     let names = train.names();
+    let known: HashSet<&String> = names.iter().collect();
     let unused = |name: &&str| root.join(name).is_dir() && *name != val.name;
     let counts: BTreeMap<&str, usize> =
         val.classes.iter().map(|(name, p)| (name.as_str(), p.len())).collect();
     let lacking = names.iter().filter(|name| counts.get(name.as_str()).is_none_or(|n| *n == 0));
-    let extra = val.classes.iter().filter(|(name, _)| !names.contains(name));
+    let extra = val.classes.iter().filter(|(name, _)| !known.contains(name));
     let (full, empty): (Vec<_>, Vec<_>) = extra.partition(|(_, images)| !images.is_empty());
     vec![
         Finding::note(
@@ -267,11 +298,21 @@ fn val_findings(train: &ScannedSplit, val: &ScannedSplit, root: &Path) -> Vec<Fi
     ]
 }
 
-/// Whether a file starts like an image, whatever its name.
-fn begins_like_an_image(path: &Path) -> bool {
-    let mut start = [0; 64];
-    let read = std::fs::File::open(path).and_then(|mut file| file.read(&mut start));
-    read.is_ok_and(|count| looks_like_an_image(&start[..count]))
+/// The first bytes of a file, or none of one that cannot be read.
+fn start(path: &Path) -> Vec<u8> {
+    let mut start = Vec::new();
+    // A pipe or a device is not opened: reading it could wait for ever.
+    if path.is_file()
+        && let Ok(file) = std::fs::File::open(path)
+    {
+        let _ = file.take(64).read_to_end(&mut start);
+    }
+    start
+}
+
+/// What an image of a format that is not read is called, by its name or its first bytes.
+fn foreign_kind_of(path: &Path) -> Option<&'static str> {
+    foreign_name(path).or_else(|| foreign_kind(&start(path)))
 }
 
 /// Pairs of names that people would take for the same one.

@@ -6,10 +6,19 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use kernels::allocator::has_room;
+
 use crate::datasets::batch::Batch;
 use crate::datasets::data_error::DataError;
 use crate::datasets::loader::scratch::WorkerScratch;
-use crate::datasets::sync::{lock, wait};
+use crate::datasets::sync::{lock, wait, wait_for};
+
+/// Attempts at a batch that found no memory while the consumer waits for it, and the time between them.
+const TRIES: usize = 10;
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Bytes of addresses that a thread takes at its start: two stacks and what stands between them.
+const ROOM_OF_A_THREAD: usize = 8 << 20;
 
 /// Makes the batches of one epoch.
 pub(super) trait BatchSource: Send + Sync {
@@ -71,15 +80,36 @@ impl SharedEpoch {
     fn work(&self) {
         let mut scratch = WorkerScratch::default();
         while let Some(number) = self.take_number() {
-            let mut make = || self.source.make(number, &mut scratch);
-            let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(&mut make));
-            let batch = made.unwrap_or_else(|_| Err(self.source.panicked(number)));
+            let mut make = || {
+                let make = || self.source.make(number, &mut scratch);
+                let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(make));
+                made.unwrap_or_else(|_| Err(self.source.panicked(number)))
+            };
+            let mut batch = make();
+            let mut tries = 0;
+            while matches!(batch, Err(DataError::Exhausted { .. }))
+                && self.waits(number, &mut tries)
+            {
+                batch = make();
+            }
             self.source.made(number);
             let mut state = lock(&self.state);
             state.bytes += bytes_of(&batch);
             state.ready.insert(number, batch);
             self.changed.notify_all();
         }
+    }
+
+    /// Waits until a batch for which there was no memory may be tried again: a step that ends frees its
+    /// maps, and a consumer its batches. `false` when the batch is given up: the consumer, which waits
+    /// for it, frees nothing any more.
+    fn waits(&self, number: usize, tries: &mut usize) -> bool {
+        let state = lock(&self.state);
+        *tries += usize::from(state.wanted == number);
+        if state.stopped || *tries > TRIES {
+            return false;
+        }
+        !wait_for(&self.changed, state, PAUSE).stopped
     }
 
     /// The next batch to make; none when the epoch ends. Waits while finished batches take all the memory they may.
@@ -105,10 +135,13 @@ pub struct Epoch {
     shared: Arc<SharedEpoch>,
     threads: Vec<JoinHandle<()>>,
     waited: Duration,
+    /// Why no thread could be started, until it is told.
+    no_thread: Option<String>,
 }
 
 impl Epoch {
-    /// Starts the threads of an epoch.
+    /// Starts the threads of an epoch. Fewer than asked for are enough: what is in a batch does not
+    /// depend on them.
     pub(super) fn start(source: Box<dyn BatchSource>, config: EpochConfig) -> Self {
         let left = config.batches.saturating_sub(config.first_batch);
         let workers = config.workers.min(left);
@@ -121,14 +154,35 @@ impl Epoch {
         });
         let shared = Arc::new(SharedEpoch { source, config, state, changed: Condvar::new() });
         let start = |work: fn(&SharedEpoch)| {
+            if !has_room(ROOM_OF_A_THREAD) {
+                return Err(std::io::ErrorKind::OutOfMemory.into());
+            }
             let shared = Arc::clone(&shared);
-            std::thread::spawn(move || work(&shared))
+            std::thread::Builder::new().spawn(move || work(&shared))
         };
-        let reader =
-            shared.source.reads_ahead().then(|| start(|shared| shared.source.read_ahead()));
-        let threads =
-            reader.into_iter().chain((0..workers).map(|_| start(SharedEpoch::work))).collect();
-        Self { shared, threads, waited: Duration::ZERO }
+        let (mut threads, mut no_thread) = (Vec::new(), None);
+        if shared.source.reads_ahead() {
+            match start(|shared| shared.source.read_ahead()) {
+                Ok(thread) => threads.push(thread),
+                // Everything is read individually then.
+                Err(_) => shared.source.stop(),
+            }
+        }
+        for number in 0..workers {
+            match start(SharedEpoch::work) {
+                Ok(thread) => threads.push(thread),
+                Err(error) => {
+                    no_thread = (number == 0).then(|| {
+                        format!(
+                            "the system starts no thread to prepare images ({error}); lower --threads, or raise \
+                             `ulimit -u` or `ulimit -v`"
+                        )
+                    });
+                    break;
+                }
+            }
+        }
+        Self { shared, threads, waited: Duration::ZERO, no_thread }
     }
 
     /// How long the consumer has waited for batches.
@@ -141,6 +195,10 @@ impl Iterator for Epoch {
     type Item = Result<Batch, DataError>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        if let Some(why) = self.no_thread.take() {
+            lock(&self.shared.state).wanted = self.shared.config.batches;
+            return Some(Err(DataError::Exhausted { why }));
+        }
         let began = Instant::now();
         let mut state = lock(&self.shared.state);
         let wanted = state.wanted;

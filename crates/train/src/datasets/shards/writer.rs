@@ -160,11 +160,11 @@ fn below(root: &Path, path: &Path) -> Result<String, Error> {
 /// An image that cannot be read, in the words of this command.
 fn unreadable(error: DataError) -> Error {
     match error {
-        DataError::Image { path, why } => Error::data(format!(
+        DataError::Image { path, why } | DataError::Storage { path, why } => Error::data(format!(
             "{}: {why}; repair it, remove it, or list it in {FILE}",
             path.display()
         )),
-        DataError::Folder { .. } => error.into(),
+        DataError::Folder { .. } | DataError::Exhausted { .. } => error.into(),
     }
 }
 
