@@ -22,18 +22,20 @@ use crate::commands::forward::{ForwardArgs, forward};
 use crate::commands::inspect::{InspectArgs, inspect};
 use crate::commands::lr_find::{LrFindArgs, lr_find};
 use crate::commands::man::{ManArgs, man};
-use crate::commands::models::models;
+use crate::commands::models::{ModelsArgs, models};
 use crate::commands::plan_args::PRECEDENCE;
 use crate::commands::predict::{PredictArgs, predict};
 use crate::commands::preprocess::{PreprocessArgs, preprocess};
 use crate::commands::profile::{ProfileArgs, profile};
 use crate::commands::recipes::{RecipesArgs, recipes};
 use crate::commands::replay::{ReplayArgs, replay};
+use crate::commands::report::{ReportArgs, report};
 use crate::commands::summary::{SummaryArgs, summary};
 use crate::commands::train::{TrainArgs, train};
 use crate::device;
 use crate::error::Error;
 use crate::files;
+use crate::foreign_flags;
 use crate::learner::out_of_memory::catch_oom;
 use crate::signal;
 use crate::{err, out};
@@ -93,12 +95,14 @@ enum Command {
     /// Evaluate a checkpoint on a folder
     #[command(visible_aliases = ["val", "validate"])]
     Eval(EvalArgs),
+    /// Write the report of a run again, or compare several runs
+    Report(ReportArgs),
     /// Predict the classes of images
     Predict(PredictArgs),
     /// Write the normalised input tensors of images
     Preprocess(PreprocessArgs),
     /// List the models with their size, cost and published accuracy
-    Models,
+    Models(ModelsArgs),
     /// List the published training recipes, for `train --recipe`
     Recipes(RecipesArgs),
     /// Print a network layer by layer
@@ -160,6 +164,13 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
         device::list().iter().for_each(|line| out!("{line}"));
         return ExitCode::SUCCESS;
     }
+    let arguments = match translated(arguments) {
+        Ok(arguments) => arguments,
+        Err(why) => {
+            err!("error: {why}");
+            return ExitCode::from(2);
+        }
+    };
     let program = match parse(arguments) {
         Ok(program) => program,
         Err(error) => {
@@ -176,6 +187,25 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
             ExitCode::from(failure.kind.exit_code())
         }
     }
+}
+
+/// The command line with the flags of other trainers translated; notes go to standard error.
+fn translated(arguments: Vec<OsString>) -> Result<Vec<OsString>, String> {
+    let Some(at) = arguments.iter().skip(1).position(|word| word == "train").map(|at| at + 1)
+    else {
+        return Ok(arguments);
+    };
+    // Only options that hold for every command may stand before it.
+    let other = |word: &OsString| !word.to_string_lossy().starts_with('-');
+    if arguments[1..at].iter().any(other)
+        && !["--threads", "--isa"].iter().any(|own| arguments[at - 2] == *own)
+    {
+        return Ok(arguments);
+    }
+    let (before, words) = arguments.split_at(at + 1);
+    let translated = foreign_flags::translate(words)?;
+    translated.notes.iter().for_each(|note| err!("note: {note}"));
+    Ok([before, &translated.words].concat())
 }
 
 /// Runs a command; missing memory that the command does not handle is an error like any other.
@@ -245,10 +275,11 @@ fn run(command: Command) -> Result<u8, Error> {
     match command {
         Command::Train(args) => train(&args),
         Command::Eval(args) => eval(&args),
+        Command::Report(args) => report(&args),
         Command::Predict(args) => predict(&args),
         Command::Preprocess(args) => preprocess(&args).map(|()| 0),
-        Command::Models => {
-            models();
+        Command::Models(args) => {
+            models(&args);
             Ok(0)
         }
         Command::Recipes(args) => recipes(&args).map(|()| 0),

@@ -24,6 +24,6 @@ pub mod preprocess;
 pub mod profile;
 pub mod recipes;
 pub mod replay;
+pub mod report;
 pub mod summary;
-mod svg;
 pub mod train;

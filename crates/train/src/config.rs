@@ -3,6 +3,7 @@
 //! the mechanisms that it configures; no mechanism knows `config`.
 
 pub mod augmentation;
+pub mod auto;
 pub mod averaging;
 pub mod checkpoints;
 pub mod datasets;

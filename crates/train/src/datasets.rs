@@ -1,14 +1,17 @@
 //! Image folders and tar shards to batches: index, order, cache, threads. No tensor of a device
 //! stands here.
 
+pub mod archive;
 pub mod batch;
 pub mod burn_adapters;
 pub mod cache;
 pub mod check;
 pub(crate) mod class_order;
 pub mod data_error;
+pub mod facts;
 pub mod image_folder;
 pub mod image_keys;
+pub mod layout;
 pub(crate) mod listing;
 pub mod loader;
 pub mod open;
@@ -16,6 +19,7 @@ pub(crate) mod passed_over;
 pub mod quarantine;
 mod sampler;
 pub mod shards;
+pub mod split;
 pub(crate) mod storage;
 mod sync;
 pub mod tar_reader;

@@ -1,6 +1,6 @@
 //! Files that a run or a command reads and writes, and the endings of their names.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -103,6 +103,21 @@ pub fn refuse_other_extension(path: &Path, format: &str) -> Result<(), Error> {
         None => Ok(()),
         Some(_) => extension(path, &[format]).map(|_| ()),
     }
+}
+
+/// `kindling` in the user's cache folder, or in the temporary folder if there is none.
+pub fn user_cache_folder() -> PathBuf {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    let home = || variable("HOME").map(PathBuf::from);
+    let usual = if cfg!(windows) {
+        variable("LOCALAPPDATA").map(PathBuf::from)
+    } else if cfg!(target_os = "macos") {
+        home().map(|home| home.join("Library/Caches"))
+    } else {
+        let named = variable("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+        named.or_else(|| home().map(|home| home.join(".cache")))
+    };
+    usual.unwrap_or_else(std::env::temp_dir).join("kindling")
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ pub mod bn_statistics;
 pub mod confusion;
 pub mod evaluate;
 pub mod forward_backward;
+pub mod interval;
 pub mod loss;
 pub mod nan_guard;
 pub mod objective;

@@ -4,6 +4,7 @@
 //! This folder alone knows the plan and the mechanisms below it, and converts the one into the
 //! arguments of the other. It prints nothing but through an [`observer::Observer`].
 
+mod advice;
 mod averaging;
 pub mod build_objective;
 pub mod checkpoint;
@@ -11,6 +12,7 @@ pub mod dashboard;
 mod dataset_fingerprint;
 pub mod fit;
 pub mod incident;
+pub mod log_lines;
 pub mod logger;
 pub mod manifest;
 pub mod observer;
@@ -23,7 +25,10 @@ pub mod resume;
 pub mod retention;
 pub mod run_folder;
 pub mod run_lock;
+pub mod split_list;
 pub mod state;
 mod step;
+pub mod task;
+pub mod tensorboard;
 pub mod trainer;
 mod validate;

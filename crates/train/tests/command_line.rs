@@ -326,3 +326,73 @@ fn every_subcommand_has_a_manual_page() {
     std::fs::write(place.path("file"), b"").unwrap();
     assert_eq!(code(&place.run(&["man", "file"])), 8);
 }
+
+/// Every flag that people know from timm, torchvision and Ultralytics, typed as they type it.
+///
+/// Mutations caught, each alone: a renamed flag whose name does not exist; the value of a flag without meaning kept.
+#[test]
+fn a_hundred_flags_of_other_trainers_are_answered() {
+    use std::ffi::OsString;
+    use train::foreign_flags::{Answer, FLAGS, translate};
+
+    let mut wrong = Vec::new();
+    for flag in FLAGS {
+        // What another flag has to stand beside.
+        let before: &[&str] = match flag.name {
+            "--data-dir" | "--data-path" | "--data" => &[],
+            "--no-resume-opt" => &["data", "--resume"],
+            _ => &["data"],
+        };
+        let words: Vec<OsString> = before
+            .iter()
+            .copied()
+            .chain(std::iter::once(flag.name))
+            .chain(flag.value.split(' ').filter(|word| !word.is_empty()))
+            .map(OsString::from)
+            .collect();
+        let parses = |words: &[OsString]| {
+            let words =
+                ["kindling", "train"].iter().map(OsString::from).chain(words.iter().cloned());
+            train::cli::command().try_get_matches_from(words).err().map(|error| error.to_string())
+        };
+        let translated = translate(&words);
+        let fault = match (flag.answer, &translated) {
+            (Answer::Taken | Answer::Renamed(_), Ok(translated)) => {
+                let silent = translated.notes.is_empty();
+                if silent { parses(&translated.words) } else { Some("a note".to_owned()) }
+            }
+            (Answer::Nothing(_), Ok(translated)) => match translated.notes.len() {
+                1 => parses(&translated.words),
+                _ => Some("no note".to_owned()),
+            },
+            (Answer::Refused(why), Err(said)) => {
+                let unknown = parses(&words).is_some();
+                let told = said.contains(flag.name) && said.len() > flag.name.len() + 12;
+                (!unknown || !told || why.ends_with('.'))
+                    .then(|| format!("{said}, known: {}", !unknown))
+            }
+            other => Some(format!("{other:?}")),
+        };
+        wrong.extend(fault.map(|fault| format!("{}: {fault}", flag.name)));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn flags_of_other_trainers_reach_the_program() {
+    let place = TestFolder::new("foreign");
+    refused(
+        &place.run(&["train", "data", "--device", "cuda"]),
+        2,
+        &["--device: --backend ndarray, flex or wgpu"],
+    );
+    refused(
+        &place.run(&["train", "data=data", "epochs=10", "imgsz=96"]),
+        2,
+        &["kindling train data --epochs 10 --imgsz 96"],
+    );
+    let words = ["--pin-mem", "--batch", "4", "--dry-run", "--img-size", "32"];
+    let output = place.run(&[&["--threads", "1", "train", "data"], &words[..]].concat());
+    assert_eq!(code(&output), 0, "{}", error(&output));
+    assert!(error(&output).contains("note: --pin-mem: there is no copy"), "{}", error(&output));
+}

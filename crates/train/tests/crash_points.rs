@@ -114,7 +114,8 @@ impl Sweep<'_> {
             return None;
         }
         if code(&output) != 0 {
-            output = self.place.run(&["train", "--resume", &folder, "--threads", "1"]);
+            output =
+                self.place.run(&["train", "--resume", &folder, "--threads", "1", "--no-report"]);
             if code(&output) == 6 && !self.place.path(&folder).join("args.toml").exists() {
                 // Nothing of the run is there yet.
                 output = self.run(&run, None);

@@ -11,6 +11,7 @@ mod test_folder;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use image::codecs::png::{CompressionType, FilterType as PngFilter, PngEncoder};
 use image::imageops::{FilterType, flip_horizontal, resize};
 use image::{GenericImageView as _, Rgb, RgbImage};
 use serde_json::Value;
@@ -30,6 +31,14 @@ fn save(root: &Path, path: &str, image: &RgbImage) {
     let path = root.join(path);
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     image.save(path).unwrap();
+}
+
+/// The same pixels as `save` in another file: nothing compressed.
+fn save_uncompressed(root: &Path, path: &str, image: &RgbImage) {
+    let file = std::fs::File::create(root.join(path)).unwrap();
+    let encoder =
+        PngEncoder::new_with_quality(file, CompressionType::Uncompressed, PngFilter::NoFilter);
+    image.write_with_encoder(encoder).unwrap();
 }
 
 fn fixture(name: &str) -> PathBuf {
@@ -114,9 +123,9 @@ fn plant_faults(root: &Path) {
     // Copies.
     let source = |path: &str| image::open(root.join(path)).unwrap().into_rgb8();
     copy(&root.join("train/a/1.png"), root.join("train/a/1_again.png"));
-    save(root, "train/b/1_from_a.bmp", &source("train/a/2.png"));
+    save_uncompressed(root, "train/b/1_from_a.png", &source("train/a/2.png"));
     copy(&root.join("train/a/3.png"), root.join("val/a/leak.png"));
-    save(root, "val/b/leak.bmp", &source("train/b/3.png"));
+    save_uncompressed(root, "val/b/leak.png", &source("train/b/3.png"));
     save(root, "val/a/mirrored.png", &flip_horizontal(&source("train/a/4.png")));
     save(root, "val/a/again.jpg", &source("train/a/5.png"));
     let larger = resize(&source("train/b/5.png"), 90, 72, FilterType::CatmullRom);
@@ -152,8 +161,8 @@ fn every_planted_fault_is_found_and_nothing_else() {
         ("turned", &["train/b/turned.jpg"]),
         ("tiny", &["train/b/tiny.png"]),
         ("duplicate", &["train/a/1_again.png = train/a/1.png"]),
-        ("contradiction", &["train/a/2.png = train/b/1_from_a.bmp"]),
-        ("leak", &["val/a/leak.png = train/a/3.png", "val/b/leak.bmp = train/b/3.png"]),
+        ("contradiction", &["train/a/2.png = train/b/1_from_a.png"]),
+        ("leak", &["val/a/leak.png = train/a/3.png", "val/b/leak.png = train/b/3.png"]),
         (
             "suspected_leak",
             &[

@@ -42,7 +42,7 @@ fn a_run_outlives_its_console() {
         assert!(place.checkpoint(run).exists(), "{run}");
         let log =
             std::fs::read_to_string(place.path(&format!("out/train/{run}/train.log"))).unwrap();
-        assert!(log.contains("Epoch 1") && log.contains("Acc@1"), "{run}: {log}");
+        assert!(log.contains("epoch 2/2 · train ") && log.contains("top-1"), "{run}: {log}");
         if run != "shut" {
             assert!(log.contains("standard output: cannot write"), "{run}: {log}");
         }
@@ -109,7 +109,7 @@ fn every_signal_that_means_the_end_saves_the_run() {
 fn nohup_keeps_a_run_going() {
     let place = TestFolder::new("nohup");
     let mut child = long_run(&place, "r", "--ignore-signal=HUP");
-    let epochs = || log_of(&place, "r").matches("Acc@1").count();
+    let epochs = || log_of(&place, "r").matches(" · val ").count();
     let before = epochs();
     send(&child, "HUP");
     let began = Instant::now();
@@ -134,7 +134,7 @@ fn an_epoch_of_which_nothing_can_be_read_ends_the_run() {
     let output = place.train("r", &[]);
     refused(&output, 3, &["none of the 36 training images could be read", "data check"]);
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(!said.contains("Acc@1") && !said.contains("0.0000"), "{said}");
+    assert!(!said.contains("top-1") && !said.contains("0.000"), "{said}");
 }
 
 /// Mutations caught: the folder made without claiming it (`create_dir_all`).

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use train::datasets::image_folder::ImageFolder;
+use train::datasets::split::SplitRule;
 
 struct TestFolder(PathBuf);
 
@@ -250,7 +251,10 @@ fn a_share_of_every_class_is_set_aside_and_always_the_same() {
     }
     place.image("train/c/0.png");
     place.image("train/c/1.png");
-    let split = |seed| ImageFolder::split(&place.0, 0.2, seed).unwrap();
+    let split = |seed| {
+        ImageFolder::split(&place.0, SplitRule { share: 0.2, seed, group_duplicates: false })
+            .unwrap()
+    };
     let (train, val) = split(1);
     assert_eq!(val.class_counts(), [4, 2, 1], "at least one of each class");
     assert_eq!(train.class_counts(), [16, 8, 1]);
@@ -258,9 +262,16 @@ fn a_share_of_every_class_is_set_aside_and_always_the_same() {
     assert_eq!(split(1).1.items, val.items);
     assert_ne!(split(2).1.items, val.items);
     // The class folders may lie in the folder itself.
-    let (bare, _) = ImageFolder::split(&place.0.join("train"), 0.2, 1).unwrap();
+    let (bare, _) = ImageFolder::split(
+        &place.0.join("train"),
+        SplitRule { share: 0.2, seed: 1, group_duplicates: false },
+    )
+    .unwrap();
     assert_eq!(bare.items, train.items);
     place.image("train/d/0.png");
-    let error = ImageFolder::split(&place.0, 0.2, 1).unwrap_err().to_string();
+    let error =
+        ImageFolder::split(&place.0, SplitRule { share: 0.2, seed: 1, group_duplicates: false })
+            .unwrap_err()
+            .to_string();
     assert!(error.contains("single image"), "{error}");
 }

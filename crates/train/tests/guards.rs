@@ -143,8 +143,9 @@ fn an_epoch_of_skipped_steps_has_no_loss() {
     let steps = std::fs::read_to_string(place.path("out/train/r/steps.jsonl")).unwrap();
     assert_eq!(steps.matches("\"skipped_steps\":9").count(), 1, "{steps}");
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(said.contains("Epoch 0: Loss none") && said.contains("9 steps skipped"), "{said}");
-    assert!(!said.contains("0.0000 "), "{said}");
+    let lines = said.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let epoch = lines.into_iter().find(|line| line.get("train_loss").is_some()).unwrap();
+    assert!(epoch["train_loss"].is_null() && epoch["skipped_steps"] == 9, "{epoch}");
     assert_eq!(Checkpoint::read(&place.checkpoint("r")).unwrap().manifest.epoch_stats.seen, 0);
 }
 
@@ -220,7 +221,8 @@ fn a_batch_without_room_is_taken_apart_and_the_step_stays_the_same() {
     let place = TestFolder::new("memory");
     let run = |name: &str, roofs: &str, more: &[&str]| {
         let fixed = ["--drop", "0", "--opt", "sgd", "--batch-size", "12", "--experiment", name];
-        let words = [&SMALL[..], &fixed, more].concat();
+        let fixed = [&fixed[..], &["--bn-cumulative", "false"]].concat();
+        let words = [&SMALL[..], &fixed[..], more].concat();
         place.command(&words).env("KINDLING_TEST_MEMORY", roofs).output().unwrap()
     };
     let said = |output: &Output| String::from_utf8_lossy(&output.stdout).into_owned();

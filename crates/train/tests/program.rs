@@ -114,7 +114,6 @@ fn faults_of_the_data_are_told() {
     let run = |words: &[&str]| refused(&place.train("x", &[]), 3, words);
     let val = place.path("data/val");
     std::fs::rename(&val, place.path("away")).unwrap();
-    run(&["data", "val"]);
     std::fs::create_dir_all(place.path("data/val/hat")).unwrap();
     std::fs::copy(place.path("away/bag/0000.png"), place.path("data/val/hat/0.png")).unwrap();
     run(&["hat", "class"]);
@@ -127,7 +126,7 @@ fn faults_of_the_data_are_told() {
     std::fs::create_dir_all(place.path("data/train/hat")).unwrap();
     run(&["hat", "no image"]);
     std::fs::remove_dir_all(place.path("data/train")).unwrap();
-    run(&["train", "no such folder"]);
+    run(&["it has a folder `val` and no `train`"]);
     refused(&place.run(&["train", "nowhere"]), 3, &["nowhere", "no such folder"]);
 }
 

@@ -41,7 +41,7 @@ fn interval_and_format_of_the_lines_stay() {
     let output = resume(&place, &["--epochs", "2"]);
     assert_eq!(code(&output), 0, "{}", error(&output));
     let text = said(&output);
-    let lines: Vec<&str> = text.lines().take_while(|line| *line != "--result").collect();
+    let lines: Vec<&str> = text.lines().collect();
     assert!(lines.len() > 4, "{text}");
     for line in lines {
         serde_json::from_str::<serde_json::Value>(line).expect("a JSON object a line");
@@ -52,7 +52,7 @@ fn interval_and_format_of_the_lines_stay() {
     let output = resume(&place, &changes);
     assert!(said(&output).contains("changed on resume: log-interval 3 -> 4"), "{}", said(&output));
     let output = resume(&place, &["--epochs", "4"]);
-    assert!(said(&output).contains("Train: 3 [   4/9"), "{}", said(&output));
+    assert!(said(&output).contains("epoch 4/4 · batch 4/9"), "{}", said(&output));
     assert_eq!(steps(&place)[6..], [(2, 4), (2, 8), (2, 9), (3, 4), (3, 8), (3, 9)]);
 }
 
@@ -74,13 +74,16 @@ fn a_run_that_patience_ended_has_ended() {
             let output = place.run(&[&["train", "--resume", &folder], more].concat());
             assert_eq!(code(&output), 0, "{}", error(&output));
             let text = said(&output);
-            assert!(text.contains("the run has ended early") && !text.contains("Epoch"), "{text}");
+            assert!(
+                text.contains("the run has ended early") && !text.contains(" · train "),
+                "{text}"
+            );
             assert_eq!(std::fs::read(place.checkpoint(run)).unwrap(), before, "{run} {more:?}");
         }
         let on = ["--patience", "0", "--epochs", "12"];
         let output = place.run(&[&["train", "--resume", &folder][..], &on].concat());
         assert_eq!(code(&output), 0, "{}", error(&output));
-        assert!(said(&output).contains("Epoch 11"), "{}", said(&output));
+        assert!(said(&output).contains("epoch 12/12"), "{}", said(&output));
     }
 }
 
@@ -216,4 +219,38 @@ fn images_that_came_on_the_quarantine_list_are_left_out() {
     std::fs::remove_file(place.path("data/train/bag/0001.png")).unwrap();
     let output = resume(&place, &["--epochs", "4"]);
     refused(&output, 3, &["changed since the run began", "34 then, 35 now"]);
+}
+
+/// Mutations caught, each alone: changed without a fresh optimizer; the step of the schedule not counted anew.
+#[test]
+fn rate_and_batch_size_may_change_with_a_fresh_optimizer() {
+    let place = TestFolder::new("keeps-rate");
+    assert_eq!(code(&place.train("r", &["--lr", "0.01"])), 0);
+    let run = |words: &[&str]| {
+        place.run(
+            &[&["train", "--resume", "out/train/r", "--epochs", "4", "--no-report"], words]
+                .concat(),
+        )
+    };
+    test_folder::refused(
+        &run(&["--lr", "0.001"]),
+        2,
+        &["--lr 0.001", "has 0.01", "add --no-resume-opt"],
+    );
+    test_folder::refused(
+        &run(&["--width", "0.5", "--no-resume-opt"]),
+        2,
+        &["--width", "omit the flag"],
+    );
+    let output = run(&["--lr", "0.001", "--batch-size", "9", "--sched", "step", "--no-resume-opt"]);
+    assert_eq!(code(&output), 0, "{}", error(&output));
+    let text = said(&output);
+    for words in ["changed on resume: lr 0.01 -> 0.001", "batch-size 4 -> 9", "epoch 4/4 · "] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    // Two epochs of nine steps each, as if there had been four to an epoch from the beginning.
+    let manifest = Checkpoint::read(&place.checkpoint("r")).unwrap().manifest;
+    assert_eq!((manifest.position.epoch, manifest.position.step), (4, 16));
+    let args = std::fs::read_to_string(place.path("out/train/r/args.toml")).unwrap();
+    assert!(args.contains("lr = 0.001") && args.contains("batch_size = 9"), "{args}");
 }

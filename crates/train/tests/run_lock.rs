@@ -167,8 +167,8 @@ fn a_lock_without_a_process_is_taken_over_and_another_machine_is_given_time() {
     }
     // Another machine, which gave a sign of life a minute ago, and long ago.
     written(&place, |holder| holder["host"] = "elsewhere".into(), 60);
-    refused(&again(99), 2, &[" on elsewhere ", "sign of life 6", "remove out/train/r/run.lock"]);
-    written(&place, |holder| holder["host"] = "elsewhere".into(), 600);
+    refused(&again(99), 2, &[" on elsewhere ", "sign of life ", "remove out/train/r/run.lock"]);
+    written(&place, |holder| holder["host"] = "elsewhere".into(), 610);
     let said = taken_over("silent for long");
     assert!(said.contains("on elsewhere has given no sign of life for 6"), "{said}");
 }

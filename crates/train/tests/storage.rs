@@ -84,9 +84,9 @@ fn a_folder_that_stays_away_ends_the_run_with_its_last_step_saved() {
     // Saved at the step where it ended, wherever in an epoch that is.
     let log = log(&place, "ended");
     let position = Checkpoint::read(&place.checkpoint("ended")).unwrap().manifest.position;
-    let last = log.lines().rfind(|line| line.starts_with("Train: ")).unwrap();
-    let batch = format!("Train: {} [{:>4}/9 ", position.epoch, position.batch);
-    assert!(position.batch == 0 || last.starts_with(&batch), "{batch}: {last}");
+    let last = log.lines().rfind(|line| line.contains(" · batch ")).unwrap();
+    let batch = format!(" · batch {}/9 · ", position.batch);
+    assert!(position.batch == 0 || last.contains(&batch), "{batch}: {last}");
     let evaluated = place.run(&["eval", "--checkpoint", "out/train/ended/last.ckpt"]);
     refused(&evaluated, 3, &["data"]);
     std::fs::rename(place.path("away"), place.path("data")).unwrap();

@@ -17,6 +17,7 @@ use train::datasets::image_folder::ImageFolder;
 use train::datasets::loader::{Loader, LoaderConfig, Mode};
 use train::datasets::quarantine;
 use train::datasets::shards;
+use train::datasets::split::SplitRule;
 use train::run::checkpoint::Checkpoint;
 use transforms::augment::Augment;
 use transforms::preprocess::Preprocess;
@@ -162,8 +163,16 @@ fn caches_lists_and_shares_change_no_bit() {
             .iter()
             .any(|path| path.ends_with("bag/0003.png") || path.ends_with("sandal/0000.png"))
     );
-    let (train, val) = ImageFolder::split(&place.path("shards"), 0.25, 7).unwrap();
-    let (folder, _) = ImageFolder::split(&place.path("data"), 0.25, 7).unwrap();
+    let (train, val) = ImageFolder::split(
+        &place.path("shards"),
+        SplitRule { share: 0.25, seed: 7, group_duplicates: false },
+    )
+    .unwrap();
+    let (folder, _) = ImageFolder::split(
+        &place.path("data"),
+        SplitRule { share: 0.25, seed: 7, group_duplicates: false },
+    )
+    .unwrap();
     let below = |folder: &ImageFolder| -> Vec<PathBuf> {
         let name =
             |(path, _): &(PathBuf, usize)| path.strip_prefix(&folder.root).unwrap().to_owned();

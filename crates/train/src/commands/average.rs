@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use deploy::manifest::WeightsKind;
 
+use crate::commands::checkpoint_args::chosen;
 use crate::commands::checkpoint_edit::{BatchSourceArgs, reestimate_bn, write_weights};
 use crate::error::Error;
 use crate::optimizers::weight_average::Average;
@@ -39,7 +40,7 @@ pub fn average(args: &AverageArgs) -> Result<(), Error> {
     let mut first: Option<Checkpoint> = None;
     let mut mean: Option<Average> = None;
     for path in &args.checkpoints {
-        let mut checkpoint = Checkpoint::read(path)?;
+        let mut checkpoint = Checkpoint::read(&chosen(Some(path))?)?;
         let network = checkpoint.take_network(WeightsKind::Best, path, &autodiff_device)?;
         if let Some(first) = &first {
             let (own, its) = (&checkpoint.manifest, &first.manifest);

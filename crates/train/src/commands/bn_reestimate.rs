@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use deploy::manifest::WeightsKind;
 
+use crate::commands::checkpoint_args::chosen;
 use crate::commands::checkpoint_edit::{BatchSourceArgs, reestimate_bn, write_weights};
 use crate::error::Error;
 use crate::out;
@@ -32,7 +33,7 @@ pub struct BnReestimateArgs {
 /// A checkpoint that cannot be read, a faulty data set, a file that cannot be written.
 pub fn bn_reestimate(args: &BnReestimateArgs) -> Result<(), Error> {
     let autodiff_device = args.source.backend.open()?.device.autodiff();
-    let mut checkpoint = Checkpoint::read(&args.checkpoint)?;
+    let mut checkpoint = Checkpoint::read(&chosen(Some(&args.checkpoint))?)?;
     let network = checkpoint.take_network(WeightsKind::Best, &args.checkpoint, &autodiff_device)?;
     let network =
         reestimate_bn(network, &checkpoint, args.data.as_deref(), &args.source, &autodiff_device)?;

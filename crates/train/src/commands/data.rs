@@ -3,12 +3,14 @@
 pub mod check;
 pub mod preview;
 pub mod shard;
+pub mod split;
 
 use clap::Subcommand;
 
 use crate::commands::data::check::{CheckArgs, check};
 use crate::commands::data::preview::{PreviewArgs, preview};
 use crate::commands::data::shard::{ShardArgs, shard};
+use crate::commands::data::split::{SplitArgs, split};
 use crate::commands::plan_args::PRECEDENCE;
 use crate::error::Error;
 
@@ -23,6 +25,8 @@ pub enum DataCommand {
     Preview(Box<PreviewArgs>),
     /// Pack a folder of images into tar files, which `train` takes like the folder
     Shard(ShardArgs),
+    /// Part class folders into train and val, near-duplicates on one side
+    Split(SplitArgs),
 }
 
 /// Runs the subcommand; its exit code.
@@ -34,5 +38,6 @@ pub fn data(command: &DataCommand) -> Result<u8, Error> {
         DataCommand::Check(args) => check(args),
         DataCommand::Preview(args) => preview(args),
         DataCommand::Shard(args) => shard(args),
+        DataCommand::Split(args) => split(args),
     }
 }

@@ -14,7 +14,6 @@ use nn::cost::cost;
 use nn::layer_spec::Naming;
 use serde::Serialize;
 
-use crate::commands::svg::Svg;
 use crate::config::plan::Plan;
 use crate::datasets::cache::CacheKind;
 use crate::datasets::image_folder::ImageFolder;
@@ -25,6 +24,7 @@ use crate::error::Error;
 use crate::files::write_atomically;
 use crate::learner::evaluate::evaluate;
 use crate::out;
+use crate::plot::line_chart::{LineChart, Series};
 use crate::run::fit::fit;
 use crate::run::observer::clock;
 use crate::run::open_data;
@@ -357,24 +357,16 @@ fn sparkline(values: &[f64]) -> String {
 
 /// The learning-rate curve as an image.
 fn drawing(e: &Estimate) -> String {
-    let highest = e.learning_rate.iter().map(|(_, lr)| *lr).fold(0.0, f64::max);
-    let last = e.learning_rate.last().map_or(1, |(step, _)| (*step).max(1));
-    let mut svg = Svg::new(640, 240, 12);
-    svg.add("<path d=\"M60 40V200H620\" fill=\"none\" stroke=\"#444\"/>");
-    let point = |(step, lr): &(u64, f64)| {
-        let x = 60.0 + 560.0 * *step as f64 / last as f64;
-        [x, 200.0 - 160.0 * lr / highest.max(f64::MIN_POSITIVE)]
-    };
-    svg.curve(e.learning_rate.iter().map(point), "#c2410c");
-    let mut words = |x: u32, y: u32, anchor: &str, words: &str| {
-        svg.add(&format!("<text x=\"{x}\" y=\"{y}\" text-anchor=\"{anchor}\">{words}</text>"));
-    };
-    words(320, 24, "middle", &format!("learning rate of {}", e.model));
-    words(54, 44, "end", &format!("{highest:.1e}"));
-    words(54, 204, "end", "0");
-    words(60, 220, "start", "step 0");
-    words(620, 220, "end", &format!("{last} ({} epochs)", e.epochs));
-    svg.finish()
+    let points = e.learning_rate.iter().map(|(step, lr)| [*step as f64, *lr]).collect();
+    LineChart {
+        title: format!("Learning rate of {} over {} epochs", e.model, e.epochs),
+        x: "step".to_owned(),
+        y: "learning rate".to_owned(),
+        from_zero: true,
+        series: vec![Series { name: String::new(), points, dots: false }],
+        ..LineChart::default()
+    }
+    .svg()
 }
 
 #[cfg(test)]

@@ -1,11 +1,12 @@
 //! `kindling eval`: the accuracy of a checkpoint on a folder of images.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
+use nn::cost::cost;
 
-use crate::commands::checkpoint_args::{WeightsArgs, load};
+use crate::commands::checkpoint_args::{WeightsArgs, chosen, is_checkpoint, load};
 use crate::config::output::LogFormat;
 use crate::datasets::class_order;
 use crate::datasets::image_folder::ImageFolder;
@@ -14,25 +15,37 @@ use crate::datasets::loader::{Loader, LoaderConfig, Mode};
 use crate::datasets::quarantine;
 use crate::device::Backend;
 use crate::error::Error;
-use crate::learner::evaluate::{EvalReport, evaluate};
+use crate::files::write_atomically;
+use crate::learner::evaluate::{EvalReport, evaluate_each};
+use crate::report::{Prediction, predictions_csv};
+use crate::run::checkpoint::Manifest;
+use crate::run::log_lines::accuracy;
 use crate::run::logger::Logger;
-use crate::run::observer::{Observer as _, accuracy_line};
+use crate::run::observer::Observer as _;
+use crate::run::open_data;
 use crate::run::open_data::PREFETCH_BYTES;
 use crate::run::run_folder;
+use crate::run::split_list;
 use crate::signal::Stop;
 use crate::{err, out};
 
 /// Arguments of `eval`.
 #[derive(Args)]
 pub struct EvalArgs {
-    /// Checkpoint to evaluate
-    #[arg(long, value_name = "CKPT")]
-    checkpoint: PathBuf,
+    /// Checkpoint to evaluate, or the folder of a run [default: CKPT, otherwise the newest run in
+    /// checkpoints]
+    #[arg(long = "checkpoint", value_name = "CKPT")]
+    checkpoint_flag: Option<PathBuf>,
     #[command(flatten)]
     weights: WeightsArgs,
-    /// Folder with `val/<class>/*` or `<class>/*` [default: the folder of the training]
-    #[arg(value_name = "DIR")]
-    data_dir: Option<PathBuf>,
+    /// Checkpoint or folder of a run, and a folder with `val/<class>/*` or `<class>/*`
+    /// [default: the images of the training's evaluation]
+    #[arg(value_names = ["CKPT", "DIR"], num_args = 0..=2)]
+    paths: Vec<PathBuf>,
+    /// Folder to evaluate on, in place of DIR [default: DIR]
+    #[arg(long = "data-dir", visible_aliases = ["data-path", "data"], value_name = "DIR")]
+    #[arg(hide_short_help = true)]
+    data_dir_flag: Option<PathBuf>,
     /// Name of the split folder [default: val, validation, valid or test]
     #[arg(long, value_name = "NAME")]
     val_split: Option<String>,
@@ -62,26 +75,85 @@ pub struct EvalArgs {
     /// Print a row for each class [default: one line]
     #[arg(long)]
     per_class: bool,
+    /// CSV file of what the network says to every image [default: none]
+    #[arg(long, value_name = "FILE")]
+    predictions: Option<PathBuf>,
+    /// With --predictions: the mistakes alone [default: every image]
+    #[arg(long, requires = "predictions", hide_short_help = true)]
+    wrong: bool,
+    /// File for the result in the columns of timm's validate.py, .csv or .json [default: none]
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
+    results_file: Option<PathBuf>,
     /// Folder for per_class.csv, top_confusions.csv and, for up to 1000 classes, confusion.csv
     /// [default: none]
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
 }
 
+impl EvalArgs {
+    /// The checkpoint, and the folder if one is given. Of two paths the first is the checkpoint; a single
+    /// one is what it is.
+    fn paths(&self) -> Result<(PathBuf, Option<PathBuf>), Error> {
+        let mut paths = self.paths.iter();
+        let checkpoint = match (&self.checkpoint_flag, self.paths.as_slice()) {
+            (Some(flag), [] | [_]) => Some(flag),
+            (Some(flag), _) => {
+                return Err(Error::usage(format!(
+                    "--checkpoint {}: given beside another checkpoint; omit one",
+                    flag.display()
+                )));
+            }
+            (None, [_, _]) => paths.next(),
+            (None, [only]) if self.data_dir_flag.is_some() || is_checkpoint(only) => paths.next(),
+            (None, _) => None,
+        };
+        let folder = match (paths.next(), &self.data_dir_flag) {
+            (Some(folder), Some(flag)) => {
+                return Err(Error::usage(format!(
+                    "--data-dir {}: given beside {}; omit one",
+                    flag.display(),
+                    folder.display()
+                )));
+            }
+            (folder, flag) => folder.or(flag.as_ref()),
+        };
+        Ok((chosen(checkpoint.map(PathBuf::as_path))?, folder.cloned()))
+    }
+}
+
 /// Evaluates a checkpoint and prints the result; the exit code.
 pub fn eval(args: &EvalArgs) -> Result<u8, Error> {
-    let (network, manifest, device) = load(&args.checkpoint, args.weights.kind(), args.backend)?;
-    let root = args.data_dir.as_ref().unwrap_or(&manifest.plan.data.data_dir);
+    let (checkpoint, data_dir) = args.paths()?;
+    if let Some(path) = &args.results_file
+        && !["csv", "json"].iter().any(|own| path.extension().is_some_and(|x| x == *own))
+    {
+        return Err(Error::usage(format!(
+            "--results-file: {}: expected a name ending in .csv or .json",
+            path.display()
+        )));
+    }
+    let (network, manifest, device) = load(&checkpoint, args.weights.kind(), args.backend)?;
+    let root = data_dir.as_ref().unwrap_or(&manifest.plan.data.data_dir);
     let plan = &manifest.plan;
-    let mut folder = match (plan.data.val_fraction, &args.data_dir, &args.val_split) {
+    let mut folder = match (plan.data.val_fraction, &data_dir, &args.val_split) {
         // The images that the run itself set aside, and no others.
-        (Some(share), None, None) => ImageFolder::split(root, share, plan.training.seed)?.1,
+        (Some(_), None, None) => open_data::splits(plan, checkpoint.parent())?.1,
         _ => ImageFolder::open_val(root, args.val_split.as_deref(), &manifest.classes)?,
     };
     if !args.ignore_quarantine {
         quarantine::leave_out_of_val(root, args.quarantine.as_deref(), &mut folder)?;
     }
     let note = |text: &str| err!("note: {text}");
+    let set_aside =
+        plan.data.val_fraction.is_some() && data_dir.is_none() && args.val_split.is_none();
+    if set_aside {
+        let list = checkpoint.parent().map(|run| run.join(split_list::FILE));
+        let whose = match list.filter(|list| list.exists()) {
+            Some(list) => format!("listed in {}", list.display()),
+            None => "chosen by --val-fraction and --seed as then".to_owned(),
+        };
+        note(&format!("the {} images that the run set aside, {whose}", folder.items.len()));
+    }
     folder.notes.iter().for_each(|text| note(text));
     if class_order::is_numbering(&manifest.classes) && manifest.data.images == 0 {
         class_order::notes(&manifest.classes).iter().for_each(|text| note(text));
@@ -103,7 +175,14 @@ pub fn eval(args: &EvalArgs) -> Result<u8, Error> {
     let stop = Stop::listen().map_err(|e| Error::file(format!("signals: {e}")))?;
     let mut logger = Logger::new(1, LogFormat::Text);
     let each = |done| logger.evaluated(done, images);
-    let mut report = evaluate(&network, &loader, &manifest.classes, &device, &stop, each, &note)?;
+    let mut predictions = Vec::new();
+    let answer = |index: usize, label: usize, logits: &[f32]| {
+        if args.predictions.is_some() {
+            predictions.push(Prediction::new(index, label, logits));
+        }
+    };
+    let mut report =
+        evaluate_each(&network, &loader, &manifest.classes, &device, &stop, each, &note, answer)?;
     logger.finish();
     if let (true, Some(signal)) = (report.interrupted, stop.requested()) {
         err!("interrupted after {} of {images} images; no result", report.images);
@@ -113,7 +192,7 @@ pub fn eval(args: &EvalArgs) -> Result<u8, Error> {
         return Err(Error::diverged(format!(
             "{}: the logits of {} of {} images are not finite numbers, first those of {}; the weights \
              are too large, take an earlier checkpoint",
-            args.checkpoint.display(),
+            checkpoint.display(),
             report.not_finite.len(),
             report.images,
             items.items[first].0.display()
@@ -127,18 +206,64 @@ pub fn eval(args: &EvalArgs) -> Result<u8, Error> {
             note(&seen_in_training(known, report.images));
         }
     }
+    if let Some(path) = &args.predictions {
+        let text = predictions_csv(&predictions, &items, &manifest.classes, args.wrong);
+        write_atomically(path, text.as_bytes())?;
+    }
+    if let Some(path) = &args.results_file {
+        write_atomically(path, timm_results(&report, &manifest, path).as_bytes())?;
+    }
     // The files first: the program ends where the report's reader has gone.
     if let Some(folder) = &args.output {
         run_folder::write_evaluation(folder, &report)?;
     }
     match args.json {
         true => out!("{}", serde_json::to_string_pretty(&report).expect("plain data")),
-        false => out!("{}", accuracy_line(&report)),
+        false => out!("{}", accuracy(&report)),
     }
     if args.per_class && !args.json {
         print_classes(&report);
     }
     Ok(0)
+}
+
+/// The result in the columns of timm's `validate.py`: accuracies in percent, rounded to four digits as
+/// there. JSON where the path ends so, otherwise CSV.
+fn timm_results(report: &EvalReport, manifest: &Manifest, path: &Path) -> String {
+    let round =
+        |value: f64, digits: i32| (value * 10_f64.powi(digits)).round() / 10_f64.powi(digits);
+    let percent = |share: f64| round(100.0 * share, 4);
+    let rule = &manifest.preprocess;
+    let interpolation = serde_json::json!(rule.interpolation);
+    let size = rule.crop[0];
+    let parameters = cost(&manifest.network, size, size).parameters;
+    let values = [
+        ("model", serde_json::json!(manifest.plan.network.model)),
+        ("top1", percent(report.top1).into()),
+        ("top1_err", percent(1.0 - report.top1).into()),
+        ("top5", percent(report.top5).into()),
+        ("top5_err", percent(1.0 - report.top5).into()),
+        ("param_count", round(parameters as f64 / 1e6, 2).into()),
+        ("img_size", size.into()),
+        ("crop_pct", round(size as f64 / rule.resize as f64, 3).into()),
+        ("interpolation", interpolation),
+    ];
+    match path.extension().and_then(|own| own.to_str()) {
+        Some("json") => {
+            let map: serde_json::Map<String, serde_json::Value> =
+                values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+            serde_json::to_string_pretty(&map).expect("plain data") + "\n"
+        }
+        _ => {
+            let names: Vec<&str> = values.iter().map(|(name, _)| *name).collect();
+            let field = |value: &serde_json::Value| match value {
+                serde_json::Value::String(text) => run_folder::quoted(text),
+                other => other.to_string(),
+            };
+            let fields: Vec<String> = values.iter().map(|(_, value)| field(value)).collect();
+            format!("{}\n{}\n", names.join(","), fields.join(","))
+        }
+    }
 }
 
 /// The sentence for images that the network was trained on.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::commands::checkpoint_args::chosen;
 use crate::error::Error;
 use crate::out;
 use crate::run::checkpoint::Checkpoint;
@@ -22,7 +23,7 @@ pub struct InspectArgs {
 /// Prints the manifest of a checkpoint.
 pub fn inspect(args: &InspectArgs) -> Result<(), Error> {
     let path = &args.checkpoint;
-    let checkpoint = Checkpoint::read(path)?;
+    let checkpoint = Checkpoint::read(&chosen(Some(path))?)?;
     let manifest = &checkpoint.manifest;
     if args.json {
         out!("{}", serde_json::to_string_pretty(manifest).expect("plain data"));

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use clap::Args;
 
 use crate::commands::plan_args;
-use crate::commands::svg::Svg;
 use crate::config::options::Options;
 use crate::config::output::LogFormat;
 use crate::datasets::loader::Mode;
@@ -17,6 +16,7 @@ use crate::files::write_atomically;
 use crate::learner::forward_backward::{dropout_seed, forward};
 use crate::optimizers::gradients::Gradients;
 use crate::out;
+use crate::plot::line_chart::{LineChart, Series};
 use crate::run::build_objective::build_objective;
 use crate::run::logger::Logger;
 use crate::run::open_data;
@@ -162,121 +162,33 @@ fn suggestion(points: &[Point]) -> Option<Suggestion> {
     Some(Suggestion { steepest, tenth: least.lr / 10.0 })
 }
 
-/// Left, right, top and bottom of the curve in the drawing of 720 by 420.
-const FRAME: [f64; 4] = [70.0, 700.0, 64.0, 370.0];
-
-/// A drawing: the losses as dots, the smoothed one as a line, the suggestions upright, their words
-/// above the curve.
+/// A drawing: the losses as dots, the smoothed one as a line, the suggestions upright.
 fn drawing(points: &[Point], found: Suggestion) -> String {
-    let [left, right, top, bottom] = FRAME;
-    let first = points.first().map_or(1e-6, |p| p.lr).log10();
-    let last = points.last().map_or(1.0, |p| p.lr).log10();
-    // The scale is that of the smoothed loss: a single dot may lie above it and is left out.
+    // The scale is that of the smoothed loss: a single dot may lie above it and is drawn at the edge.
     let low = points.iter().map(|p| p.smooth.min(p.loss)).fold(f64::INFINITY, f64::min);
     let high = points.iter().map(|p| p.smooth).fold(f64::NEG_INFINITY, f64::max);
-    let (low, high) = (low - 0.05 * (high - low), high + 0.1 * (high - low).max(1e-9));
-    let x = |lr: f64| left + (right - left) * (lr.log10() - first) / (last - first).max(1e-9);
-    let y = |loss: f64| bottom - (bottom - top) * (loss - low) / (high - low);
-    let mut svg = Svg::new(720, 420, 12);
-    for (lr, words) in ticks(first, last) {
-        let at = x(lr);
-        svg.add(&format!("<path d=\"M{at:.1} {top} V{bottom}\" stroke=\"#ddd\"/>"));
-        svg.add(&format!("<text x=\"{at:.1}\" y=\"388\" text-anchor=\"middle\">{words}</text>"));
-    }
-    let digits = if high - low < 0.2 { 4 } else { 2 };
-    for i in 0..=4 {
-        let loss = low + (high - low) * f64::from(i) / 4.0;
-        let at = y(loss);
-        svg.add(&format!("<path d=\"M{left} {at:.1} H{right}\" stroke=\"#ddd\"/>"));
-        svg.add(&format!(
-            "<text x=\"62\" y=\"{:.1}\" text-anchor=\"end\">{loss:.digits$}</text>",
-            at + 4.0
-        ));
-    }
-    for p in points.iter().filter(|p| p.loss <= high) {
-        let (x, y) = (x(p.lr), y(p.loss));
-        svg.add(&format!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2\" fill=\"#9bc\"/>"));
-    }
-    svg.curve(points.iter().map(|p| [x(p.lr), y(p.smooth)]), "#036");
-    let inside = |lr: f64| x(lr.clamp(10.0_f64.powf(first), 10.0_f64.powf(last)));
-    let lines = [(found.steepest, "#c30", "steepest"), (found.tenth, "#393", "blow-up / 10")];
-    let label_positions = label_positions(lines.map(|(lr, ..)| inside(lr)));
-    for ((lr, colour, word), label) in lines.into_iter().zip(label_positions) {
-        let Label { at, height, side } = label;
-        svg.add(&format!(
-            "<path d=\"M{at:.1} {:.1} V{bottom}\" stroke=\"{colour}\" stroke-dasharray=\"4\"/>",
-            height - 10.0
-        ));
-        let anchor = if side < 0.0 { "end" } else { "start" };
-        svg.add(&format!(
-            "<text x=\"{:.1}\" y=\"{height}\" text-anchor=\"{anchor}\" fill=\"{colour}\">{word} {lr:.1e}</text>",
-            at + 4.0 * side
-        ));
-    }
-    svg.add("<text x=\"385\" y=\"410\" text-anchor=\"middle\">learning rate</text>");
-    svg.add("<text x=\"385\" y=\"18\" text-anchor=\"middle\">loss of a batch, and smoothed</text>");
-    svg.finish()
-}
-
-/// Powers of ten between two exponents, as many as have room for their words; where there are fewer
-/// than two, both ends.
-fn ticks(first: f64, last: f64) -> Vec<(f64, String)> {
-    let powers = first.ceil() as i32..=last.floor() as i32;
-    let width = (FRAME[1] - FRAME[0]) / (last - first).max(1e-9);
-    let every = (45.0 / width).ceil().max(1.0) as usize;
-    let found: Vec<(f64, String)> =
-        powers.step_by(every).map(|p| (10.0_f64.powi(p), format!("1e{p}"))).collect();
-    if found.len() > 1 {
-        return found;
-    }
-    [first, last].map(|end| 10.0_f64.powf(end)).map(|lr| (lr, format!("{lr:.1e}"))).to_vec()
-}
-
-/// Where the words of an upright line stand.
-#[derive(Clone, Copy, Debug)]
-struct Label {
-    /// The x of the line.
-    at: f64,
-    /// Base line of the words.
-    height: f64,
-    /// Left of the line (-1) or right of it (1).
-    side: f64,
-}
-
-impl Label {
-    /// The words take less than this.
-    const WIDTH: f64 = 130.0;
-
-    fn span(self) -> [f64; 2] {
-        let end = self.at + self.side * Self::WIDTH;
-        [self.at.min(end), self.at.max(end)]
-    }
-
-    /// Whether the words are within the drawing, and no longer line than their own goes through
-    /// them.
-    fn is_free(self, other: Label) -> bool {
-        let [from, to] = self.span();
-        let apart = (other.at - self.at) * self.side;
-        let crossed = other.height < self.height && apart > 1.0 && apart < Self::WIDTH;
-        from >= 0.0 && to <= 720.0 && !crossed
-    }
-}
-
-/// The words of two lines in two rows above the curve, such that no line goes through the words of
-/// the other.
-fn label_positions(at: [f64; 2]) -> [Label; 2] {
-    let rows = [[34.0, 52.0], [52.0, 34.0]];
-    let sides = [[-1.0, 1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, -1.0]];
-    let label = |i: usize, rows: [f64; 2], sides: [f64; 2]| Label {
-        at: at[i],
-        height: rows[i],
-        side: sides[i],
+    let series = |name: &str, dots, value: fn(&Point) -> f64| Series {
+        name: name.to_owned(),
+        points: points.iter().map(|p| [p.lr, value(p)]).collect(),
+        dots,
     };
-    let all = rows
-        .into_iter()
-        .flat_map(|rows| sides.into_iter().map(move |sides| [0, 1].map(|i| label(i, rows, sides))));
-    let mut free = all.filter(|[a, b]| a.is_free(*b) && b.is_free(*a));
-    free.next().expect("the lower row has room on the side away from the other line")
+    LineChart {
+        title: "Loss along a rising rate".to_owned(),
+        x: "learning rate".to_owned(),
+        y: "cross-entropy, nats".to_owned(),
+        log_x: true,
+        y_range: Some([low, high + 0.1 * (high - low).max(1e-9)]),
+        series: vec![
+            series("smoothed", false, |p| p.smooth),
+            series("of a batch", true, |p| p.loss),
+        ],
+        marks: vec![
+            (found.steepest, format!("steepest {:.1e}", found.steepest)),
+            (found.tenth, format!("blow-up / 10 {:.1e}", found.tenth)),
+        ],
+        ..LineChart::default()
+    }
+    .svg()
 }
 
 #[cfg(test)]
@@ -302,38 +214,5 @@ mod tests {
         assert!(suggestion(&points[..5]).is_none());
         let drawing = drawing(&points, found);
         assert_eq!(drawing.matches("<circle").count(), points.len());
-    }
-
-    /// Wherever the two lines stand. Mutations caught: the rows fixed.
-    #[test]
-    fn no_line_goes_through_the_words_of_the_other() {
-        for a in 70..=700 {
-            for b in (70..=700).step_by(7).chain([a]) {
-                let [one, two] = label_positions([f64::from(a), f64::from(b)]);
-                assert_ne!(one.height, two.height);
-                let upper = if one.height < two.height { one } else { two };
-                let lower = if one.height < two.height { two } else { one };
-                for label in [upper, lower] {
-                    let [from, to] = label.span();
-                    assert!(from >= 0.0 && to <= 720.0, "{label:?}");
-                }
-                // The upper one's line goes down beside the lower one's words, or along its own
-                // line.
-                let apart = (upper.at - lower.at) * lower.side;
-                assert!(apart <= 1.0 || apart >= Label::WIDTH, "{upper:?} {lower:?}");
-            }
-        }
-    }
-
-    /// Mutations caught: the powers alone, however few.
-    #[test]
-    fn ticks_have_room_and_there_are_some() {
-        for (first, last) in [(-30.0, 0.0), (-6.0, 0.0), (-3.0, -2.8), (-5.2, -1.1), (-100.0, 2.0)]
-        {
-            let ticks = ticks(first, last);
-            assert!((2..=16).contains(&ticks.len()), "{first} {last}: {ticks:?}");
-            let apart = (ticks[1].0.log10() - ticks[0].0.log10()) * 630.0 / (last - first);
-            assert!(apart > 40.0, "{first} {last}: {apart}");
-        }
     }
 }

@@ -6,8 +6,10 @@ use std::path::Path;
 use crate::config::options::Options;
 use crate::config::plan::Plan;
 use crate::config::recipe;
+use crate::err;
 use crate::error::Error;
 use crate::run::pretrained::follow_weights;
+use crate::run::task::follow_data;
 
 /// The end of the long help of a command that takes the options of a run.
 pub(crate) const PRECEDENCE: &str = "Every option of a run is also a key of the TOML file of --config, with _ for - in its \
@@ -27,11 +29,22 @@ pub(super) fn merge(flags: &Options, config: Option<&Path>) -> Result<Options, E
     recipe::under(options)
 }
 
-/// The plan of a new run with these flags.
+/// The plan of a new run with these options, which flags, file and recipe gave, and what was chosen
+/// for its data, in sentences.
 ///
 /// # Errors
-/// A file that cannot be read, an unknown recipe, pretrained weights that do not fit, options that
-/// contradict each other.
+/// Pretrained weights that do not fit, a faulty data set, options that contradict each other.
+pub(super) fn complete(options: Options) -> Result<(Plan, Vec<String>), Error> {
+    let (options, notes) = follow_data(follow_weights(options)?)?;
+    Ok((options.plan()?, notes))
+}
+
+/// The plan of a new run with these flags; what was chosen for its data is said on standard error.
+///
+/// # Errors
+/// A file that cannot be read, an unknown recipe, and those of [`complete`].
 pub(super) fn plan(flags: &Options, config: Option<&Path>) -> Result<Plan, Error> {
-    follow_weights(merge(flags, config)?)?.plan()
+    let (plan, notes) = complete(merge(flags, config)?)?;
+    notes.iter().for_each(|note| err!("note: {note}"));
+    Ok(plan)
 }

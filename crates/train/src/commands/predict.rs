@@ -1,6 +1,6 @@
 //! `kindling predict`: files and folders in, the first k classes of each image out.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
@@ -8,11 +8,12 @@ use deploy::classifier::Classifier;
 use deploy::predict::Guess;
 use serde::Serialize;
 
-use crate::commands::checkpoint_args::WeightsArgs;
+use crate::commands::checkpoint_args::{WeightsArgs, chosen};
 use crate::datasets::listing::is_image;
 use crate::datasets::passed_over::{foreign_name, is_litter, take_notes};
 use crate::device::Backend;
 use crate::error::{Error, ErrorKind};
+use crate::files::{create_folders, write_atomically};
 use crate::run::checkpoint::{no_average, unreadable};
 use crate::run::run_folder::quoted;
 use crate::{err, out};
@@ -20,21 +21,31 @@ use crate::{err, out};
 /// Arguments of `kindling predict`.
 #[derive(Args)]
 pub struct PredictArgs {
-    /// Checkpoint of the classifier
+    /// Checkpoint of the classifier, or the folder of a run [default: the newest run in checkpoints]
     #[arg(long, value_name = "CKPT")]
-    checkpoint: PathBuf,
+    checkpoint: Option<PathBuf>,
     #[command(flatten)]
     weights: WeightsArgs,
-    /// Images, and folders of images
+    /// Images, folders of images, patterns with `*`; `-` reads a list of paths from standard input
     #[arg(required = true, value_name = "SOURCE")]
     sources: Vec<PathBuf>,
     /// Classes per image, the most probable first [range: at least 1]
-    #[arg(long, default_value_t = 5, value_name = "K")]
+    #[arg(short = 'k', long, default_value_t = 5, value_name = "K")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     topk: u32,
     /// Format of the output
     #[arg(long, value_enum, default_value = "text")]
     format: OutputFormat,
+    /// File for the result, .csv or .json [default: standard output in --format]
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Probability below which an image is of class `unknown` [default: 0] [range: 0 to 1]
+    #[arg(long, value_name = "P", value_parser = probability)]
+    threshold: Option<f32>,
+    /// Folder to copy each image into, below a folder of its class; no file is written over [default:
+    /// none]
+    #[arg(long, value_name = "DIR")]
+    copy_to: Option<PathBuf>,
     /// Images per batch [range: at least 1]
     #[arg(short, long, default_value_t = 32, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
@@ -44,7 +55,20 @@ pub struct PredictArgs {
     backend: Backend,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+fn probability(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(value) if (0.0..=1.0).contains(&value) => Ok(value),
+        _ => Err("expected 0 to 1".into()),
+    }
+}
+
+/// The class of an image whose best guess is below `--threshold`.
+const UNKNOWN: &str = "unknown";
+
+/// Images from which a summary by class follows.
+const MANY: usize = 20;
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum OutputFormat {
     Text,
     Csv,
@@ -57,6 +81,9 @@ struct PredictedFile {
     /// The path; bytes that are not UTF-8 became the replacement character.
     file: String,
     guesses: Vec<Guess>,
+    /// The best guess, or `unknown` below `--threshold`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prediction: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     /// Whether the reason is that the logits are not finite.
@@ -70,8 +97,22 @@ struct PredictedFile {
 /// # Errors
 /// A source that does not exist or has no image; a checkpoint that cannot be used; the backend.
 pub fn predict(args: &PredictArgs) -> Result<u8, Error> {
-    let files = gather(&args.sources)?;
-    let classifier = load(args)?;
+    let format = match &args.output {
+        None => args.format,
+        Some(path) => match path.extension().and_then(|own| own.to_str()) {
+            Some("csv") => OutputFormat::Csv,
+            Some("json") => OutputFormat::Json,
+            _ => {
+                return Err(Error::usage(format!(
+                    "--output: {}: expected a name ending in .csv or .json",
+                    path.display()
+                )));
+            }
+        },
+    };
+    let files = gather(&listed(&args.sources)?)?;
+    let checkpoint = chosen(args.checkpoint.as_deref())?;
+    let classifier = load(&checkpoint, args)?;
     let mut predicted = Vec::with_capacity(files.len());
     for chunk in files.chunks(args.batch_size as usize) {
         for (file, result) in chunk.iter().zip(classifier.classify_batch(chunk)) {
@@ -80,15 +121,31 @@ pub fn predict(args: &PredictArgs) -> Result<u8, Error> {
                 Ok(prediction) => (prediction.top(args.topk as usize), None),
                 Err(error) => (Vec::new(), Some(reason(&error))),
             };
+            let sure = |best: &Guess| best.probability >= args.threshold.unwrap_or(0.0);
+            let prediction = guesses.first().map(|best| match sure(best) {
+                true => best.class.clone(),
+                false => UNKNOWN.to_owned(),
+            });
+            if let (Some(folder), Some(class)) = (&args.copy_to, &prediction) {
+                copy(file, folder, class)?;
+            }
             predicted.push(PredictedFile {
                 file: file.to_string_lossy().into_owned(),
                 guesses,
+                prediction,
                 error,
                 not_finite,
             });
         }
     }
-    print(&predicted, args.format);
+    let text = formatted(&predicted, format, args.threshold.is_some());
+    match &args.output {
+        Some(path) => write_atomically(path, text.as_bytes())?,
+        None => out!("{}", text.trim_end_matches('\n')),
+    }
+    if predicted.len() > MANY && (args.output.is_some() || format == OutputFormat::Text) {
+        summary(&predicted).iter().for_each(|line| err!("{line}"));
+    }
     let mut unreadable = 0;
     for p in &predicted {
         if let Some(error) = &p.error {
@@ -103,14 +160,14 @@ pub fn predict(args: &PredictArgs) -> Result<u8, Error> {
     })
 }
 
-fn load(args: &PredictArgs) -> Result<Classifier, Error> {
+fn load(checkpoint: &Path, args: &PredictArgs) -> Result<Classifier, Error> {
     let device = args.backend.open()?.device;
-    Classifier::load_weights(&args.checkpoint, args.weights.kind(), &device).map_err(|error| {
-        match error {
+    Classifier::load_weights(checkpoint, args.weights.kind(), &device).map_err(
+        |error| match error {
             deploy::error::Error::NoAverage { .. } => no_average(),
-            error => unreadable(&args.checkpoint, &error.to_string()),
-        }
-    })
+            error => unreadable(checkpoint, &error.to_string()),
+        },
+    )
 }
 
 /// The reason without the path, which stands beside it in the output.
@@ -126,28 +183,106 @@ fn reason(error: &deploy::error::Error) -> String {
     }
 }
 
-fn print(predicted: &[PredictedFile], format: OutputFormat) {
+fn formatted(predicted: &[PredictedFile], format: OutputFormat, decided: bool) -> String {
     match format {
-        OutputFormat::Json => {
-            out!("{}", serde_json::to_string_pretty(&predicted).expect("plain data"));
-        }
+        OutputFormat::Json => serde_json::to_string_pretty(&predicted).expect("plain data") + "\n",
         OutputFormat::Csv => {
-            out!("file,rank,class,probability");
+            let column = if decided { ",prediction" } else { "" };
+            let mut text = format!("file,rank,class,probability{column}\n");
             for p in predicted {
+                let own = p.prediction.as_deref().filter(|_| decided);
+                let own = own.map(|class| format!(",{}", quoted(class))).unwrap_or_default();
                 for (rank, g) in p.guesses.iter().enumerate() {
                     let file = quoted(&p.file);
-                    out!("{file},{},{},{:.6}", rank + 1, quoted(&g.class), g.probability);
+                    let (rank, class) = (rank + 1, quoted(&g.class));
+                    text += &format!("{file},{rank},{class},{:.6}{own}\n", g.probability);
                 }
             }
+            text
         }
         OutputFormat::Text => {
-            for p in predicted.iter().filter(|p| p.error.is_none()) {
+            let line = |p: &PredictedFile| {
                 let words: Vec<String> =
                     p.guesses.iter().map(|g| format!("{} {:.3}", g.class, g.probability)).collect();
-                out!("{}: {}", p.file, words.join(", "));
-            }
+                let unknown = p.prediction.as_deref() == Some(UNKNOWN) && decided;
+                let unknown = if unknown { "unknown; " } else { "" };
+                format!("{}: {unknown}{}\n", p.file, words.join(", "))
+            };
+            predicted.iter().filter(|p| p.error.is_none()).map(line).collect()
         }
     }
+}
+
+/// How many images are of each class, the most frequent first.
+fn summary(predicted: &[PredictedFile]) -> Vec<String> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    predicted.iter().filter_map(|p| p.prediction.as_deref()).for_each(|class| {
+        *counts.entry(class).or_default() += 1;
+    });
+    let mut counts: Vec<_> = counts.into_iter().collect();
+    counts.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(b.0)));
+    let all = predicted.len();
+    let line = |(class, images): (&str, usize)| {
+        format!("{images:>7}  {:>5.1} %  {class}", 100.0 * images as f64 / all as f64)
+    };
+    std::iter::once(format!("{all} images")).chain(counts.into_iter().map(line)).collect()
+}
+
+/// Copies an image into the folder of its class, under a name that no file there has.
+fn copy(file: &Path, folder: &Path, class: &str) -> Result<(), Error> {
+    let to = folder.join(class.replace(['/', '\\'], "_"));
+    create_folders(&to)?;
+    let failed = |path: &Path, e: &std::io::Error| {
+        Error::file(format!("{}: cannot write: {e}", path.display()))
+    };
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let extension = file.extension().map(|own| format!(".{}", own.to_string_lossy()));
+    let extension = extension.unwrap_or_default();
+    for number in 1.. {
+        let name = match number {
+            1 => format!("{stem}{extension}"),
+            _ => format!("{stem}-{number}{extension}"),
+        };
+        let path = to.join(name);
+        // Made before it is filled, so that of two copies at once neither is lost.
+        match std::fs::File::create_new(&path) {
+            Ok(_) => {
+                return std::fs::copy(file, &path).map(drop).map_err(|e| failed(&path, &e));
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(failed(&path, &e)),
+        }
+    }
+    Ok(())
+}
+
+/// The sources with patterns resolved and the list on standard input read.
+///
+/// # Errors
+/// A pattern without a file; a list that cannot be read.
+fn listed(sources: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
+    let mut found = Vec::new();
+    for source in sources {
+        let text = source.to_string_lossy();
+        if text == "-" {
+            let list = std::io::read_to_string(std::io::stdin())
+                .map_err(|e| Error::data(format!("standard input: cannot read: {e}")))?;
+            found.extend(
+                list.lines().map(str::trim).filter(|line| !line.is_empty()).map(PathBuf::from),
+            );
+        } else if !source.exists() && text.contains(['*', '?', '[']) {
+            let paths = glob::glob(&text)
+                .map_err(|e| Error::usage(format!("{text}: not a pattern: {}", e.msg)))?;
+            let before = found.len();
+            found.extend(paths.flatten());
+            if found.len() == before {
+                return Err(Error::data(format!("{text}: no file matches the pattern")));
+            }
+        } else {
+            found.push(source.clone());
+        }
+    }
+    Ok(found)
 }
 
 /// Lists the images of `sources`: files as given, folders recursively in the order of their names.

@@ -8,6 +8,7 @@ use transforms::decode::decode;
 use transforms::preprocess::Preprocess;
 use transforms::resize::Interpolation;
 
+use crate::commands::checkpoint_args::chosen;
 use crate::commands::exif_args::ExifArgs;
 use crate::config::datasets::per_channel;
 use crate::error::Error;
@@ -50,7 +51,7 @@ pub struct PreprocessArgs {
 /// Writes the input tensor of every image.
 pub fn preprocess(args: &PreprocessArgs) -> Result<(), Error> {
     let mut rule = match &args.checkpoint {
-        Some(path) => Checkpoint::read(path)?.manifest.preprocess,
+        Some(path) => Checkpoint::read(&chosen(Some(path))?)?.manifest.preprocess,
         None => {
             let imagenet = Preprocess::imagenet(args.resize, args.crop);
             Preprocess {

@@ -21,11 +21,11 @@ use serde::Serialize;
 use crate::commands::bench::{Work, noise};
 use crate::commands::model_args::{ModelArgs, size_or_native};
 use crate::commands::profile::roofline::Roof;
-use crate::commands::svg::Svg;
 use crate::device::Backend;
 use crate::error::Error;
 use crate::files::{refuse_other_extension, write_atomically};
 use crate::out;
+use crate::plot::svg::Svg;
 
 /// Arguments of `kindling profile`.
 #[derive(Args)]
@@ -374,10 +374,14 @@ fn draw(path: &Path, whole: &Whole<'_>) -> Result<(), Error> {
     let most = rows.iter().map(time).fold(1e-9, f64::max);
     let scale = BARS / most;
     let height = ROW * (rows.len() + 4);
-    let mut svg = Svg::new((TEXT + BARS + 90.0) as usize, height, 11);
+    let mut svg = Svg::new(
+        TEXT + BARS + 90.0,
+        height as f64,
+        "Milliseconds of each layer: forward, backward, and the roof",
+    );
     svg.add(&format!(
         "<text x=\"8\" y=\"16\" font-size=\"13\">{}, {}, batch {} at {3}x{3}</text>\n\
-         <text x=\"8\" y=\"32\" fill=\"#555\">milliseconds: forward (blue), backward (orange); \
+         <text x=\"8\" y=\"32\" class=\"muted\">milliseconds: forward (blue), backward (orange); \
          the line is the time at this machine's roof</text>",
         whole.model, whole.backend, whole.batch_size, whole.img_size
     ));
@@ -388,10 +392,10 @@ fn draw(path: &Path, whole: &Whole<'_>) -> Result<(), Error> {
         let roof =
             at_roof(&r.forward).map(|ms| ms + r.backward.as_ref().and_then(at_roof).unwrap_or(0.0));
         svg.add(&format!(
-            "<text x=\"8\" y=\"{}\">{} <tspan fill=\"#777\">{}</tspan></text>\n\
-             <rect x=\"{TEXT}\" y=\"{}\" width=\"{forward:.1}\" height=\"11\" fill=\"#4477aa\"/>\n\
-             <rect x=\"{:.1}\" y=\"{}\" width=\"{backward:.1}\" height=\"11\" fill=\"#ee8866\"/>\n\
-             <text x=\"{:.1}\" y=\"{}\" fill=\"#333\">{:.2}</text>",
+            "<text x=\"8\" y=\"{}\">{} <tspan class=\"muted\">{}</tspan></text>\n\
+             <rect x=\"{TEXT}\" y=\"{}\" width=\"{forward:.1}\" height=\"11\" fill=\"var(--c0)\"/>\n\
+             <rect x=\"{:.1}\" y=\"{}\" width=\"{backward:.1}\" height=\"11\" fill=\"var(--c1)\"/>\n\
+             <text x=\"{:.1}\" y=\"{}\">{:.2}</text>",
             y + 10,
             r.layer,
             r.operation,
@@ -405,7 +409,7 @@ fn draw(path: &Path, whole: &Whole<'_>) -> Result<(), Error> {
         if let Some(ms) = roof {
             let x = TEXT + ms * scale;
             svg.add(&format!(
-                "<path d=\"M{x:.1} {} V{}\" stroke=\"black\" stroke-width=\"1.5\"/>",
+                "<path d=\"M{x:.1} {} V{}\" stroke=\"var(--ink)\" stroke-width=\"1.5\"/>",
                 y,
                 y + 13
             ));

@@ -4,7 +4,6 @@ use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use nn::cost::cost;
 
 use crate::commands::dry_run::{computed_mb, dry_run};
 use crate::commands::plan_args;
@@ -13,6 +12,7 @@ use crate::config::output::LogFormat;
 use crate::config::plan::Plan;
 use crate::datasets::shards::order::window_mb;
 use crate::device::OpenedDevice;
+use crate::err;
 use crate::error::Error;
 use crate::files::{create_folders, refuse_other_extension, write_atomically};
 use crate::optimizers::param_groups;
@@ -21,15 +21,19 @@ use crate::run::checkpoint::Checkpoint;
 use crate::run::dashboard::Dashboard;
 use crate::run::fit::fit;
 use crate::run::logger::Logger;
+use crate::run::manifest::Manifest;
 use crate::run::observer::{Observer, Observers};
 use crate::run::open_data;
-use crate::run::pretrained::follow_weights;
 use crate::run::resume::{Found, PLAN, changed, ended, find};
 use crate::run::retention::LAST;
 use crate::run::run_lock::RunLock;
+use crate::run::split_list;
+use crate::run::tensorboard::TensorBoard;
 use crate::run::trainer::{OUT_OF_TIME, Run, RunOutcome};
 use crate::signal::Stop;
 use crate::system_memory;
+
+mod console;
 
 /// The arguments of `kindling train`.
 #[derive(Args)]
@@ -57,6 +61,13 @@ pub struct TrainArgs {
     #[arg(long, value_name = "FILE", requires = "dry_run")]
     #[arg(help_heading = "Output", hide_short_help = true)]
     dry_run_plot: Option<PathBuf>,
+    /// Write no report at the end [default: report.html and its files in the run folder]
+    #[arg(long, help_heading = "Output", hide_short_help = true)]
+    no_report: bool,
+    /// Print the result alone on standard output, as JSON, and every other line on standard error
+    /// [default: all lines on standard output]
+    #[arg(long, help_heading = "Output", hide_short_help = true)]
+    result: bool,
     /// Print the dry run as JSON [default: text]
     #[arg(long, requires = "dry_run", help_heading = "Output", hide_short_help = true)]
     json: bool,
@@ -71,6 +82,8 @@ struct Opening {
     /// The lock of a folder that is there already.
     lock: Option<RunLock>,
     logger: Logger,
+    /// What was chosen for the data.
+    notes: Vec<String>,
 }
 
 /// Runs the subcommand; the exit code of a run that ended well or was saved.
@@ -81,13 +94,14 @@ pub fn train(args: &TrainArgs) -> Result<u8, Error> {
     args.dry_run_plot.as_deref().map_or(Ok(()), |path| refuse_other_extension(path, "svg"))?;
     let options = plan_args::merge(&args.options, args.config.as_deref())?;
     let opening = match &args.resume {
-        Some(path) => match resume(path, &options)? {
+        Some(path) => match resume(path, &options, args)? {
             Some(opening) => opening,
             None => return Ok(0),
         },
         None => {
-            let plan = new_plan(options)?;
+            let (plan, notes) = plan_args::complete(options)?;
             if args.dry_run {
+                notes.iter().for_each(|note| err!("note: {note}"));
                 let json = args.json || plan.logging.log_format == LogFormat::Json;
                 return dry_run(
                     &plan,
@@ -96,17 +110,17 @@ pub fn train(args: &TrainArgs) -> Result<u8, Error> {
                     args.dry_run_plot.as_deref(),
                 );
             }
-            let (folder, logger) = (new_folder(&plan)?, logger_of(&plan));
-            Opening { plan, folder, from: None, lock: None, logger }
+            let (folder, logger) = (new_folder(&plan)?, logger_of(&plan, args.result));
+            Opening { plan, folder, from: None, lock: None, logger, notes }
         }
     };
-    let Opening { plan, folder, from, lock, mut logger } = opening;
+    let Opening { plan, folder, from, lock, mut logger, notes } = opening;
     // The device comes first: a missing adapter is reported before anything is written.
     let opened = plan.machine.backend.open()?;
     // The lock is held until the run has ended, however it ends.
     let (folder, _lock) = match (&from, lock) {
         (Some(_), Some(lock)) => (folder, lock),
-        (_, lock) => begin(&plan, &folder, lock, &opened, &logger)?,
+        (_, lock) => begin(&plan, &folder, lock, &opened, (&logger, &notes))?,
     };
     let stop = Stop::listen().map_err(|e| Error::file(format!("signals: {e}")))?;
     if from.is_some() {
@@ -117,6 +131,12 @@ pub fn train(args: &TrainArgs) -> Result<u8, Error> {
     if dashboard.is_some() {
         logger = logger.buffered();
     }
+    let board = plan
+        .logging
+        .tensorboard
+        .then(|| TensorBoard::open(&folder, plan.logging.log_interval, from.is_some()))
+        .transpose()?;
+    let (device, listening) = (opened.device.clone(), stop.clone());
     let run = Run {
         log_interval: plan.logging.log_interval,
         plan,
@@ -124,23 +144,66 @@ pub fn train(args: &TrainArgs) -> Result<u8, Error> {
         from,
         fresh_optimizer: args.no_resume_opt,
         device: opened.device,
-        backend: opened.name,
+        backend: opened.name.clone(),
         stop,
     };
     let mut observers: Vec<&dyn Observer> = vec![&logger];
+    observers.extend(board.iter().map(|board| board as &dyn Observer));
     observers.extend(dashboard.iter().map(|dashboard| dashboard as &dyn Observer));
     let outcome = fit(run, &Observers(observers));
     drop(dashboard);
     logger.finish();
-    Ok(report(&outcome?, &folder, &logger))
+    let outcome = outcome?;
+    let page = match outcome.code.is_some() || args.no_report {
+        true => None,
+        false => {
+            let opened = OpenedDevice { device, name: opened.name };
+            written_report(&folder, &opened, &listening, &logger)
+        }
+    };
+    Ok(report(&outcome, &folder, page.as_deref(), &logger))
 }
 
-fn logger_of(plan: &Plan) -> Logger {
-    Logger::new(plan.logging.log_interval, plan.logging.log_format)
+/// Writes the report of a run that ended. The run is done and saved: whatever goes wrong here is a note.
+fn written_report(
+    folder: &Path,
+    opened: &OpenedDevice,
+    stop: &Stop,
+    logger: &Logger,
+) -> Option<PathBuf> {
+    let began = std::time::Instant::now();
+    let write = || crate::report::write(folder, opened, stop);
+    // The run is done: not even a panic may take its result away.
+    let written =
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(write)).unwrap_or_else(|_| {
+            Err(Error::file("the report ended in a panic; please report this as a bug"))
+        });
+    match written {
+        Ok(written) => {
+            let seconds = began.elapsed().as_secs();
+            if seconds >= 2 {
+                logger
+                    .note(&format!("note: the report took {seconds} s; --no-report leaves it out"));
+            }
+            Some(written.page)
+        }
+        Err(error) => {
+            logger.note(&format!(
+                "note: no report: {error}; `kindling report {}` writes it later",
+                folder.display()
+            ));
+            None
+        }
+    }
+}
+
+fn logger_of(plan: &Plan, result_alone: bool) -> Logger {
+    Logger::new(plan.logging.log_interval, plan.logging.log_format).result_alone(result_alone)
 }
 
 /// The run that `--resume path` means; none if it has ended.
-fn resume(path: &Path, options: &Options) -> Result<Option<Opening>, Error> {
+fn resume(path: &Path, options: &Options, args: &TrainArgs) -> Result<Option<Opening>, Error> {
+    let fresh = args.no_resume_opt;
     let output = options.logging.output.clone().unwrap_or_else(|| "checkpoints".into());
     let found = find(path, &output)?;
     let folder = found.folder();
@@ -151,12 +214,19 @@ fn resume(path: &Path, options: &Options) -> Result<Option<Opening>, Error> {
         Found::Begun(_) => None,
     };
     let (plan, changes) = match &from {
-        Some(checkpoint) => changed(&checkpoint.manifest.plan, options)?,
-        None => changed(&Options::read(&folder.join(PLAN))?.plan()?, options)?,
+        Some(checkpoint) => changed(&checkpoint.manifest.plan, options, fresh)?,
+        None => changed(&Options::read(&folder.join(PLAN))?.plan()?, options, fresh)?,
     };
-    let logger = logger_of(&plan);
+    let logger = logger_of(&plan, args.result);
     lock.note.iter().for_each(|note| logger.note(&format!("note: {note}")));
+    if let Some(checkpoint) = &from {
+        refuse_within_epoch(&checkpoint.manifest, &plan)?;
+    }
     changes.iter().for_each(|change| logger.note(change));
+    if !changes.is_empty() {
+        let text = toml::to_string(&plan).expect("a plan is plain data");
+        write_atomically(&folder.join(PLAN), text.as_bytes())?;
+    }
     match (&found, &from) {
         (Found::Checkpoint(file), Some(checkpoint)) => {
             let position = checkpoint.manifest.position;
@@ -177,19 +247,22 @@ fn resume(path: &Path, options: &Options) -> Result<Option<Opening>, Error> {
             folder.display()
         )),
     }
-    Ok(Some(Opening { plan, folder, from, lock: Some(lock), logger }))
+    Ok(Some(Opening { plan, folder, from, lock: Some(lock), logger, notes: Vec::new() }))
 }
 
-/// The plan of a new run, whose data folder exists.
-fn new_plan(options: Options) -> Result<Plan, Error> {
-    let plan = follow_weights(options)?.plan()?;
-    match plan.data.data_dir.exists() {
-        true => Ok(plan),
-        false => Err(Error::data(format!(
-            "{}: no such folder; give a folder with train/<class>/* and val/<class>/*",
-            plan.data.data_dir.display()
-        ))),
+/// Refuses another batch size in the middle of an epoch, whose batches are counted.
+fn refuse_within_epoch(manifest: &Manifest, plan: &Plan) -> Result<(), Error> {
+    let images = |plan: &Plan| (plan.training.batch_size, plan.training.grad_accum_steps);
+    if manifest.position.batch == 0 || images(&manifest.plan) == images(plan) {
+        return Ok(());
     }
+    Err(Error::usage(format!(
+        "--batch-size {}: the run stopped at batch {} of an epoch, and batches of another size would miss images; \
+         resume checkpoint-{}.ckpt, the end of the epoch before",
+        plan.training.batch_size,
+        manifest.position.batch,
+        manifest.position.epoch.saturating_sub(1)
+    )))
 }
 
 /// The folder of a new run, which no run has used yet.
@@ -253,13 +326,14 @@ fn begin(
     folder: &Path,
     lock: Option<RunLock>,
     opened: &OpenedDevice,
-    logger: &Logger,
+    (logger, chosen): (&Logger, &[String]),
 ) -> Result<(PathBuf, RunLock), Error> {
     // Faulty data too is reported before the folder is made.
-    let (data, _) = open_data::open(plan)?;
+    let raw = open_data::splits(plan, None)?;
+    let (data, val) = open_data::usable(plan, raw.clone())?;
     let classes = data.classes.len();
     let network = plan.network(classes);
-    param_groups::frozen(&network, &plan.network.freeze)?;
+    param_groups::frozen(&network, &plan.network.frozen())?;
     build_objective(plan, &data, &opened.device)?;
     let (folder, lock) = match lock {
         Some(lock) => (folder.to_path_buf(), lock),
@@ -275,20 +349,18 @@ fn begin(
     write_atomically(&folder.join(PLAN), text.as_bytes())?;
     logger.log_to(&folder.join("train.log"))?;
     write_atomically(&folder.join("classes.txt"), (data.classes.join("\n") + "\n").as_bytes())?;
+    if plan.data.val_fraction.is_some() {
+        split_list::write(&folder, &raw.0, &raw.1)?;
+    }
     open_data::keep_quarantine(plan, &folder)?;
-    let cost = cost(&network, plan.data.img_size, plan.data.img_size);
-    logger.note(&format!(
-        "{} on {}: {classes} classes, {} images, {:.2} M parameters, {:.1} M multiply-adds at {}x{}",
-        plan.network.model,
-        opened.name,
-        data.items.len(),
-        cost.parameters as f64 / 1e6,
-        cost.multiply_adds as f64 / 1e6,
-        plan.data.img_size,
-        plan.data.img_size
-    ));
+    console::head(plan, (&data, &val), &opened.name).iter().for_each(|line| logger.note(line));
     logger.note(&format!("run folder: {}", folder.display()));
-    plan.notes().iter().for_each(|note| logger.note(&format!("note: {note}")));
+    let set_aside = if plan.data.val_fraction.is_some() { &raw.1.notes[..] } else { &[] };
+    chosen
+        .iter()
+        .chain(set_aside)
+        .chain(&plan.notes())
+        .for_each(|note| logger.note(&format!("note: {note}")));
     // A GPU out of memory is an error that the loop handles; a machine out of memory ends the run.
     if let (true, Some(available)) = (opened.is_host(), system_memory::available_mb()) {
         let batch = plan.training.batch_size.min(data.items.len());
@@ -308,7 +380,7 @@ fn open_dashboard(plan: &Plan, first_epoch: u64) -> Result<Dashboard, Error> {
 }
 
 /// Prints the result of a run, or how to resume it; returns the exit code.
-fn report(outcome: &RunOutcome, folder: &Path, logger: &Logger) -> u8 {
+fn report(outcome: &RunOutcome, folder: &Path, page: Option<&Path>, logger: &Logger) -> u8 {
     if let Some(code) = outcome.code {
         let why = if code == OUT_OF_TIME { "out of time" } else { "interrupted" };
         logger.note(&format!(
@@ -318,14 +390,7 @@ fn report(outcome: &RunOutcome, folder: &Path, logger: &Logger) -> u8 {
         ));
         return code;
     }
-    let result = serde_json::json!({
-        "run": folder.to_string_lossy(),
-        "steps": outcome.steps,
-        "best_epoch": outcome.best.map(|b| b.epoch),
-        "best_top1": outcome.best.map(|b| 100.0 * b.top1),
-        "top1": outcome.report.as_ref().map(|r| 100.0 * r.top1),
-        "top5": outcome.report.as_ref().map(|r| 100.0 * r.top5),
-    });
-    logger.result(&format!("--result\n{result:#}"));
+    let (result, closing) = console::closing(outcome, folder, page);
+    logger.result(&result, &closing);
     0
 }

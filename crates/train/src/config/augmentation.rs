@@ -11,7 +11,7 @@ use transforms::augment::policy::Policy;
 
 theme! {
     /// Augmentation of single images.
-    "Augmentation": AugmentationOptions -> AugmentationPlan (given, carried: bool, epochs: u64);
+    "Augmentation": AugmentationOptions -> AugmentationPlan (given, epochs: u64);
 
     /// No augmentation: resize the short edge to --img-size and crop the centre
     #[arg(long, num_args = 0..=1, default_missing_value = "true")]
@@ -19,8 +19,8 @@ theme! {
 
     /// Area of the random resized crop as shares of the image; `1 1` keeps the whole image
     #[arg(long, num_args = 2, value_names = ["MIN", "MAX"])]
-    scale: Vec<f64> => [f64; 2] = if carried { [0.6, 1.0] } else { [0.08, 1.0] },
-        shown "0.08 1, 0.6 1 on the default data", in 0.001..=1.0;
+    scale: Vec<f64> => [f64; 2] = [0.08, 1.0],
+        shown "by the data; 0.08 1 with --recipe", in 0.001..=1.0;
 
     /// Aspect ratio of the random resized crop
     #[arg(long, num_args = 2, value_names = ["MIN", "MAX"])]

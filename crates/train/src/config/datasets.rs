@@ -15,10 +15,9 @@ pub const DEFAULT_DATA: &str = "datasets/fashion-mnist-mini";
 
 theme! {
     /// The data set and the rule by which images become tensors.
-    // The carried images are 28x28 and gray: `carried` is whether no other folder was given.
-    "Data": DataOptions -> DataPlan (given, carried: bool, architecture: Architecture);
+    "Data": DataOptions -> DataPlan (given, architecture: Architecture);
 
-    /// Folder with `train/<class>/*` and `val/<class>/*`
+    /// Folder with `<class>/*`, or with `train/<class>/*` and `val/<class>/*`
     #[arg(value_name = "DIR", conflicts_with = "data_dir_flag", help_heading = None)]
     #[brief]
     #[resumable]
@@ -26,21 +25,21 @@ theme! {
 
     /// Share of the training images to evaluate on in place of a val split
     #[arg(long, value_parser = finite)]
-    val_fraction: f64 => Option<f64>, shown "none, the val split", in 0.001..=0.9;
+    val_fraction: f64 => Option<f64>, shown "none with a val split, otherwise 0.2", in 0.001..=0.9;
+
+    /// With --val-fraction: keep images that look alike on one side
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    group_duplicates: bool = true, older false;
 
     /// Height and width of the network's input
     #[arg(long, visible_aliases = ["imgsz", "image-size"], value_name = "PIXELS")]
     #[brief]
-    img_size: usize = if carried {
-        architecture.min_size().max(48)
-    } else {
-        architecture.native_size()
-    }, shown "the model's, 48 on the default data", in 16..=4096;
+    img_size: usize = architecture.native_size(), shown "by the data, at most the model's",
+        in 16..=4096;
 
     /// Centre crop of the evaluation as a share of the resized short edge
     #[arg(long, value_parser = finite)]
-    crop_pct: f64 = if carried { 1.0 } else { 0.875 },
-        shown "0.875, 1 on the default data", in 0.1..=1.0;
+    crop_pct: f64 = 0.875, shown "by the data; 0.875 with --recipe", in 0.1..=1.0;
 
     /// Resampling filter of the evaluation
     #[arg(long, value_enum)]

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::theme::{finite, theme};
 use crate::error::Error;
+use crate::optimizers::param_groups::TRUNK;
 use crate::suggest::did_you_mean;
 
 /// The model of a run that names none.
@@ -39,9 +40,7 @@ pub fn weights_kind(given: Option<GivenKind>) -> WeightsKind {
 
 theme! {
     /// The network and the weights it starts from.
-    // Batch norm's 0.01 needs thousands of steps before the running statistics mean anything, more
-    // than a run on the carried data has.
-    "Model": ModelOptions -> ModelPlan (given, carried: bool, variant: &'static Variant);
+    "Model": ModelOptions -> ModelPlan (given, variant: &'static Variant);
 
     /// Model; `kindling models` lists them
     #[arg(long, value_name = "NAME")]
@@ -58,14 +57,24 @@ theme! {
     #[brief]
     pretrained_path: PathBuf => Option<PathBuf>, shown "none, random weights from --seed";
 
+    /// Published weights, by name or the model's best
+    #[arg(long, value_name = "NAME", num_args = 0..=1, require_equals = true, default_missing_value = "best")]
+    #[brief]
+    pretrained: String => Option<String>, shown "none";
+
     /// Which of the weights in that file: the trained ones (`raw`) or their average (`ema`)
     #[arg(long, value_enum)]
     weights_kind: GivenKind => Option<GivenKind>,
         shown "the average where there is one; of a .ckpt the better ones";
 
-    /// Weights to freeze, by torchvision's names: whole, up to a dot, or with `*` and `?`
+    /// Weights to freeze: `trunk`, which is all but the classifier, or torchvision's names, whole, up to
+    /// a dot, or with `*` and `?`
     #[arg(long, num_args = 1.., value_name = "PATTERN")]
     freeze: Vec<String> = Vec::new(), shown "none";
+
+    /// Train the classifier alone on the features of the trained weights: as --freeze trunk
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    linear_probe: bool = false, older false;
 
     /// Padding of the MobileNets' convolutions: PyTorch's symmetric or TensorFlow's same
     #[arg(long, value_parser = padding())]
@@ -81,8 +90,14 @@ theme! {
 
     /// Momentum of the batch-norm statistics in PyTorch's convention
     #[arg(long, value_parser = finite)]
-    bn_momentum: f64 = if carried { 0.1 } else { variant.config(1).bn_momentum },
-        shown "the variant's, 0.1 on the default data", in 0.0..=1.0;
+    bn_momentum: f64 = variant.config(1).bn_momentum,
+        shown "by the steps of the run; the variant's with --recipe", in 0.0..=1.0;
+
+    /// Begin the batch-norm statistics as the mean over all batches so far, until a batch would
+    /// count less than --bn-momentum
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    bn_cumulative: bool = false, shown "true from random weights; false with --recipe",
+        older false;
 
     /// Epsilon of batch norm
     #[arg(long, value_parser = finite)]
@@ -93,6 +108,12 @@ impl ModelPlan {
     /// The variant that `model` names.
     pub fn variant(&self) -> &'static Variant {
         Variant::parse(&self.model).expect("a plan names a variant that exists")
+    }
+
+    /// The patterns of all weights that are frozen.
+    pub fn frozen(&self) -> Vec<String> {
+        let probe = self.linear_probe.then(|| TRUNK.to_owned());
+        self.freeze.iter().cloned().chain(probe).collect()
     }
 
     /// The network for so many classes.

@@ -11,7 +11,7 @@ theme! {
     "Optimizer": OptimizerOptions -> OptimizerPlan (given, step_images: usize);
 
     /// Optimizer
-    #[arg(long, value_enum, value_name = "NAME")]
+    #[arg(long, value_enum, ignore_case = true, value_name = "NAME")]
     #[brief]
     opt: OptimizerKind = OptimizerKind::Adamw;
 

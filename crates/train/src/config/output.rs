@@ -18,6 +18,8 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line, no bar.
     Json,
+    /// timm's lines
+    Timm,
 }
 
 theme! {
@@ -42,4 +44,9 @@ theme! {
     #[arg(long, visible_alias = "print-freq")]
     #[resumable]
     log_interval: usize = 50, in 1..;
+
+    /// Write TensorBoard's event files into the run folder
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    #[resumable]
+    tensorboard: bool = false;
 }

@@ -56,19 +56,18 @@ impl Options {
     /// Fills in the defaults, of an `older` plan those of its time, and checks the ranges.
     fn resolve(&self, older: bool) -> Result<Plan, Error> {
         let variant = variant(self.network.model.as_deref().unwrap_or(DEFAULT_MODEL))?;
-        let carried = self.data.data_dir.is_none();
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
 
-        let data = self.data.resolve(older, carried, variant.architecture)?;
-        let network = self.network.resolve(older, carried, variant)?;
-        let training = self.training.resolve(older, carried)?;
+        let data = self.data.resolve(older, variant.architecture)?;
+        let network = self.network.resolve(older, variant)?;
+        let training = self.training.resolve(older)?;
         let step_images = training.batch_size.saturating_mul(training.grad_accum_steps);
         let epochs = training.epochs;
         let optimizer = self.optimizer.resolve(older, step_images)?;
         let schedule = self.schedule.resolve(older, epochs, optimizer.lr)?;
         let last_epoch = schedule.total_epochs(epochs).saturating_sub(1);
         Ok(Plan {
-            augmentation: self.augmentation.resolve(older, carried, epochs)?,
+            augmentation: self.augmentation.resolve(older, epochs)?,
             regularisation: self.regularisation.resolve(older, variant.config(1).dropout)?,
             averaging: self.averaging.resolve(older, last_epoch)?,
             checkpoints: self.checkpoints.resolve(older)?,

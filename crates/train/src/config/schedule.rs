@@ -20,8 +20,9 @@ theme! {
     #[arg(long, visible_alias = "lr-warmup-epochs", value_parser = finite)]
     warmup_epochs: f64 = match sched {
         LrSchedulerKind::OneCycle => ONE_CYCLE_RISE * epochs as f64,
-        _ => 1.0,
-    }, shown "1, onecycle 0.3 of --epochs", in 0.0..=1e6;
+        // A warm-up that is the whole of a short run would leave nothing to learn with.
+        _ => (0.2 * epochs as f64).min(1.0),
+    }, shown "1, at most 0.2 of --epochs; onecycle 0.3 of it", in 0.0..=1e6;
 
     /// Learning rate of the first step
     #[arg(long, value_parser = finite)]

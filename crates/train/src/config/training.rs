@@ -9,7 +9,7 @@ use crate::learner::nan_guard::NanAction;
 
 theme! {
     /// Length, batches, loss and evaluation of the training.
-    "Training": TrainingOptions -> TrainingPlan (given, carried: bool);
+    "Training": TrainingOptions -> TrainingPlan (given);
 
     /// Training recipe; `kindling recipes` lists them
     #[arg(long, value_name = "NAME")]
@@ -20,13 +20,12 @@ theme! {
     #[arg(long, value_name = "N")]
     #[brief]
     #[resumable]
-    epochs: u64 = if carried { 12 } else { 100 }, shown "100, 12 on the default data",
-        in 1..=1_000_000_000;
+    epochs: u64 = 100, shown "by the data; 100 with --recipe", in 1..=1_000_000_000;
 
     /// Images per batch
     #[arg(short, long, value_name = "N")]
     #[brief]
-    batch_size: usize = 32, in 1..=1_048_576;
+    batch_size: usize = 32, shown "by the data; 32 with --recipe", in 1..=1_048_576;
 
     /// Images per batch of the evaluation
     #[arg(long, visible_alias = "validation-batch-size")]

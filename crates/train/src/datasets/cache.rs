@@ -75,26 +75,11 @@ impl Caching {
                 Caching::Ram { bytes: given.unwrap_or_else(half) }
             }
             Some(CacheKind::Disk) => Caching::Disk {
-                folder: folder.unwrap_or_else(user_cache_folder),
+                folder: folder.unwrap_or_else(crate::files::user_cache_folder),
                 bytes: given.unwrap_or(u64::MAX),
             },
         }
     }
-}
-
-/// `kindling` in the user's cache folder, or in the temporary folder if there is none.
-fn user_cache_folder() -> PathBuf {
-    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-    let home = || variable("HOME").map(PathBuf::from);
-    let usual = if cfg!(windows) {
-        variable("LOCALAPPDATA").map(PathBuf::from)
-    } else if cfg!(target_os = "macos") {
-        home().map(|home| home.join("Library/Caches"))
-    } else {
-        let named = variable("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-        named.or_else(|| home().map(|home| home.join(".cache")))
-    };
-    usual.unwrap_or_else(std::env::temp_dir).join("kindling")
 }
 
 /// What is kept, shared by the clones of a loader.

@@ -6,6 +6,7 @@ mod copies;
 mod file;
 mod image_hash;
 mod layout;
+pub(crate) mod look_alikes;
 mod report;
 
 use std::collections::{BTreeMap, HashMap, HashSet};

@@ -119,7 +119,8 @@ pub(crate) fn is_image(path: &Path) -> bool {
     has_image_extension(path) && path.is_file()
 }
 
-fn has_image_extension(path: &Path) -> bool {
+/// Whether a name has the extension of an image.
+pub(crate) fn has_image_extension(path: &Path) -> bool {
     path.extension()
         .is_some_and(|x| EXTENSIONS.contains(&x.to_string_lossy().to_lowercase().as_str()))
 }

@@ -1,14 +1,13 @@
-//! Opens the splits of a data set: class folders or shards, a training split, an evaluation split, or both out of one.
+//! Opens the splits of a data set: class folders or shards, a training split, an evaluation split.
 //! The class list comes from the training split and is shared with the evaluation split, so that no empty or additional
 //! folder can shift an index.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use transforms::random::permutation;
-
 use crate::datasets::data_error::DataError;
 use crate::datasets::image_folder::ImageFolder;
+use crate::datasets::layout::{train_folder, val_folder};
 use crate::datasets::listing::{
     entries, entries_and_litter, images, is_image, named, notes, subfolders,
 };
@@ -17,9 +16,6 @@ use crate::datasets::shards;
 use crate::datasets::shards::Split;
 use crate::datasets::storage::is_about_the_file;
 use crate::suggest::did_you_mean;
-
-/// Names that the evaluation split may have, in order of preference.
-pub const VAL_NAMES: [&str; 4] = ["val", "validation", "valid", "test"];
 
 impl ImageFolder {
     /// The training split of `root`: `root/train`, or the folder named by `split` (empty: `root` itself).
@@ -32,7 +28,8 @@ impl ImageFolder {
         }
         let folder = match split {
             Some("") => root.to_path_buf(),
-            named => root.join(named.unwrap_or("train")),
+            Some(named) => root.join(named),
+            None => train_folder(root).unwrap_or_else(|| root.join("train")),
         };
         check_folder(root, "give a folder with train/<class>/* and val/<class>/*")?;
         check_folder(&folder, "the images to train on are expected there, by class")?;
@@ -54,43 +51,8 @@ impl ImageFolder {
         Ok(read)
     }
 
-    /// Both splits out of one: a share of every class's images goes to the evaluation, chosen by `seed` and
-    /// the image's number alone. `root` holds `train/<class>/*`, or the class folders themselves.
-    ///
-    /// # Errors
-    /// The errors of [`ImageFolder::open_train`]; a class of a single image, which cannot be split.
-    ///
-    /// # Panics
-    /// When `share` is not between 0 and 1.
-    pub fn split(root: &Path, share: f64, seed: u64) -> Result<(Self, Self), DataError> {
-        assert!(share > 0.0 && share < 1.0, "a share of {share} of the images");
-        check_folder(root, "give a folder with train/<class>/* or <class>/*")?;
-        let all = match root.join("train").is_dir() || root.join(shards::INDEX).is_file() {
-            true => Self::open_train(root, None)?,
-            false => Self::open_train(root, Some(""))?,
-        };
-        let (mut train, mut val) = (Vec::new(), Vec::new());
-        let mut by_class = vec![Vec::new(); all.classes.len()];
-        all.items.iter().for_each(|item| by_class[item.1].push(item.clone()));
-        for ((label, class), own) in all.classes.iter().enumerate().zip(by_class) {
-            if own.len() < 2 {
-                let why =
-                    "a single image cannot be shared between training and evaluation; add one";
-                return Err(DataError::folder(&all.root.join(class), why));
-            }
-            let count = ((own.len() as f64 * share).round() as usize).clamp(1, own.len() - 1);
-            let order = permutation(own.len(), seed, label as u64);
-            let chosen: HashSet<usize> = order.into_iter().take(count).collect();
-            for (i, item) in own.into_iter().enumerate() {
-                if chosen.contains(&i) { val.push(item) } else { train.push(item) }
-            }
-        }
-        let note = format!("{} of {} images set aside for evaluation", val.len(), all.items.len());
-        let val = Self { items: val, notes: vec![note], ..all.clone() };
-        Ok((Self { items: train, ..all }, val))
-    }
-
-    /// The evaluation split of `root`: the folder named by `split`, the first of [`VAL_NAMES`], or
+    /// The evaluation split of `root`: the folder named by `split`, the first of
+    /// [`crate::datasets::layout::VAL_NAMES`], or
     /// `root` itself when it holds the class folders. Labels follow `classes`.
     ///
     /// # Errors
@@ -125,7 +87,7 @@ impl ImageFolder {
             return Err(DataError::folder(&root.join(name), why));
         }
         let given = split.map(|name| root.join(name));
-        let usual = || VAL_NAMES.iter().map(|n| root.join(n)).find(|p| p.is_dir());
+        let usual = || val_folder(root);
         let own =
             || subfolders(root).ok()?.iter().any(|f| classes.contains(f)).then(|| root.into());
         let Some(folder): Option<PathBuf> = given.or_else(usual).or_else(own) else {

@@ -76,6 +76,46 @@ pub fn restore(network: Network, snapshot: Vec<Tensor<1>>) -> Network {
     write(network, snapshot)
 }
 
+/// The network with statistics of zero, from which forward passes leave nothing but their own share; and
+/// the statistics that it had, for [`blend`].
+pub fn from_zero(network: Network) -> (Network, Vec<Tensor<1>>) {
+    let before = snapshot(&network);
+    let zeros = before.iter().map(Tensor::zeros_like).collect();
+    (write(network, zeros), before)
+}
+
+/// After forward passes [`from_zero`]: the statistics `before` and those of the passes, the latter with
+/// a weight of `own`. `moved` is the share that the passes have left. Frozen norms keep theirs.
+pub fn blend(network: Network, before: Vec<Tensor<1>>, Share { own, moved }: Share) -> Network {
+    let _ = network.valid();
+    let found = read(&network);
+    let blended = before.into_iter().zip(found).map(|(old, (new, updated))| match updated {
+        true => old.mul_scalar(1.0 - own) + new.mul_scalar(own / moved),
+        false => old,
+    });
+    let values = blended.collect();
+    write(network, values)
+}
+
+/// The weight that a batch shall have in the statistics, and the one that its momentum gives it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Share {
+    /// The weight that it shall have.
+    pub own: f64,
+    /// The weight that it has after its forward passes.
+    pub moved: f64,
+}
+
+/// The weight of batch `number` of a run, from 1, with which the statistics are the mean over all batches
+/// so far; none once `momentum` gives it more. The batch is one of `parts` forward passes.
+///
+/// PyTorch's `BatchNorm2d(momentum=None)`.
+pub fn cumulative_share(momentum: f64, number: u64, parts: usize) -> Option<Share> {
+    let own = 1.0 / number as f64;
+    let moved = 1.0 - (1.0 - momentum).powi(parts as i32);
+    (momentum > 0.0 && own > moved).then_some(Share { own, moved })
+}
+
 /// The network with the statistics of these batches: the mean over the batches of their means and
 /// unbiased variances (torch.optim.swa_utils.update_bn). Frozen norms keep their statistics.
 ///
@@ -174,6 +214,60 @@ mod tests {
         pass(&own, 0.2, &autodiff_device);
         pass(&other, 0.2, &autodiff_device);
         assert_eq!(state_dict(&own), state_dict(&other));
+    }
+
+    /// Mutations caught, each alone: `own / moved` left out; passes not from zero.
+    #[test]
+    fn cumulative_statistics_are_the_mean_over_all_batches_so_far() {
+        let autodiff_device = Device::flex().autodiff();
+        let plain = network(1.0, &autodiff_device);
+        let mut mean: Vec<Vec<f32>> = Vec::new();
+        let mut own = network(0.01, &autodiff_device);
+        for (number, shade) in (1..).zip([0.1, 0.3, 0.2]) {
+            pass(&plain, shade, &autodiff_device);
+            let of_batch = state_dict(&plain);
+            let before;
+            (own, before) = from_zero(own);
+            pass(&own, shade, &autodiff_device);
+            own = blend(own, before, cumulative_share(0.01, number, 1).unwrap());
+            mean.resize(of_batch.len(), Vec::new());
+            for (mean, tensor) in mean.iter_mut().zip(&of_batch) {
+                mean.resize(tensor.values.len(), 0.0);
+                let share = 1.0 / number as f32;
+                let pairs = mean.iter_mut().zip(&tensor.values);
+                pairs.for_each(|(mean, value)| *mean += share * (value - *mean));
+            }
+        }
+        for (got, mean) in state_dict(&own).iter().zip(&mean) {
+            for (got, mean) in got.values.iter().zip(mean) {
+                assert!((got - mean).abs() < 1e-4 * (1.0 + mean.abs()), "{got} for {mean}");
+            }
+        }
+    }
+
+    /// A variance next to nothing stays one: 1 + 10 (0.9 - 1) is below 0 in f32.
+    ///
+    /// Extrapolating the old statistics did it.
+    #[test]
+    fn a_variance_of_nothing_never_becomes_negative() {
+        let autodiff_device = Device::flex().autodiff();
+        let (own, before) = from_zero(network(0.1, &autodiff_device));
+        pass(&own, 0.0, &autodiff_device);
+        let own = blend(own, before, cumulative_share(0.1, 1, 1).unwrap());
+        for tensor in state_dict(&own) {
+            let low = tensor.values.iter().copied().fold(f32::INFINITY, f32::min);
+            assert!(!tensor.name.ends_with("running_var") || low >= 0.0, "{}: {low}", tensor.name);
+        }
+    }
+
+    /// Each end of the rule.
+    #[test]
+    fn a_cumulative_average_ends_where_the_momentum_is_the_larger_weight() {
+        assert_eq!(cumulative_share(0.1, 1, 1).map(|share| share.own), Some(1.0));
+        assert!(cumulative_share(0.1, 9, 1).is_some());
+        assert_eq!(cumulative_share(0.1, 11, 1), None);
+        assert_eq!(cumulative_share(0.1, 6, 2), None);
+        assert_eq!(cumulative_share(0.0, 1, 1), None);
     }
 
     /// With a momentum of 1 a forward pass leaves exactly the statistics of the batch. Two batches

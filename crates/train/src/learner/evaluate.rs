@@ -97,8 +97,26 @@ pub fn evaluate(
     class_names: &[String],
     device: &Device,
     stop: &Stop,
+    progress: impl FnMut(u64),
+    note: &dyn Fn(&str),
+) -> Result<EvalReport, Error> {
+    evaluate_each(network, loader, class_names, device, stop, progress, note, |_, _, _| {})
+}
+
+/// [`evaluate`]; `each` gets every image: its index in the folder, its label, its logits.
+///
+/// # Errors
+/// As [`evaluate`].
+#[expect(clippy::too_many_arguments, reason = "what an evaluation is of, and who hears of it")]
+pub fn evaluate_each(
+    network: &Network,
+    loader: &Loader,
+    class_names: &[String],
+    device: &Device,
+    stop: &Stop,
     mut progress: impl FnMut(u64),
     note: &dyn Fn(&str),
+    mut each: impl FnMut(usize, usize, &[f32]),
 ) -> Result<EvalReport, Error> {
     let began = std::time::Instant::now();
     let classes = class_names.len();
@@ -134,6 +152,7 @@ pub fn evaluate(
         let rows_of_batch = values.chunks_exact(classes).zip(&batch.labels);
         for ((row, &label), &index) in rows_of_batch.zip(&batch.indices) {
             let label = label as usize;
+            each(index, label, row);
             if !row.iter().all(|logit| logit.is_finite()) {
                 not_finite.push(index);
                 rows[label].images += 1;

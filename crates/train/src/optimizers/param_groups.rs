@@ -6,6 +6,7 @@ use burn::tensor::Tensor;
 use nn::config::{Architecture, NetworkConfig};
 use nn::layer_spec::{LayerOperation, LayerSpec, Naming};
 use nn::network::Network;
+use nn::weights::load::classifier_names;
 
 use crate::error::Error;
 use crate::suggest::did_you_mean;
@@ -54,6 +55,9 @@ fn matches(pattern: &str, name: &str) -> bool {
     glob(pattern.as_bytes(), name.as_bytes())
 }
 
+/// The pattern of everything but the classifiers.
+pub const TRUNK: &str = "trunk";
+
 /// For every tensor in parameter order, running statistics included, whether a pattern freezes it.
 ///
 /// # Errors
@@ -62,7 +66,7 @@ pub fn frozen(config: &NetworkConfig, patterns: &[String]) -> Result<Vec<bool>, 
     let names: Vec<String> =
         config.keys(Naming::Torchvision).into_iter().map(|key| key.name).collect();
     for pattern in patterns {
-        if names.iter().any(|name| matches(pattern, name)) {
+        if pattern == TRUNK || names.iter().any(|name| matches(pattern, name)) {
             continue;
         }
         // Everything that a pattern can match: whole names and their beginnings up to a dot.
@@ -76,7 +80,15 @@ pub fn frozen(config: &NetworkConfig, patterns: &[String]) -> Result<Vec<bool>, 
             config.architecture.name()
         )));
     }
-    Ok(names.iter().map(|name| patterns.iter().any(|p| matches(p, name))).collect())
+    let heads = classifier_names(config, Naming::Torchvision);
+    let of_trunk = |name: &String| !heads.contains(name);
+    let is_frozen = |name: &String| {
+        patterns.iter().any(|pattern| match pattern.as_str() {
+            TRUNK => of_trunk(name),
+            pattern => matches(pattern, name),
+        })
+    };
+    Ok(names.iter().map(is_frozen).collect())
 }
 
 /// The network with the marked tensors frozen: they have no gradient. A norm with a frozen scale or
@@ -228,6 +240,22 @@ mod tests {
         assert!(error.message.contains("`features`"), "{error}");
         let marks = frozen(&config, &["features".to_owned()]).unwrap();
         assert_eq!(marks.iter().filter(|m| !**m).count(), 4, "two linear layers stay");
+    }
+
+    /// Mutations caught: the classifier in place of the trunk.
+    #[test]
+    fn the_trunk_is_all_but_the_last_layer() {
+        for architecture in
+            [Architecture::MobilenetV1, Architecture::MobilenetV3Large, Architecture::Googlenet]
+        {
+            let config = NetworkConfig::new(architecture, 7);
+            let marks = frozen(&config, &[TRUNK.to_owned()]).unwrap();
+            assert_eq!(
+                marks.iter().filter(|m| !**m).count(),
+                2,
+                "weight and bias of the classifier"
+            );
+        }
     }
 
     /// Mutations caught: biases decayed.

@@ -8,7 +8,6 @@ use crate::error::Error;
 use crate::files::crash_point;
 use crate::learner::bn_statistics;
 use crate::optimizers::weight_average::{Average, ema_decay};
-use crate::run::observer::accuracy_line;
 use crate::run::retention;
 use crate::run::state::TrainState;
 use crate::run::trainer::Trainer;
@@ -94,7 +93,7 @@ pub(super) fn finish_swa(
         return Ok(Finish::Interrupted(code));
     }
     let (Some(network), Some(report)) = (network, report) else { return Ok(Finish::Done(false)) };
-    trainer.observer.note(&format!("{} SWA", accuracy_line(&report)));
+    trainer.observer.averaged(&report);
     if !report.loss.is_finite() {
         trainer.observer.note("note: the loss of the equal average is not finite: it is not saved");
         return Ok(Finish::Done(false));

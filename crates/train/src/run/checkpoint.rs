@@ -63,8 +63,7 @@ impl Checkpoint {
         let weights = self.weights.iter().chain(&self.averages).map(|t| (&t.name, &t.values));
         let mut all =
             weights.chain(self.optimizer.iter().map(|state| (&state.name, &state.values)));
-        all.find(|(_, values)| !values.iter().all(|value| value.is_finite()))
-            .map(|(name, _)| &**name)
+        all.find(|(_, values)| !all_finite(values)).map(|(name, _)| &**name)
     }
 
     /// Takes weights out of the checkpoint.
@@ -160,4 +159,10 @@ fn siblings_of(path: &Path) -> Vec<PathBuf> {
     found.sort_by_key(|p| std::fs::metadata(p).and_then(|m| m.modified()).ok());
     found.reverse();
     found
+}
+
+/// Whether every value is finite. A block is judged as a whole, without a branch for each value, so that
+/// the compiler takes many at once: a checkpoint has millions.
+fn all_finite(values: &[f32]) -> bool {
+    values.chunks(1024).all(|block| block.iter().fold(true, |all, value| all & value.is_finite()))
 }

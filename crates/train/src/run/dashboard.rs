@@ -17,7 +17,7 @@ use burn::train::renderer::tui::TuiMetricsRendererWrapper;
 use burn::train::renderer::{MetricState, MetricsRenderer, MetricsRendererTraining};
 
 use crate::learner::evaluate::EvalReport;
-use crate::run::observer::{BatchRecord, Observer};
+use crate::run::observer::{BatchRecord, EpochRecord, Observer};
 
 /// The plotted metrics: name, unit, whether higher is better.
 const METRICS: [(&str, Option<&str>, bool); 4] = [
@@ -89,14 +89,17 @@ impl Observer for Dashboard {
         });
     }
 
-    fn epoch(&self, epoch: u64, report: &EvalReport) {
+    fn epoch(&self, record: &EpochRecord) {
+        let Some((report, _)) = record.chosen() else { return };
         self.with(|renderer| {
             renderer.update_valid(point("Loss", report.loss, 4));
             renderer.update_valid(point("Accuracy", 100.0 * report.top1, 2));
             renderer.end_split();
-            renderer.update_epoch(epoch as usize + 1);
+            renderer.update_epoch(record.epoch as usize + 1);
         });
     }
+
+    fn averaged(&self, _report: &EvalReport) {}
 
     /// The notes stand on the console and in `train.log`.
     fn note(&self, _text: &str) {}

@@ -27,7 +27,7 @@ use crate::run::run_folder::StepRecord;
 use crate::run::state::TrainState;
 use crate::run::step::{AccumulationGroup, BatchResult, StepOutcome, step};
 use crate::run::trainer::{Run, RunOutcome, STOPPED, Trainer};
-use crate::run::validate::{Validation, epoch_line, validate};
+use crate::run::validate::{Validation, report_epoch, validate};
 
 /// Trains from the position of the run to its last epoch.
 ///
@@ -122,7 +122,7 @@ fn end_epoch(
             }
         }
     } else {
-        trainer.observer.note(&epoch_line(epoch, &state.epoch_stats));
+        report_epoch(trainer, &state, None, None, false);
     }
     state = averaging::update_swa(state, plan, epoch);
     state.position = Position { epoch: epoch + 1, batch: 0, step: state.position.step };

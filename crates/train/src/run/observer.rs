@@ -29,6 +29,33 @@ pub struct BatchRecord {
     pub remaining: Duration,
 }
 
+/// The numbers of a trained epoch.
+pub struct EpochRecord<'a> {
+    /// Epoch, from 0.
+    pub epoch: u64,
+    /// Epochs of the run.
+    pub epochs: u64,
+    /// Sums over the epoch's batches.
+    pub stats: EpochStats,
+    /// The evaluation of the network; none where none was due.
+    pub report: Option<&'a EvalReport>,
+    /// The evaluation of the exponential average of its weights.
+    pub ema: Option<&'a EvalReport>,
+    /// Whether the better of the two is the best of the run so far.
+    pub better: bool,
+}
+
+impl<'a> EpochRecord<'a> {
+    /// The better of the evaluations, by top-1 accuracy, and whether it is the average's.
+    pub fn chosen(&self) -> Option<(&'a EvalReport, bool)> {
+        let raw = self.report?;
+        match self.ema.filter(|ema| ema.top1 > raw.top1) {
+            Some(ema) => Some((ema, true)),
+            None => Some((raw, false)),
+        }
+    }
+}
+
 /// Whoever follows a run.
 pub trait Observer {
     /// A training batch is done.
@@ -37,8 +64,11 @@ pub trait Observer {
     /// An evaluation has done `done` of `all` images.
     fn evaluated(&self, done: u64, all: usize);
 
-    /// An epoch, counted from 0, was evaluated.
-    fn epoch(&self, epoch: u64, report: &EvalReport);
+    /// An epoch was trained, and evaluated where that was due.
+    fn epoch(&self, record: &EpochRecord);
+
+    /// The equal average of the weights (SWA) was evaluated.
+    fn averaged(&self, report: &EvalReport);
 
     /// A sentence for people.
     fn note(&self, text: &str);
@@ -61,8 +91,12 @@ impl Observer for Observers<'_> {
         self.0.iter().for_each(|observer| observer.evaluated(done, all));
     }
 
-    fn epoch(&self, epoch: u64, report: &EvalReport) {
-        self.0.iter().for_each(|observer| observer.epoch(epoch, report));
+    fn epoch(&self, record: &EpochRecord) {
+        self.0.iter().for_each(|observer| observer.epoch(record));
+    }
+
+    fn averaged(&self, report: &EvalReport) {
+        self.0.iter().for_each(|observer| observer.averaged(report));
     }
 
     fn note(&self, text: &str) {
@@ -72,20 +106,6 @@ impl Observer for Observers<'_> {
     fn stop_requested(&self) -> bool {
         self.0.iter().any(|observer| observer.stop_requested())
     }
-}
-
-/// timm's closing line of an evaluation.
-pub fn accuracy_line(report: &EvalReport) -> String {
-    let (a, b) = (100.0 * report.top1, 100.0 * report.top5);
-    format!(
-        " * Acc@1 {a:.3} ({:.3}) Acc@5 {b:.3} ({:.3})  Loss {:.4}  ({} images, {} skipped, {:.1}/s)",
-        100.0 - a,
-        100.0 - b,
-        report.loss,
-        report.images,
-        report.skipped.len(),
-        report.img_per_s
-    )
 }
 
 /// A time as hours, minutes and seconds: `1:02:03`.

@@ -11,9 +11,11 @@ use crate::datasets::image_folder::ImageFolder;
 use crate::datasets::loader::{Loader, LoaderConfig, Mode};
 use crate::datasets::quarantine;
 use crate::datasets::quarantine::{Quarantine, leave_out_of};
+use crate::datasets::split::SplitRule;
 use crate::error::Error;
 use crate::run::dataset_fingerprint::fingerprint;
 use crate::run::manifest::DatasetFingerprint;
+use crate::run::split_list;
 
 /// Bytes of prepared images that may wait for the network.
 pub const PREFETCH_BYTES: usize = 256 << 20;
@@ -25,7 +27,17 @@ pub const PREFETCH_BYTES: usize = 256 << 20;
 /// [`crate::error::ErrorKind::Data`]: the folder or its quarantine list is faulty.
 /// [`crate::error::ErrorKind::Usage`]: `--shard-window` on a folder without shards.
 pub fn open(plan: &Plan) -> Result<(ImageFolder, ImageFolder), Error> {
-    let (mut train, mut val) = splits(plan)?;
+    usable(plan, splits(plan, None)?)
+}
+
+/// The splits without the images on the quarantine list.
+///
+/// # Errors
+/// As [`open`].
+pub fn usable(
+    plan: &Plan,
+    (mut train, mut val): (ImageFolder, ImageFolder),
+) -> Result<(ImageFolder, ImageFolder), Error> {
     if !plan.data.ignore_quarantine {
         let list = plan.data.quarantine.as_deref();
         quarantine::leave_out(&plan.data.data_dir, list, &mut train, &mut val)?;
@@ -41,17 +53,33 @@ pub fn open(plan: &Plan) -> Result<(ImageFolder, ImageFolder), Error> {
     Ok((train, val))
 }
 
-/// Both splits with everything that the quarantine list may leave out.
-fn splits(plan: &Plan) -> Result<(ImageFolder, ImageFolder), Error> {
+/// Both splits with everything that the quarantine list may leave out. Where the folder has one split
+/// alone, the other is set aside from it: as `split.csv` in the folder of a run says, or by the plan.
+///
+/// # Errors
+/// As [`open`]; a `split.csv` that cannot be read.
+pub fn splits(plan: &Plan, run: Option<&Path>) -> Result<(ImageFolder, ImageFolder), Error> {
     let root = &plan.data.data_dir;
-    match plan.data.val_fraction {
-        Some(share) => Ok(ImageFolder::split(root, share, plan.training.seed)?),
-        None => {
-            let train = ImageFolder::open_train(root, None)?;
-            let val = ImageFolder::open_val(root, None, &train.classes)?;
-            Ok((train, val))
-        }
+    let Some(rule) = split_rule(plan) else {
+        let train = ImageFolder::open_train(root, None)?;
+        let val = ImageFolder::open_val(root, None, &train.classes)?;
+        return Ok((train, val));
+    };
+    if let Some(run) = run.filter(|run| run.join(split_list::FILE).exists())
+        && let Some(both) = split_list::apply(run, &ImageFolder::open_whole(root)?)?
+    {
+        return Ok(both);
     }
+    Ok(ImageFolder::split(root, rule)?)
+}
+
+/// How the plan shares the images between training and evaluation; none where the folder has both.
+pub fn split_rule(plan: &Plan) -> Option<SplitRule> {
+    plan.data.val_fraction.map(|share| SplitRule {
+        share,
+        seed: plan.training.seed,
+        group_duplicates: plan.data.group_duplicates,
+    })
 }
 
 /// The images of a run that may have been begun before.
@@ -76,7 +104,7 @@ pub fn open_for_run(
     folder: &Path,
 ) -> Result<RunImages, Error> {
     let windowed = plan.data.shard_window > 0;
-    let (train, val) = open(plan)?;
+    let (train, val) = usable(plan, splits(plan, Some(folder))?)?;
     let same = |train: &ImageFolder| {
         begun_on.is_none_or(|begun_on| fingerprint(train, windowed) == begun_on)
     };
@@ -84,7 +112,7 @@ pub fn open_for_run(
         return Ok(RunImages { train, val, left_out: HashSet::new() });
     }
     let (root, own) = (&plan.data.data_dir, folder.join(quarantine::FILE));
-    let all = splits(plan)?.0;
+    let all = splits(plan, Some(folder))?.0;
     for list in [Quarantine::default(), Quarantine::of(root, Some(&own)).unwrap_or_default()] {
         let mut begun = all.clone();
         leave_out_of(&list, root, &mut begun);

@@ -14,14 +14,16 @@ use nn::network::Network;
 use nn::weights::kind::WeightsKind;
 use nn::weights::load::{HeadPolicy, classifier_names, load_state_dict, recognise};
 use nn::weights::read::{FileWeights, read_weights};
+use nn::weights::state_dict::state_dict;
 use nn::weights::{NamedTensor, WeightsError};
 use transforms::resize::Interpolation;
 
-use crate::config::model::{variant, weights_kind};
+use crate::config::model::{DEFAULT_MODEL, variant, weights_kind};
 use crate::config::options::Options;
 use crate::datasets::class_order;
 use crate::error::Error;
 use crate::files::refuse_device;
+use crate::published_weights::PublishedWeights;
 use crate::run::checkpoint::{Checkpoint, Manifest};
 use crate::run::observer::Observer;
 
@@ -107,6 +109,10 @@ pub(super) fn load(
     };
     let (network, report) =
         load_state_dict(network, tensors, policy).map_err(|e| fault(path, &e))?;
+    let network = match report.kept.is_empty() {
+        true => network,
+        false => zero_classifier(network),
+    };
     let taken = taken.map(|taken| format!("; {taken}")).unwrap_or_default();
     observer.note(&format!("{}: {report}{taken}", path.display()));
     let kept = report.kept.is_empty();
@@ -141,6 +147,20 @@ pub(super) fn load(
     };
     observer.note(&format!("note: {}: {said}", path.display()));
     Ok(network)
+}
+
+/// The network with classifiers of zeros. The features of trained weights are large, and a random
+/// classifier on them begins with a loss far above ln(classes), whose gradient destroys what was
+/// learned; one of zeros begins at ln(classes).
+fn zero_classifier(network: Network) -> Network {
+    let heads = classifier_names(network.config(), Naming::Torchvision);
+    let mut tensors = state_dict(&network);
+    tensors
+        .iter_mut()
+        .filter(|tensor| heads.contains(&tensor.name))
+        .for_each(|tensor| tensor.values.fill(0.0));
+    let loaded = load_state_dict(network, tensors, HeadPolicy::KeepInitialised);
+    loaded.expect("a network takes its own tensors").0
 }
 
 /// What the classifier of pretrained weights is to the classes of the data.
@@ -188,6 +208,7 @@ fn match_classes(
 /// [`crate::error::ErrorKind::Usage`]: an unknown model.
 /// [`crate::error::ErrorKind::Checkpoint`]: weights that cannot be read or do not fit.
 pub fn follow_weights(mut options: Options) -> Result<Options, Error> {
+    fetch_published(&mut options)?;
     let Some(path) = options.network.pretrained_path.clone() else { return Ok(options) };
     let Weights { tensors, checkpoint, .. } =
         read(&path, weights_kind(options.network.weights_kind))?;
@@ -218,6 +239,32 @@ pub fn follow_weights(mut options: Options) -> Result<Options, Error> {
     fits(&options, &path, tensors)?;
     Ok(options)
 }
+
+/// Where `--pretrained` is given: the model that the weights are of, their file, and the crop that they
+/// were evaluated with.
+fn fetch_published(options: &mut Options) -> Result<(), Error> {
+    let Some(name) = options.network.pretrained.clone() else { return Ok(()) };
+    // args.toml of a run has both: the file is there, or is fetched again.
+    let there = options.network.pretrained_path.as_ref().is_some_and(|path| path.exists());
+    let name = (name != BEST_PUBLISHED).then_some(name);
+    let model = match &options.network.model {
+        Some(model) => variant(model)?.name,
+        None => DEFAULT_MODEL,
+    };
+    let published = PublishedWeights::find(name.as_deref(), model)?;
+    if options.network.model.is_none() {
+        options.network.model = Some(published.model.to_owned());
+    }
+    if !there {
+        options.network.pretrained_path = Some(published.fetch()?);
+    }
+    options.network.pretrained = Some(published.name.to_owned());
+    options.data.crop_pct = options.data.crop_pct.or(Some(published.crop_pct));
+    Ok(())
+}
+
+/// The value of `--pretrained` without a name.
+const BEST_PUBLISHED: &str = "best";
 
 /// Checks that weights fit the network of these options, before anything is made. The classifier may
 /// have other classes.

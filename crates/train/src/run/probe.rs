@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use crate::learner::evaluate::EvalReport;
-use crate::run::observer::{BatchRecord, Observer};
+use crate::run::observer::{BatchRecord, EpochRecord, Observer};
 
 /// Training batches that are measured.
 pub const BATCHES: usize = 20;
@@ -81,7 +81,9 @@ impl Observer for Probe {
 
     fn evaluated(&self, _done: u64, _all: usize) {}
 
-    fn epoch(&self, _epoch: u64, _report: &EvalReport) {}
+    fn epoch(&self, _record: &EpochRecord) {}
+
+    fn averaged(&self, _report: &EvalReport) {}
 
     fn note(&self, text: &str) {
         self.with(|m| m.notes.push(text.to_owned()));

@@ -64,6 +64,9 @@ pub struct Best {
     /// score is `top1`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score: Option<f64>,
+    /// Its loss, which decides between equal scores. Older checkpoints have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss: Option<f64>,
     /// Whether the exponential average of the weights was evaluated.
     #[serde(default)]
     pub ema: bool,

@@ -15,11 +15,35 @@ use crate::run::retention::LAST;
 /// The resolved configuration of a run, in its folder.
 pub const PLAN: &str = "args.toml";
 
+/// Options that a resumed run may change where it begins with a fresh optimizer: its state belongs to the
+/// old ones.
+const OF_THE_OPTIMIZER: [&str; 14] = [
+    "lr",
+    "batch_size",
+    "grad_accum_steps",
+    "weight_decay",
+    "momentum",
+    "clip_grad",
+    "sched",
+    "warmup_epochs",
+    "warmup_lr",
+    "min_lr",
+    "decay_epochs",
+    "decay_rate",
+    "decay_milestones",
+    "patience_epochs",
+];
+
 /// The plan of a resumed run: `old` with the given options changed, and a note for each of them.
 ///
 /// # Errors
-/// [`crate::error::ErrorKind::Usage`]: an option that a resumed run may not change.
-pub fn changed(old_plan: &Plan, options: &Options) -> Result<(Plan, Vec<String>), Error> {
+/// [`crate::error::ErrorKind::Usage`]: an option that a resumed run may not change, or only with a fresh
+/// optimizer.
+pub fn changed(
+    old_plan: &Plan,
+    options: &Options,
+    fresh_optimizer: bool,
+) -> Result<(Plan, Vec<String>), Error> {
     let old = serde_json::to_value(old_plan).expect("a plan is plain data");
     let (mut new, mut notes) = (old.clone(), Vec::new());
     for (key, value) in options.given() {
@@ -30,9 +54,13 @@ pub fn changed(old_plan: &Plan, options: &Options) -> Result<(Plan, Vec<String>)
         if key == "model" && value.as_str().and_then(Variant::parse) == Some(old_plan.variant()) {
             continue;
         }
-        if !Options::is_resumable(&key) {
+        let of_the_optimizer = OF_THE_OPTIMIZER.contains(&key.as_str());
+        let may_change = Options::is_resumable(&key) || of_the_optimizer && fresh_optimizer;
+        if !may_change {
+            let with =
+                if of_the_optimizer { "add --no-resume-opt to change it" } else { "omit the flag" };
             return Err(Error::usage(format!(
-                "--{flag} {value}: the run to resume has {}; omit the flag, or begin a new run \
+                "--{flag} {value}: the run to resume has {}; {with}, or begin a new run \
                  from its weights with --pretrained-path",
                 old[&key]
             )));

@@ -10,7 +10,7 @@ use crate::files::failed;
 /// The newest checkpoint, from which a run resumes.
 pub const LAST: &str = "last.ckpt";
 /// The checkpoint of the best evaluation.
-pub(super) const BEST: &str = "model_best.ckpt";
+pub const BEST: &str = "model_best.ckpt";
 /// The checkpoint of the equal average at the end of a run.
 pub(super) const SWA: &str = "model_swa.ckpt";
 

@@ -81,7 +81,7 @@ impl RunContext {
     /// [`crate::error::ErrorKind::Usage`]: a pattern of `--freeze` that matches nothing.
     pub fn new(plan: &Plan, train: &ImageFolder, autodiff_device: &Device) -> Result<Self, Error> {
         let network = plan.network(train.classes.len());
-        let frozen = param_groups::frozen(&network, &plan.network.freeze)?;
+        let frozen = param_groups::frozen(&network, &plan.network.frozen())?;
         Ok(Self {
             plan: plan.clone(),
             classes: train.classes.clone(),

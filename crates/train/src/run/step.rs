@@ -8,6 +8,7 @@ use nn::network::Network;
 use crate::datasets::batch::Batch;
 use crate::error::{Error, ErrorKind};
 use crate::learner::bn_statistics;
+use crate::learner::bn_statistics::Share;
 use crate::learner::forward_backward::{
     LossAndGradients, PassConfig, dropout_seed, forward_backward,
 };
@@ -169,10 +170,21 @@ fn forward_backward_halving(
         let micro_batch = state.micro_batch.unwrap_or(plan.training.batch_size);
         let config = PassConfig { micro_batch, batches_per_step, dropout_seed };
         let device = &trainer.context.autodiff_device;
+        let share = cumulative_share(trainer, state.position, images.div_ceil(micro_batch));
+        let mut own = None;
+        if share.is_some() {
+            let (network, before) = bn_statistics::from_zero(state.network);
+            (state.network, own) = (network, Some(before));
+        }
         let error =
             match forward_backward(&state.network, &trainer.objective, batch, config, device) {
                 Err(error) if error.kind == ErrorKind::Memory => error,
-                other => return Ok((state, other?)),
+                other => {
+                    if let Some((share, before)) = share.zip(own) {
+                        state.network = bn_statistics::blend(state.network, before, share);
+                    }
+                    return Ok((state, other?));
+                }
             };
         let half = half(images.min(micro_batch)).ok_or(error)?;
         state.micro_batch = Some(half);
@@ -181,6 +193,19 @@ fn forward_backward_halving(
         // A batch is a function of its number, so these are the same images to the bit.
         batch = trainer.loader.batch(epoch, number - 1)?;
     }
+}
+
+/// The weight of the batch in the statistics of batch norm while they are the mean over all batches so
+/// far: at the beginning of a run, where the momentum would count the initial values for more.
+fn cumulative_share(
+    trainer: &Trainer,
+    Position { epoch, batch, .. }: Position,
+    parts: usize,
+) -> Option<Share> {
+    let plan = &trainer.context.plan.network;
+    let number = epoch * trainer.batches() as u64 + batch as u64;
+    let share = || bn_statistics::cumulative_share(plan.bn_momentum, number, parts);
+    plan.bn_cumulative.then(share).flatten()
 }
 
 /// Undoes the forward passes of a group whose loss or gradient is not finite, records the step, and

@@ -15,6 +15,7 @@ use crate::files::failed;
 use crate::learner::evaluate::EvalReport;
 use crate::learner::objective::Objective;
 use crate::optimizers::lr_schedule::Schedule;
+use crate::run::advice::Advice;
 use crate::run::build_objective::build_objective;
 use crate::run::checkpoint::Checkpoint;
 use crate::run::observer::Observer;
@@ -90,6 +91,8 @@ pub(super) struct Trainer<'a> {
     pub log_interval: usize,
     /// Gets every report.
     pub observer: &'a dyn Observer,
+    /// Warns of what goes wrong without an error.
+    pub advice: Advice,
     began: Instant,
 }
 
@@ -131,7 +134,15 @@ impl<'a> Trainer<'a> {
         let context = RunContext::new(&plan, &train, &device.clone().autodiff())?;
         let loader = loader.recording(&context.keys);
         let state = match from {
-            Some(checkpoint) => context.resume(checkpoint, fresh_optimizer)?,
+            Some(checkpoint) => {
+                let mut state = context.resume(checkpoint, fresh_optimizer)?;
+                // The schedule counts steps, of which another batch size has another number.
+                if fresh_optimizer && state.position.batch == 0 {
+                    let steps = loader.batches().div_ceil(plan.training.grad_accum_steps) as u64;
+                    state.position.step = state.position.epoch * steps;
+                }
+                state
+            }
             None => context.initial_state(observer)?,
         };
         deploy::files::remove_leftovers(&folder);
@@ -147,6 +158,7 @@ impl<'a> Trainer<'a> {
         let resumed = (state.position != Position::default()).then_some(state.position);
         run_folder::write_facts(&folder, &backend, context.data, resumed)?;
         run_folder::rewind_steps(&folder, state.position)?;
+        let advice = Advice::new(&context.plan, context.classes.len());
         let trainer = Self {
             context,
             folder,
@@ -160,6 +172,7 @@ impl<'a> Trainer<'a> {
             stop,
             log_interval,
             observer,
+            advice,
             began,
         };
         Ok((trainer, state))

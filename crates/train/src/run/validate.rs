@@ -9,8 +9,8 @@ use crate::files::crash_point;
 use crate::learner::evaluate::{EvalReport, evaluate};
 use crate::learner::out_of_memory;
 use crate::optimizers::lr_schedule::LrSchedulerKind;
-use crate::run::observer::accuracy_line;
-use crate::run::progress::{Best, EpochStats};
+use crate::run::observer::EpochRecord;
+use crate::run::progress::Best;
 use crate::run::run_folder;
 use crate::run::state::TrainState;
 use crate::run::trainer::Trainer;
@@ -47,29 +47,52 @@ pub(super) fn validate(trainer: &Trainer, state: &mut TrainState) -> Result<Vali
         return Ok(Validation::Interrupted(signal));
     }
 
-    trainer.observer.note(&epoch_line(epoch, &state.epoch_stats));
-    trainer.observer.epoch(epoch, &report);
-    if let Some(report) = &ema_report {
-        trainer.observer.note(&format!("{} EMA", accuracy_line(report)));
-    }
     let last_step = state.position.step.saturating_sub(1);
     let lr = trainer.schedule.at(last_step) * state.plateau.factor;
-    let stats = &state.epoch_stats;
-    run_folder::summarise(&trainer.folder, epoch, lr, stats, &report, ema_report.as_ref())?;
+    let stats = state.epoch_stats;
+    let summarise = |report: &EvalReport, ema: Option<&EvalReport>| {
+        run_folder::summarise(&trainer.folder, epoch, lr, &stats, report, ema)
+    };
 
     let losses = [Some(&report), ema_report.as_ref()];
     if let Some(failed) = losses.into_iter().flatten().find(|report| !report.loss.is_finite()) {
+        report_epoch(trainer, state, Some(&report), ema_report.as_ref(), false);
+        summarise(&report, ema_report.as_ref())?;
         return Ok(Validation::NotFinite(failed.loss));
     }
 
     let score = |report: &EvalReport| plan.training.eval_metric.score(report);
     state.prefer_ema = ema_report.as_ref().is_some_and(|ema| score(ema) > score(&report));
+    let chosen = ema_report.as_ref().filter(|_| state.prefer_ema).unwrap_or(&report);
+    let score = score(chosen);
+    let better = update_best(state, epoch, chosen, score);
+    report_epoch(trainer, state, Some(&report), ema_report.as_ref(), better);
+    summarise(&report, ema_report.as_ref())?;
     let report = ema_report.filter(|_| state.prefer_ema).unwrap_or(report);
     run_folder::write_evaluation(&trainer.folder.join("eval"), &report)?;
-    let score = score(&report);
-    let better = update_best(state, epoch, &report, score);
     update_plateau(trainer, state, score);
     Ok(Validation::Done { report, better })
+}
+
+/// Reports a trained epoch to the observer.
+pub(super) fn report_epoch(
+    trainer: &Trainer,
+    state: &TrainState,
+    report: Option<&EvalReport>,
+    ema: Option<&EvalReport>,
+    better: bool,
+) {
+    let record = EpochRecord {
+        epoch: state.position.epoch,
+        epochs: trainer.epochs(),
+        stats: state.epoch_stats,
+        report,
+        ema,
+        better,
+    };
+    trainer.observer.epoch(&record);
+    let warnings = trainer.advice.after(&record);
+    warnings.iter().for_each(|text| trainer.observer.note(&format!("warning: {text}")));
 }
 
 /// Evaluates a network on the validation images.
@@ -111,10 +134,13 @@ pub(super) fn update_best(
     report: &EvalReport,
     score: f64,
 ) -> bool {
-    let better = state.best.is_none_or(|best| score > best.score());
+    // Of equal scores the lower loss is better: a few images know few accuracies.
+    let lower = |best: Best| best.loss.is_some_and(|loss| report.loss < loss);
+    let better =
+        state.best.is_none_or(|best| score > best.score() || score == best.score() && lower(best));
     if better {
-        let (top1, ema) = (report.top1, state.prefer_ema);
-        state.best = Some(Best { epoch, top1, score: Some(score), ema, swa: false });
+        let (top1, loss, ema) = (report.top1, Some(report.loss), state.prefer_ema);
+        state.best = Some(Best { epoch, top1, loss, score: Some(score), ema, swa: false });
     }
     better
 }
@@ -134,18 +160,4 @@ fn update_plateau(trainer: &Trainer, state: &mut TrainState, score: f64) {
             .observer
             .note(&format!("no better for {patience} evaluations: rate times {factor}"));
     }
-}
-
-/// The line of a trained epoch.
-pub(super) fn epoch_line(epoch: u64, stats: &EpochStats) -> String {
-    let skipped = match stats.skipped_steps {
-        0 => String::new(),
-        count => format!("  {count} steps skipped"),
-    };
-    let loss = stats.mean_loss().map_or_else(|| "none".to_owned(), |loss| format!("{loss:.4}"));
-    format!(
-        "Epoch {epoch}: Loss {loss}  {:.1} images/s  data wait {:.1}%{skipped}",
-        stats.img_per_s(),
-        stats.wait_percent()
-    )
 }

@@ -54,7 +54,7 @@ impl Drop for TestFolder {
     }
 }
 
-pub const SMALL: [&str; 20] = [
+pub const SMALL: [&str; 21] = [
     "train",
     "data",
     "--model",
@@ -75,10 +75,15 @@ pub const SMALL: [&str; 20] = [
     "2",
     "--warmup-epochs",
     "0.5",
+    "--no-report",
 ];
 
 pub fn code(output: &Output) -> i32 {
     output.status.code().unwrap_or(-1)
+}
+
+pub fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 pub fn error(output: &Output) -> String {

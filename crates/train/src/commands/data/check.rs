@@ -10,6 +10,7 @@ use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::config::range::number;
+use crate::datasets::check::look_alikes::{DIFFERENCE, DISTANCE};
 use crate::datasets::check::{CheckLimits, MAX_DISTANCE, QuarantineCandidates, check_folder};
 use crate::datasets::quarantine::{FILE, Quarantine};
 use crate::error::Error;
@@ -35,12 +36,12 @@ pub struct CheckArgs {
     max_imbalance: f64,
     /// Differing bits of two 64-bit image hashes, up to which the images count as copies [range:
     /// 0 to 7]
-    #[arg(long, default_value_t = 4, value_name = "BITS", hide_short_help = true,
+    #[arg(long, default_value_t = DISTANCE, value_name = "BITS", hide_short_help = true,
           value_parser = clap::value_parser!(u32).range(0..=i64::from(MAX_DISTANCE)))]
     distance: u32,
     /// Mean difference of the colours of two images, up to which they count as copies [range: 0
     /// to 255]
-    #[arg(long, default_value_t = 2.0, value_name = "LEVELS", value_parser = number(0.0..=255.0))]
+    #[arg(long, default_value_t = DIFFERENCE, value_name = "LEVELS", value_parser = number(0.0..=255.0))]
     #[arg(hide_short_help = true)]
     difference: f64,
     /// End with exit code 3 for warnings too [default: for errors]

@@ -10,13 +10,12 @@ use image::{ImageFormat, Rgb, RgbImage};
 
 use crate::commands::plan_args;
 use crate::config::options::Options;
-use crate::datasets::batch::Batch;
 use crate::datasets::loader::Mode;
 use crate::error::Error;
 use crate::files::{refuse_other_extension, write_atomically};
 use crate::out;
+use crate::report::{label, tile};
 use crate::run::open_data;
-use transforms::preprocess::Preprocess;
 
 /// Arguments of `kindling data preview`. `--output` is the PNG file here.
 #[derive(Args)]
@@ -61,7 +60,7 @@ pub fn preview(args: &PreviewArgs) -> Result<u8, Error> {
             let batch = batch?;
             tiles.extend(
                 (0..batch.labels.len())
-                    .map(|number| (image(&rule, &batch, number), label(&classes, &batch, number))),
+                    .map(|number| (tile(&rule, &batch, number), label(&classes, &batch, number))),
             );
             if tiles.len() >= count {
                 break;
@@ -93,31 +92,6 @@ pub fn preview(args: &PreviewArgs) -> Result<u8, Error> {
         plan.data.data_dir.display()
     );
     Ok(0)
-}
-
-/// Image `number` of a batch, its normalisation undone; what erasing and mixing brought outside of
-/// [0, 255] is cut off.
-fn image(rule: &Preprocess, batch: &Batch, number: usize) -> RgbImage {
-    let [_, channels, height, width] = batch.shape;
-    let plane = height * width;
-    let values = &batch.images[number * channels * plane..][..channels * plane];
-    RgbImage::from_fn(width as u32, height as u32, |x, y| {
-        let at = y as usize * width + x as usize;
-        Rgb([0, 1, 2]
-            .map(|c| (255.0 * (values[c * plane + at] * rule.std[c] + rule.mean[c])).round() as u8))
-    })
-}
-
-/// The class, or both with the share of the first.
-fn label(classes: &[String], batch: &Batch, number: usize) -> String {
-    let name = |label: i64| classes[usize::try_from(label).expect("a class index")].as_str();
-    let own = name(batch.labels[number]);
-    match &batch.mixed_labels {
-        Some((labels, share)) => {
-            format!("{:.0}% {own} + {}", 100.0 * share, name(labels[number]))
-        }
-        None => own.to_owned(),
-    }
 }
 
 /// Pixels between two images.

@@ -15,7 +15,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::datasets::image_folder::ImageFolder;
-use crate::datasets::open::VAL_NAMES;
+use crate::datasets::layout;
+use crate::datasets::layout::train_folder;
 use crate::datasets::quarantine::{FILE, Quarantine, leave_out_of, relative};
 use crate::datasets::shards;
 use crate::datasets::shards::writer::{Unfinished, write_split};
@@ -80,11 +81,14 @@ pub fn shard(args: &ShardArgs) -> Result<u8, Error> {
             root.display()
         )));
     }
-    let usual = || VAL_NAMES.into_iter().find(|name| root.join(name).is_dir());
-    let val_folder = args.val_split.as_deref().or_else(usual);
+    let name_of = |folder: PathBuf| folder.file_name()?.to_str().map(str::to_owned);
+    let train_name = train_folder(root).and_then(name_of);
+    let usual = || layout::val_folder(root).and_then(name_of);
+    let val_folder = args.val_split.clone().or_else(usual);
+    let val_folder = val_folder.as_deref();
     // Without splits the class folders lie in the folder itself, and `--val-fraction` parts them in
     // training.
-    let whole = !root.join("train").is_dir() && val_folder.is_none();
+    let whole = train_name.is_none() && val_folder.is_none();
     let mut train = ImageFolder::open_train(root, whole.then_some(""))?;
     let mut val = match val_folder {
         Some(name) => Some(ImageFolder::open_val(root, Some(name), &train.classes)?),
@@ -121,7 +125,10 @@ pub fn shard(args: &ShardArgs) -> Result<u8, Error> {
         classes: train.classes.clone(),
         train: train_files,
         val: val_files,
-        train_folder: if whole { String::new() } else { "train".to_owned() },
+        train_folder: match whole {
+            true => String::new(),
+            false => train_name.unwrap_or_else(|| "train".to_owned()),
+        },
         val_folder: val_folder.unwrap_or("val").to_owned(),
         left_out,
         crc32: None,

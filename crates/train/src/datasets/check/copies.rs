@@ -40,6 +40,13 @@ const SHARE: f64 = 0.035;
 const ROUNDING: f64 = 0.375;
 
 impl Nearness {
+    /// Whether two looks are near enough in every measure.
+    pub(super) fn alike(self, a: &ImageHash, b: &ImageHash) -> bool {
+        (a.hash() ^ b.hash()).count_ones() <= self.distance
+            && a.difference(b) <= self.difference
+            && a.deviation(b) <= self.deviation(a.contrast().min(b.contrast()))
+    }
+
     /// The largest deviation of a suspected copy, in levels of 255.
     fn deviation(self, contrast: f64) -> f64 {
         self.difference * (SHARE * contrast).max(ROUNDING)

@@ -6,10 +6,10 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use crate::datasets::check::report::{Finding, Item};
+use crate::datasets::layout::{VAL_NAMES, train_folder, val_folder};
 use crate::datasets::listing::{
     LEADS_BACK, entries_and_litter, images, is_image, leads_back, natural, subfolders,
 };
-use crate::datasets::open::VAL_NAMES;
 use crate::datasets::passed_over::{foreign_name, is_litter};
 use crate::error::Error;
 use crate::suggest::{did_you_mean, nearest};
@@ -46,7 +46,7 @@ pub(super) fn splits(root: &Path, val_split: Option<&str>) -> Result<Vec<Scanned
         )));
     }
     let mut found = Vec::new();
-    let train = root.join("train");
+    let train = train_folder(root).unwrap_or_else(|| root.join("train"));
     if !train.is_dir() && root.join(crate::datasets::shards::INDEX).is_file() {
         return Err(Error::data(format!(
             "{}: a folder of shards; check the folder that they were made of",
@@ -64,8 +64,10 @@ pub(super) fn splits(root: &Path, val_split: Option<&str>) -> Result<Vec<Scanned
         return Ok(vec![whole]);
     }
     if train.is_dir() {
-        found.push(ScannedSplit::scan(&train, "train")?);
+        let name = train.file_name().and_then(|name| name.to_str()).unwrap_or("train");
+        found.push(ScannedSplit::scan(&train, name)?);
     }
+    let usual = val_folder(root).and_then(|path| Some(path.file_name()?.to_str()?.to_owned()));
     let val = match val_split {
         Some(name) if !root.join(name).is_dir() => {
             let near = did_you_mean(name, &subfolders(root)?);
@@ -75,7 +77,7 @@ pub(super) fn splits(root: &Path, val_split: Option<&str>) -> Result<Vec<Scanned
             )));
         }
         Some(name) => Some(name),
-        None => VAL_NAMES.into_iter().find(|name| root.join(name).is_dir()),
+        None => usual.as_deref(),
     };
     if let Some(name) = val {
         found.push(ScannedSplit::scan(&root.join(name), name)?);

@@ -1,0 +1,213 @@
+//! Defaults that follow the task: the table of rules in `configs/auto.toml`.
+//!
+//! Precedence: default < rules < recipe < file < flag. With a recipe no rule applies, so that a
+//! published recipe stays as published.
+
+use std::sync::LazyLock;
+
+use serde::Deserialize;
+
+use crate::config::augmentation::AugmentationOptions;
+use crate::config::options::Options;
+use crate::config::plan::Plan;
+use crate::config::range::flag;
+use crate::error::Error;
+use crate::optimizers::optimizer_kind::OptimizerKind;
+
+/// The table, as the repository has it.
+const TABLE: &str = include_str!("../../configs/auto.toml");
+
+static RULES: LazyLock<Vec<Rule>> = LazyLock::new(|| {
+    let table: Table = toml::from_str(TABLE).expect("a test reads configs/auto.toml");
+    table.rule
+});
+
+/// What the rules look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Task {
+    /// Images to train on.
+    pub images: usize,
+    /// Median of the images' shorter edges, pixels.
+    pub short_edge: usize,
+    /// Whether the run starts from trained weights.
+    pub pretrained: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Table {
+    rule: Vec<Rule>,
+}
+
+/// One rule: if every condition holds, its options are the defaults, over those of the rules above.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rule {
+    #[serde(default)]
+    when: Condition,
+    set: Options,
+}
+
+/// What has to hold for a rule; what is not given holds.
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Condition {
+    images_from: Option<usize>,
+    images_below: Option<usize>,
+    edge_from: Option<usize>,
+    edge_below: Option<usize>,
+    steps_below: Option<u64>,
+    pretrained: Option<bool>,
+}
+
+impl Condition {
+    /// Whether it holds; `steps` are those of the run, known once epochs and batch size are.
+    fn holds(self, task: Task, steps: Option<u64>) -> bool {
+        let from = |least: Option<usize>, value| least.is_none_or(|least| value >= least);
+        let below = |end: Option<usize>, value| end.is_none_or(|end| value < end);
+        from(self.images_from, task.images)
+            && below(self.images_below, task.images)
+            && from(self.edge_from, task.short_edge)
+            && below(self.edge_below, task.short_edge)
+            && self.pretrained.is_none_or(|wanted| wanted == task.pretrained)
+            && self.steps_below.is_none_or(|end| steps.is_some_and(|steps| steps < end))
+    }
+}
+
+/// `options` over the defaults that follow the task, and what they are, in words.
+///
+/// # Errors
+/// Options that contradict each other.
+pub fn under(options: &Options, task: Task) -> Result<(Options, Option<String>), Error> {
+    if options.training.recipe.is_some() {
+        return Ok((options.clone(), None));
+    }
+    let chosen = rules(options, task, None);
+    let plan = options.over(&fitted(&chosen, options)?).plan()?;
+    let chosen = fitted(&rules(options, task, Some(steps(&plan, task))), options)?;
+    let given = options.given();
+    let own = chosen.given().into_iter().filter(|(key, _)| !given.contains_key(key));
+    let flags: Vec<String> = own.map(|(key, value)| as_flag(&key, &value)).collect();
+    let said = (!flags.is_empty()).then(|| {
+        format!(
+            "defaults for {} training images of about {} pixels, {}: {} (rules in configs/auto.toml; a flag or \
+             --recipe overrides them)",
+            task.images,
+            task.short_edge,
+            if task.pretrained { "from trained weights" } else { "from scratch" },
+            flags.join(" ")
+        )
+    });
+    Ok((options.over(&chosen), said))
+}
+
+/// Optimizer steps of a run.
+fn steps(plan: &Plan, task: Task) -> u64 {
+    let images = plan.training.batch_size * plan.training.grad_accum_steps;
+    plan.total_epochs() * (task.images / images.max(1)).max(1) as u64
+}
+
+/// The options of every rule that holds, a later one over an earlier one.
+fn rules(options: &Options, task: Task, steps: Option<u64>) -> Options {
+    let holding = RULES.iter().filter(|rule| rule.when.holds(task, steps));
+    let mut chosen = holding.fold(Options::default(), |above, rule| rule.set.over(&above));
+    // The table's rate and decay are those of its optimizer.
+    if options.optimizer.opt.is_some_and(|opt| opt != OptimizerKind::Adamw) {
+        (chosen.optimizer.lr, chosen.optimizer.weight_decay) = (None, None);
+    }
+    // A base rate is a rate; and the table's low rate is for trained weights, not for a new layer on them.
+    if options.optimizer.lr_base.is_some() || options.network.linear_probe == Some(true) {
+        chosen.optimizer.lr = None;
+    }
+    // What these add to is what --no-aug omits.
+    if options.augmentation.no_aug == Some(true) {
+        chosen.augmentation = AugmentationOptions::default();
+    }
+    chosen
+}
+
+/// The chosen options with an image size that the model takes: at least its smallest, at most the one
+/// that it was made for.
+fn fitted(chosen: &Options, options: &Options) -> Result<Options, Error> {
+    let model = options.over(&Options::default()).plan()?.variant().architecture;
+    let mut fitted = chosen.clone();
+    if let Some(size) = &mut fitted.data.img_size {
+        *size = (*size).clamp(model.min_size(), model.native_size().max(model.min_size()));
+    }
+    Ok(fitted)
+}
+
+/// An option as it is typed.
+fn as_flag(key: &str, value: &serde_json::Value) -> String {
+    match value {
+        serde_json::Value::Array(values) => {
+            let words: Vec<String> = values.iter().map(ToString::to_string).collect();
+            format!("{} {}", flag(key), words.join(" "))
+        }
+        serde_json::Value::Bool(true) => flag(key),
+        serde_json::Value::String(word) => format!("{} {word}", flag(key)),
+        other => format!("{} {other}", flag(key)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{RULES, Task, under};
+    use crate::config::options::Options;
+
+    const PHOTOS: Task = Task { images: 1650, short_edge: 100, pretrained: false };
+
+    fn plan(text: &str, task: Task) -> (crate::config::plan::Plan, Option<String>) {
+        let options = Options::parse(text, "test").unwrap();
+        let (options, said) = under(&options, task).unwrap();
+        (options.plan().unwrap(), said)
+    }
+
+    /// A misspelt condition or option makes the table unreadable.
+    #[test]
+    fn every_rule_is_a_valid_configuration() {
+        assert!(RULES.len() > 5);
+        for rule in RULES.iter() {
+            rule.set.plan().unwrap();
+            assert!(!rule.set.given().is_empty());
+        }
+    }
+
+    /// Rules by their conditions, at the ends of their ranges too.
+    #[test]
+    fn rules_follow_images_size_and_steps() {
+        let (small, said) = plan("", PHOTOS);
+        assert_eq!((small.data.img_size, small.training.batch_size), (96, 32));
+        assert_eq!(small.network.bn_momentum, 0.1);
+        assert!(small.network.bn_cumulative);
+        let said = said.unwrap();
+        assert!(said.contains("1650 training images of about 100 pixels, from scratch"), "{said}");
+        assert!(said.contains("--img-size 96") && said.contains("--bn-cumulative "), "{said}");
+
+        let few = plan("", Task { images: 999, ..PHOTOS }).0;
+        assert_eq!(few.training.batch_size, 16);
+        assert_eq!(plan("", Task { images: 1000, ..PHOTOS }).0.training.batch_size, 32);
+        // A million images at 90 epochs have steps enough for the model's own momentum.
+        let many = plan("epochs = 90", Task { images: 1_000_000, short_edge: 400, ..PHOTOS }).0;
+        assert_eq!((many.network.bn_momentum, many.data.img_size), (0.01, 224));
+        let xception = plan("model = \"xception\"", Task { short_edge: 20, ..PHOTOS }).0;
+        assert!(xception.data.img_size >= 33);
+    }
+
+    /// Mutations caught, each alone: a rule over a flag; rules beside a recipe.
+    #[test]
+    fn what_is_given_wins_and_a_recipe_knows_no_rule() {
+        assert_eq!(plan("img_size = 64", PHOTOS).0.data.img_size, 64);
+        let (sgd, _) = plan("opt = \"sgd\"", PHOTOS);
+        assert_eq!(sgd.optimizer.lr, 0.05);
+        let fine = Task { pretrained: true, ..PHOTOS };
+        assert!(plan("", fine).0.optimizer.lr < plan("", PHOTOS).0.optimizer.lr);
+        assert!(!plan("", fine).0.network.bn_cumulative);
+        let recipe = "recipe = \"mobilenet_v3_small/torchvision\"";
+        assert_eq!(
+            plan(recipe, PHOTOS),
+            (Options::parse(recipe, "t").unwrap().plan().unwrap(), None)
+        );
+        assert!(plan("no_aug = true", PHOTOS).0.augmentation.no_aug);
+    }
+}
