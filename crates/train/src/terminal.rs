@@ -36,3 +36,47 @@ pub fn styled(word: &str, style: Style, colour: bool) -> String {
         false => word.to_owned(),
     }
 }
+
+/// Columns of the terminal; 80 where there is none. `COLUMNS` overrides it, as in clap's help.
+pub fn width() -> usize {
+    let set = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    let own = || terminal_size::terminal_size().map(|(columns, _)| columns.0.into());
+    set.or_else(own).unwrap_or(80).max(40)
+}
+
+/// A text in lines of at most `width` letters, broken between words; all but the first begin with
+/// `indent` spaces, which count. A word that is longer has a line of its own.
+pub fn wrapped(text: &str, width: usize, indent: usize) -> String {
+    let first = text.len() - text.trim_start().len();
+    let mut lines = " ".repeat(first);
+    // Letters of the line, and whether a word is among them.
+    let (mut used, mut begun) = (first, false);
+    for word in text.split_whitespace() {
+        let letters = word.chars().count();
+        if begun && used + 1 + letters > width {
+            lines += "\n";
+            lines += &" ".repeat(indent);
+            used = indent;
+        } else if begun {
+            lines += " ";
+            used += 1;
+        }
+        lines += word;
+        (used, begun) = (used + letters, true);
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::wrapped;
+
+    /// Mutations caught: the indent not counted.
+    #[test]
+    fn lines_break_between_words_and_fit() {
+        assert_eq!(wrapped("one two three four", 9, 2), "one two\n  three\n  four");
+        assert_eq!(wrapped("unbreakable", 4, 2), "unbreakable");
+        assert_eq!(wrapped("  a: b c", 6, 4), "  a: b\n    c");
+        assert_eq!(wrapped("", 4, 2), "");
+    }
+}

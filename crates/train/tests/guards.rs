@@ -172,7 +172,7 @@ fn an_evaluation_that_is_not_finite_is_never_the_best_and_goes_back() {
     let output = place.run(&more);
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(code(&output), 0, "{said}{}", error(&output));
-    let back = "of epoch 1 is not finite (NaN): back to out/train/r/checkpoint-0.ckpt, rate times \
+    let back = "of epoch 2 is not finite (NaN): back to out/train/r/checkpoint-0.ckpt, rate times \
                 1.000e-1";
     assert_eq!(said.matches(back).count(), 1, "{said}");
     let last = Checkpoint::read(&place.checkpoint("r")).unwrap();
@@ -186,7 +186,7 @@ fn an_evaluation_that_is_not_finite_is_never_the_best_and_goes_back() {
         std::fs::remove_file(place.path(&format!("out/train/r/{file}"))).unwrap();
     }
     for _ in 0..2 {
-        refused(&place.run(&more), 5, &["evaluation of epoch 1 is not finite", "--lr"]);
+        refused(&place.run(&more), 5, &["evaluation of epoch 2 is not finite", "--lr"]);
         assert!(!place.path("out/train/r/model_best.ckpt").exists());
     }
 }

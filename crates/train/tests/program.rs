@@ -24,7 +24,7 @@ fn it_learns_and_the_checkpoint_alone_evaluates_and_predicts() {
         assert_eq!(code(&output), 0, "{}", error(&output));
         let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(report["pictures"], 15);
-        assert!(report["top1"].as_f64().unwrap() > 0.6, "chance is 1/3: {report:#}");
+        assert!(report["top1"].as_f64().unwrap() > 60.0, "chance is 1/3: {report:#}");
     }
     let words = [
         "predict",

@@ -1,7 +1,7 @@
 //! The report of a run: what is written, what stands in it, and how runs are compared.
 //!
 //! Mutations caught, each alone: a class name that is not escaped; `--no-report` ignored; every option among those that
-//! differ.
+//! differ; the mistakes in the order of the folder; an old drawing left; images compared by their names alone.
 
 #[path = "test_folder/test_folder.rs"]
 mod test_folder;
@@ -62,13 +62,26 @@ fn a_run_ends_with_its_report() {
     let wrong = predictions.lines().filter(|line| line.ends_with(",0")).count();
     assert_eq!(page.matches("<img src=\"data:image/jpeg").count(), wrong.min(24) + 16);
     assert_eq!(place.path("out/train/r/worst.png").exists(), wrong > 0);
-    // Surest first.
-    let sure: Vec<f64> = page
-        .split("</i> at ")
-        .skip(1)
-        .map(|rest| rest.split(' ').next().unwrap().parse().unwrap())
+    // First the mistakes in which the guess is furthest above the truth.
+    let mut doubts: Vec<(f64, &str)> = predictions
+        .lines()
+        .filter(|line| line.ends_with(",0"))
+        .map(|line| {
+            let fields: Vec<&str> = line.rsplitn(4, ',').collect();
+            let number = |field: &str| field.parse::<f64>().unwrap();
+            let file =
+                line.rsplit('/').next().unwrap().split(',').next().unwrap().trim_matches('"');
+            (number(fields[1]) - number(fields[2]), file)
+        })
         .collect();
-    assert_eq!(sure.len(), wrong.min(24));
+    doubts.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let shown: Vec<&str> = page
+        .split(" %<br>")
+        .skip(1)
+        .map(|rest| rest.split("</figcaption>").next().unwrap().rsplit('/').next().unwrap())
+        .collect();
+    let files: Vec<&str> = doubts.into_iter().map(|(_, file)| file).take(24).collect();
+    assert_eq!(shown, files);
 
     // Made again, it is the same but for what is not there any more.
     std::fs::write(place.path("out/train/r/worst.png"), "old").unwrap();
@@ -119,9 +132,53 @@ fn runs_are_compared_on_the_same_images_alone() {
     swap("data/val/sandal", "data/val/bag");
     swap("data/val/x", "data/val/sandal");
     assert!(compare(&["a", "b", "c"]).contains("b against c"), "all on the new images");
+    // A run on images of the same names elsewhere.
+    std::fs::create_dir(place.path("other")).unwrap();
+    std::fs::rename(place.path("data"), place.path("other/data")).unwrap();
+    let copied = std::process::Command::new("cp")
+        .args(["-r", "other/data", "data"])
+        .current_dir(place.path(""))
+        .status();
+    assert!(copied.unwrap().success());
+    std::fs::copy(place.path("data/val/bag/0001.png"), place.path("data/val/bag/0000.png"))
+        .unwrap();
+    let small: Vec<&str> =
+        SMALL.iter().map(|word| if *word == "data" { "other/data" } else { *word }).collect();
+    assert_eq!(code(&place.run(&[&small[..], &["--experiment", "e"]].concat())), 0);
+    let lines = compare(&["a", "e"]);
+    assert!(
+        lines.contains("a against e") && lines.contains("p other validation images"),
+        "{lines}"
+    );
     let seven: Vec<String> = (0..7).map(|_| "out/train/a".to_owned()).collect();
     let words: Vec<&str> =
         std::iter::once("report").chain(seven.iter().map(String::as_str)).collect();
     refused(&place.run(&words), 2, &["7 runs: at most 6"]);
     assert!(!Path::new("comparison.html").exists());
+}
+
+#[test]
+fn many_classes_have_their_worst_pairs_and_no_matrix() {
+    let place = TestFolder::new("many-classes");
+    let from =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../datasets/fashion-mnist-mini/train/bag");
+    for class in 0..52 {
+        let folder = place.path(&format!("many/c{class:02}"));
+        std::fs::create_dir_all(&folder).unwrap();
+        for i in 0..3 {
+            let name = format!("{:04}.png", 3 * class + i);
+            std::fs::copy(from.join(&name), folder.join(name)).unwrap();
+        }
+    }
+    let words =
+        ["train", "many", "--model", "mobilenet_v3_small", "--width", "0.35", "--img-size", "32"];
+    let more = ["--epochs", "1", "--output", "out", "--experiment", "r", "--batch-size", "26"];
+    let output = place.run(&[&words[..], &more].concat());
+    assert_eq!(code(&output), 0, "{}", error(&output));
+    let page = read(&place, "out/train/r/report.html");
+    assert!(page.contains("taken for</th>") && page.contains("more rows</summary>"), "tables");
+    std::fs::write(place.path("out/train/r/confusion.svg"), "of another run").unwrap();
+    assert_eq!(code(&place.run(&["report", "out/train/r"])), 0);
+    assert!(!place.path("out/train/r/confusion.svg").exists(), "an old matrix");
+    assert_eq!(read(&place, "out/train/r/report.html"), page);
 }

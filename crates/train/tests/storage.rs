@@ -143,7 +143,7 @@ fn images_that_are_removed_are_named_and_a_class_without_any_ends_the_run() {
         }
         let output = place.train(class, &[]);
         let none =
-            format!("none of the 12 training images of class {class} could be read in epoch 0");
+            format!("none of the 12 training images of class {class} could be read in epoch 1");
         refused(&output, 3, &[&none, "data check", "start again"]);
         assert!(!place.checkpoint(class).exists());
         kept.iter().for_each(|(bytes, path)| std::fs::write(path, bytes).unwrap());

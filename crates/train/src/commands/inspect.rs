@@ -20,6 +20,17 @@ pub struct InspectArgs {
     json: bool,
 }
 
+/// Classes that are shown.
+const SHOWN: usize = 10;
+
+/// The first classes of many, and how many more there are.
+fn first_of(classes: &[String]) -> String {
+    match classes.len().checked_sub(SHOWN) {
+        None | Some(0) => classes.join(", "),
+        Some(more) => format!("{} and {more} more", classes[..SHOWN].join(", ")),
+    }
+}
+
 /// Prints the manifest of a checkpoint.
 pub fn inspect(args: &InspectArgs) -> Result<(), Error> {
     let path = &args.checkpoint;
@@ -32,12 +43,12 @@ pub fn inspect(args: &InspectArgs) -> Result<(), Error> {
     let values = |it: &mut dyn Iterator<Item = usize>| it.sum::<usize>();
     out!("{}: checksums right", path.display());
     out!("network     {} width {}", manifest.network.architecture.name(), manifest.network.width);
-    out!("classes     {}: {}", manifest.classes.len(), manifest.classes.join(", "));
+    out!("classes     {}: {}", manifest.classes.len(), first_of(&manifest.classes));
     out!("preprocess  {}", serde_json::to_string(&manifest.preprocess).expect("plain data"));
     let p = &manifest.position;
-    out!("position    epoch {}, batch {}, step {}", p.epoch, p.batch, p.step);
+    out!("position    epoch {}, batch {}, step {}", p.epoch + 1, p.batch, p.step);
     if let Some(best) = manifest.best {
-        out!("best        {:.3} % top-1 at epoch {}", 100.0 * best.top1, best.epoch);
+        out!("best        {:.3} % top-1 at epoch {}", 100.0 * best.top1, best.epoch + 1);
     }
     out!(
         "weights     {} values in {} tensors",

@@ -6,6 +6,7 @@ use nn::models::variants::VARIANTS;
 
 use crate::out;
 use crate::published_weights::PublishedWeights;
+use crate::terminal::{width, wrapped};
 
 /// The arguments of `kindling models`.
 #[derive(Args)]
@@ -58,15 +59,14 @@ fn weights(json: bool) {
     out!("accuracy on ImageNet-1k as published, percent; addresses and files: --json");
 }
 
-/// Prints one line for each variant.
+/// Prints one line for each variant, 80 columns wide.
 fn variants() {
     out!(
-        "{:<32} {:>6} {:>5} {:>11} {:>14} {:>7} {:>7}  source",
+        "{:<33}{:>4} {:>7} {:>9} {:>6} {:>6}  source",
         "model",
-        "width",
         "size",
-        "parameters",
-        "multiply-adds",
+        "M param",
+        "M mul-add",
         "top-1",
         "top-5"
     );
@@ -75,18 +75,16 @@ fn variants() {
         let size = v.architecture.native_size();
         let cost = cost(&v.config(1000), size, size);
         out!(
-            "{:<32} {:>6} {size:>5} {:>11} {:>14} {:>7} {:>7}  {}",
+            "{:<33}{size:>4} {:>7.2} {:>9.0} {:>6} {:>6}  {}",
             v.name,
-            v.width,
-            cost.parameters,
-            cost.multiply_adds,
+            cost.parameters as f64 / 1e6,
+            cost.multiply_adds as f64 / 1e6,
             percent(v.top1),
             percent(v.top5),
             v.source
         );
     }
-    out!(
-        "for 1000 classes; multiply-adds of convolutions and linear layers; accuracy on ImageNet-1k as \
-         published, not measured here; any width with --width"
-    );
+    let legend = "for 1000 classes; multiply-adds of convolutions and linear layers; accuracy on ImageNet-1k as \
+                  published, not measured here; any width with --width; `kindling summary MODEL` has exact numbers";
+    out!("{}", wrapped(legend, width(), 0));
 }

@@ -141,6 +141,8 @@ pub fn predict(args: &PredictArgs) -> Result<u8, Error> {
     let text = formatted(&predicted, format, args.threshold.is_some());
     match &args.output {
         Some(path) => write_atomically(path, text.as_bytes())?,
+        // Of images that could not be read there is nothing to say here.
+        None if text.is_empty() => {}
         None => out!("{}", text.trim_end_matches('\n')),
     }
     if predicted.len() > MANY && (args.output.is_some() || format == OutputFormat::Text) {

@@ -5,6 +5,7 @@ use clap::Args;
 use crate::config::recipe::{all, find};
 use crate::error::Error;
 use crate::out;
+use crate::terminal::{width, wrapped};
 
 /// Arguments of `kindling recipes`.
 #[derive(Args)]
@@ -35,32 +36,35 @@ pub fn recipes(args: &RecipesArgs) -> Result<(), Error> {
         return Ok(());
     }
     let percent = |p: Option<f64>| p.map_or_else(|| "-".to_owned(), |p| format!("{p:.3}"));
-    out!("{:<34} {:<26} {:>7} {:>7} {:>6}  source", "recipe", "model", "top-1", "top-5", "epochs");
+    out!("{:<40} {:>7} {:>7} {:>7}", "recipe", "top-1", "top-5", "epochs");
     for recipe in all() {
         let options = recipe.options()?;
         out!(
-            "{:<34} {:<26} {:>7} {:>7} {:>6}  {}",
+            "{:<40} {:>7} {:>7} {:>7}",
             recipe.name,
-            options.network.model.as_deref().unwrap_or("-"),
             percent(recipe.top1),
             percent(recipe.top5),
-            options.training.epochs.map_or_else(|| "-".to_owned(), |e| e.to_string()),
-            recipe.source
+            options.training.epochs.map_or_else(|| "-".to_owned(), |e| e.to_string())
         );
-        for (word, text) in [("departs", &recipe.departures), ("unconfirmed", &recipe.unconfirmed)]
-        {
-            if !text.trim_end_matches('.').eq_ignore_ascii_case("none") {
-                out!("    {word}: {text}");
-            }
-        }
-        if !recipe.ours.starts_with("not run") {
-            let short = recipe.ours.split(',').next().unwrap_or_default();
-            out!("    ours: {short}");
+        let told = |text: &str| !text.trim_end_matches('.').eq_ignore_ascii_case("none");
+        let texts = [
+            ("source", recipe.source.as_str()),
+            ("departs", recipe.departures.as_str()),
+            ("unconfirmed", recipe.unconfirmed.as_str()),
+            ("ours", recipe.ours.as_str()),
+        ];
+        for (word, text) in texts.into_iter().filter(|(_, text)| told(text)) {
+            out!("{}", wrapped(&format!("    {word}: {text}"), width(), 6));
         }
     }
     out!(
-        "accuracy in percent on ImageNet-1k as published, not measured here; train DIR --recipe NAME, any flag wins; \
-         `kindling recipes NAME` shows the card"
+        "{}",
+        wrapped(
+            "accuracy in percent on ImageNet-1k as published, not measured here; train DIR --recipe NAME, any flag \
+             wins; `kindling recipes NAME` shows the card",
+            width(),
+            0
+        )
     );
     Ok(())
 }

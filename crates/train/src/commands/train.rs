@@ -223,17 +223,13 @@ fn resume(path: &Path, options: &Options, args: &TrainArgs) -> Result<Option<Ope
         refuse_within_epoch(&checkpoint.manifest, &plan)?;
     }
     changes.iter().for_each(|change| logger.note(change));
-    if !changes.is_empty() {
-        let text = toml::to_string(&plan).expect("a plan is plain data");
-        write_atomically(&folder.join(PLAN), text.as_bytes())?;
-    }
     match (&found, &from) {
         (Found::Checkpoint(file), Some(checkpoint)) => {
             let position = checkpoint.manifest.position;
             logger.note(&format!(
                 "resuming {} at epoch {}, batch {}, step {}",
                 file.display(),
-                position.epoch,
+                position.epoch + 1,
                 position.batch,
                 position.step
             ));

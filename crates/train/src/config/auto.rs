@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 use serde::Deserialize;
 
 use crate::config::augmentation::AugmentationOptions;
+use crate::config::model::{DEFAULT_MODEL, variant};
 use crate::config::options::Options;
 use crate::config::plan::Plan;
 use crate::config::range::flag;
@@ -82,9 +83,8 @@ pub fn under(options: &Options, task: Task) -> Result<(Options, Option<String>),
     if options.training.recipe.is_some() {
         return Ok((options.clone(), None));
     }
-    let chosen = rules(options, task, None);
-    let plan = options.over(&fitted(&chosen, options)?).plan()?;
-    let chosen = fitted(&rules(options, task, Some(steps(&plan, task))), options)?;
+    let plan = options.over(&fitted(rules(options, task, None), options)?).plan()?;
+    let chosen = fitted(rules(options, task, Some(steps(&plan, task))), options)?;
     let given = options.given();
     let own = chosen.given().into_iter().filter(|(key, _)| !given.contains_key(key));
     let flags: Vec<String> = own.map(|(key, value)| as_flag(&key, &value)).collect();
@@ -126,15 +126,22 @@ fn rules(options: &Options, task: Task, steps: Option<u64>) -> Options {
     chosen
 }
 
-/// The chosen options with an image size that the model takes: at least its smallest, at most the one
-/// that it was made for.
-fn fitted(chosen: &Options, options: &Options) -> Result<Options, Error> {
-    let model = options.over(&Options::default()).plan()?.variant().architecture;
-    let mut fitted = chosen.clone();
-    if let Some(size) = &mut fitted.data.img_size {
-        *size = (*size).clamp(model.min_size(), model.native_size().max(model.min_size()));
+/// The chosen options with an image size that the model takes: at least its smallest and the one that the
+/// training begins with, at most the one that it was made for.
+fn fitted(mut chosen: Options, options: &Options) -> Result<Options, Error> {
+    let model = options.network.model.as_deref().unwrap_or(DEFAULT_MODEL);
+    let architecture = variant(model)?.architecture;
+    let native = architecture.native_size();
+    let least = match options.network.aux {
+        // The auxiliary head has windows that need the map of a whole image.
+        Some(true) => native,
+        _ => architecture.min_size(),
+    };
+    let least = least.max(options.augmentation.img_size_start.unwrap_or(0));
+    if let Some(size) = &mut chosen.data.img_size {
+        *size = (*size).min(native).max(least);
     }
-    Ok(fitted)
+    Ok(chosen)
 }
 
 /// An option as it is typed.
@@ -192,6 +199,10 @@ mod tests {
         assert_eq!((many.network.bn_momentum, many.data.img_size), (0.01, 224));
         let xception = plan("model = \"xception\"", Task { short_edge: 20, ..PHOTOS }).0;
         assert!(xception.data.img_size >= 33);
+        // What was typed must not make the chosen size wrong.
+        let aux = plan("model = \"inception_v3\"\naux = true", PHOTOS).0;
+        assert_eq!(aux.data.img_size, 299);
+        assert_eq!(plan("img_size_start = 128", PHOTOS).0.data.img_size, 128);
     }
 
     /// Mutations caught, each alone: a rule over a flag; rules beside a recipe.

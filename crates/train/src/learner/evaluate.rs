@@ -34,9 +34,11 @@ pub struct EvalReport {
     pub images: u64,
     /// Unreadable images, each with the reason.
     pub skipped: Vec<String>,
-    /// Share of images whose label has the largest logit, 0 to 1.
+    /// Share of images whose label has the largest logit, 0 to 1; in JSON percent, as everywhere.
+    #[serde(serialize_with = "percent")]
     pub top1: f64,
-    /// Share of images whose label is among the five largest logits, 0 to 1.
+    /// Share of images whose label is among the five largest logits, 0 to 1; in JSON percent.
+    #[serde(serialize_with = "percent")]
     pub top5: f64,
     /// Mean cross-entropy without smoothing.
     pub loss: f64,
@@ -56,6 +58,11 @@ pub struct EvalReport {
     /// Whether a signal ended it early.
     #[serde(skip)]
     pub interrupted: bool,
+}
+
+/// Writes a share as percent.
+fn percent<S: serde::Serializer>(share: &f64, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_f64(100.0 * share)
 }
 
 /// The metric by which the best epoch is chosen.

@@ -66,8 +66,9 @@ impl NonFiniteStep {
         let what = if self.loss.is_none() { "loss" } else { "gradient" };
         let Position { epoch, batch, step } = self.position;
         format!(
-            "the {what} is not finite at epoch {epoch}, batch {batch}, step {step}, learning rate \
+            "the {what} is not finite at epoch {}, batch {batch}, step {step}, learning rate \
              {:.3e}",
+            epoch + 1,
             self.lr
         )
     }
@@ -138,7 +139,7 @@ pub(super) fn respond_to_evaluation(
     let before = retention::epochs(&trainer.folder).into_iter().find(|own| *own < epoch);
     let before = before.map(|own| trainer.folder.join(retention::epoch_file(own)));
     let best = Some(trainer.folder.join(retention::BEST)).filter(|best| best.exists());
-    let what = format!("the loss of the evaluation of epoch {epoch} is not finite ({loss})");
+    let what = format!("the loss of the evaluation of epoch {} is not finite ({loss})", epoch + 1);
     let target = before.or(best);
     let (Response::RollBack, Some(target)) = (response, &target) else {
         return Err(diverged(target.as_deref(), &what, rollbacks));

@@ -255,6 +255,16 @@ fn fetch_published(options: &mut Options) -> Result<(), Error> {
     if options.network.model.is_none() {
         options.network.model = Some(published.model.to_owned());
     }
+    match &options.network.pretrained_path {
+        Some(path) if *path != published.path() => {
+            return Err(Error::usage(format!(
+                "--pretrained-path {}: given beside --pretrained, which is {}; omit one",
+                path.display(),
+                published.name
+            )));
+        }
+        _ => {}
+    }
     if !there {
         options.network.pretrained_path = Some(published.fetch()?);
     }

@@ -74,6 +74,6 @@ pub(super) fn check_readable(
     Err(Error::data(format!(
         "{data}: none of {what} could be read in epoch {}; `kindling data check {data}` names each \
          fault; {way_out}",
-        state.position.epoch
+        state.position.epoch + 1
     )))
 }

@@ -11,7 +11,9 @@ use crate::datasets::archive::{is_archive, open_archive};
 use crate::datasets::facts::DataFacts;
 use crate::datasets::image_folder::ImageFolder;
 use crate::datasets::layout::{Layout, unwrap_folder};
+use crate::datasets::listing::subfolders;
 use crate::error::Error;
+use crate::suggest::did_you_mean;
 
 /// Share of the images to evaluate on where the folder has no evaluation split.
 const VAL_FRACTION: f64 = 0.2;
@@ -57,8 +59,12 @@ pub fn follow_data(mut options: Options) -> Result<(Options, Vec<String>), Error
 /// The folder with the images that a path means, and what was found out on the way.
 fn resolve(given: &Path) -> Result<(PathBuf, Vec<String>), Error> {
     if !given.exists() {
+        let parent = given.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let name = given.file_name().unwrap_or_default().to_string_lossy();
+        let near =
+            did_you_mean(&name, &subfolders(parent.unwrap_or(Path::new("."))).unwrap_or_default());
         return Err(Error::data(format!(
-            "{}: no such folder; give a folder with <class>/* or with train/<class>/* and \
+            "{}: no such folder{near}; give a folder with <class>/* or with train/<class>/* and \
              val/<class>/*",
             given.display()
         )));

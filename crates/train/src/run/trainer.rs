@@ -11,7 +11,7 @@ use crate::config::plan::Plan;
 use crate::datasets::image_folder::ImageFolder;
 use crate::datasets::loader::{Loader, Mode};
 use crate::error::Error;
-use crate::files::failed;
+use crate::files::{failed, write_atomically};
 use crate::learner::evaluate::EvalReport;
 use crate::learner::objective::Objective;
 use crate::optimizers::lr_schedule::Schedule;
@@ -22,6 +22,7 @@ use crate::run::observer::Observer;
 use crate::run::open_data;
 use crate::run::open_data::RunImages;
 use crate::run::progress::{Best, Position};
+use crate::run::resume::PLAN;
 use crate::run::run_folder;
 use crate::run::state::{RunContext, TrainState};
 use crate::signal::Stop;
@@ -157,6 +158,11 @@ impl<'a> Trainer<'a> {
         }
         let resumed = (state.position != Position::default()).then_some(state.position);
         run_folder::write_facts(&folder, &backend, context.data, resumed)?;
+        if resumed.is_some() {
+            // What the resumed run changed of it.
+            let text = toml::to_string(&plan).expect("a plan is plain data");
+            write_atomically(&folder.join(PLAN), text.as_bytes())?;
+        }
         run_folder::rewind_steps(&folder, state.position)?;
         let advice = Advice::new(&context.plan, context.classes.len());
         let trainer = Self {

@@ -21,12 +21,13 @@ pub(super) fn head(
     let classes = train.classes.len();
     let size = plan.data.img_size;
     let cost = cost(&plan.network(classes), size, size);
-    let weights = match (&plan.training.recipe, &plan.network.pretrained_path) {
-        (_, Some(path)) => {
-            let name = path.file_name().unwrap_or(path.as_os_str());
-            format!("weights {}", name.to_string_lossy())
-        }
-        (_, None) => "random weights".to_owned(),
+    let file =
+        plan.network.pretrained_path.as_ref().map(|path| {
+            path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+        });
+    let weights = match plan.network.pretrained.clone().or(file) {
+        Some(name) => format!("weights {name}"),
+        None => "random weights".to_owned(),
     };
     let what = [
         plan.network.model.clone(),
