@@ -61,6 +61,7 @@ pub struct EvalReport {
 }
 
 /// Writes a share as percent.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
 fn percent<S: serde::Serializer>(share: &f64, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_f64(100.0 * share)
 }
