@@ -128,6 +128,8 @@ fn run(folder: &Path, words: &[OsString]) -> Option<Ended> {
         .env("MESA_SHADER_CACHE_DISABLE", "true")
         .env("XDG_CACHE_HOME", folder.join("home"))
         .env("TMPDIR", folder.join("tmp"))
+        // Without it libwayland, which Vulkan's loader asks, writes its own errors.
+        .env("XDG_RUNTIME_DIR", folder.join("home"))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

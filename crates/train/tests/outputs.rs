@@ -1,7 +1,6 @@
 //! What `predict` and `eval` write for other programs, and where they look for a checkpoint.
 //!
-//! Mutations caught, each alone: a file copied over another one; the threshold compared the wrong way; the list on standard
-//! input not read; right answers among the wrong ones; shares in the columns of timm; the oldest run taken for the newest.
+//! Mutations caught, each alone: the threshold compared the wrong way; right answers among the wrong ones.
 
 #[path = "test_folder/test_folder.rs"]
 mod test_folder;
