@@ -12,6 +12,7 @@ pub mod dry_run;
 pub mod eval;
 mod exif_args;
 pub mod explain;
+mod foreign_weights;
 pub mod forward;
 pub mod inspect;
 pub mod lr_find;

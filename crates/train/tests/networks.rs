@@ -70,6 +70,17 @@ fn models_summary_and_explain_print_the_known_numbers() {
     assert!(text(&place.run(&["explain", "inverted-residual"])).contains("added to the output"));
     assert!(text(&place.run(&["explain", "h-swish"])).contains("-0.375"));
     assert!(text(&place.run(&["explain", "multipliers"])).contains("568.7"));
+    let module = text(&place.run(&["explain", "inception"]));
+    for word in ["64 | 96-128 | 16-32 | pool-32 = 256 ", "163328", "1638400", "67840", "e-16"] {
+        assert!(module.contains(word), "{word}: {module}");
+    }
+    refused(&place.run(&["explain", "inception", "--module", "3c"]), 2, &["there are 3a, 3b"]);
+    let block = text(&place.run(&["explain", "bneck", "--block", "4"]));
+    for word in ["24 channels of 56x56 to 40 of 28x28", "5x5 depthwise", "h-sigmoid", "no skip"] {
+        assert!(block.contains(word), "{word}: {block}");
+    }
+    refused(&place.run(&["explain", "bneck", "--block", "16"]), 2, &["blocks 1 to 15"]);
+    refused(&place.run(&["explain", "bneck", "--model", "xception"]), 2, &["no bneck"]);
     refused(&place.run(&["summary", "resnet50"]), 2, &["unknown model `resnet50`"]);
     refused(&place.run(&["summary", "xception", "--width", "0.5"]), 2, &["width multiplier"]);
     refused(&place.run(&["summary", "inception_v3", "--img-size", "50"]), 2, &["75"]);

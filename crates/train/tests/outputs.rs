@@ -138,3 +138,50 @@ fn a_misspelt_folder_is_answered_with_the_near_one() {
     let place = TestFolder::new("near-folder");
     refused(&place.run(&["train", "date"]), 3, &["date: no such folder", "did you mean `data`"]);
 }
+
+#[test]
+fn eval_takes_weights_of_others_and_another_size() {
+    let place = TestFolder::new("eval-weights");
+    let words = ["train", "data", "--model", "mobilenet_v3_small", "--img-size", "32"];
+    let output = place
+        .command(&words)
+        .args(["--epochs", "1", "--no-report", "--backend", "flex", "--experiment", "run"])
+        .output()
+        .unwrap();
+    assert_eq!(code(&output), 0, "{}", error(&output));
+    let checkpoint = "checkpoints/train/run/model_best.ckpt";
+    let output = place.run(&["convert", checkpoint, "w.safetensors"]);
+    assert_eq!(code(&output), 0, "{}", error(&output));
+    let top = |words: &[&str]| -> (f64, f64) {
+        let output = place.run(words);
+        assert_eq!(code(&output), 0, "{}", error(&output));
+        let report: serde_json::Value = serde_json::from_str(&said(&output)).unwrap();
+        (report["top1"].as_f64().unwrap(), report["loss"].as_f64().unwrap())
+    };
+    // The size and the crop of the run's own rule, 32 of 36 pixels.
+    let size = ["--img-size", "32", "--crop-pct", "0.875", "--json"];
+    let own = top(&[&["eval", checkpoint, "data"], &size[..]].concat());
+    let others = ["eval", "w.safetensors", "data", "--model", "mobilenet_v3_small"];
+    let same = top(&[&others[..], &size[..]].concat());
+    assert!((own.1 - same.1).abs() < 1e-5, "{own:?} {same:?}");
+    let larger = top(&["eval", checkpoint, "data", "--img-size", "48", "--json"]);
+    assert!((larger.1 - own.1).abs() > 1e-4, "{own:?} {larger:?}");
+    // The classes in another order are other answers.
+    std::fs::write(place.path("classes.txt"), "sandal\nbag\ntrouser\n").unwrap();
+    let turned = top(&[&others[..], &size[..], &["--classes", "classes.txt"]].concat());
+    assert!((turned.1 - own.1).abs() > 1e-4, "{own:?} {turned:?}");
+
+    refused(&place.run(&["eval", "w.safetensors", "data"]), 2, &["add --model NAME"]);
+    refused(
+        &place.run(&["eval", "w.safetensors", "--model", "mobilenet_v3_small"]),
+        2,
+        &["add a folder"],
+    );
+    refused(&place.run(&["eval", checkpoint, "--model", "xception"]), 2, &["omit --model"]);
+    refused(&place.run(&["eval", checkpoint, "--classes", "classes.txt"]), 2, &["--classes"]);
+    refused(
+        &place.run(&["eval", "w.safetensors", "data", "--model", "mobilenet_v3_large"]),
+        6,
+        &["mobilenet_v3_small"],
+    );
+}

@@ -2,7 +2,9 @@
 //! separable convolution (Xception, arXiv:1610.02357, figures 2 to 4).
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::module::conv2d;
+use burn::tensor::ops::ConvOptions;
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use kernels::ops::branch::branch;
 use kernels::ops::concat::concat;
 
@@ -12,6 +14,7 @@ use crate::block::convolution::Convolution;
 use crate::block::pooling::max_pool;
 use crate::config::Norm;
 use crate::geometry::{Conv, Pool};
+use crate::init::uniform;
 use crate::layer_spec::{LayerListBuilder, names_below};
 
 /// The widths of an Inception module, a row of GoogLeNet's table 1: channels in, then
@@ -46,8 +49,9 @@ impl Inception {
         self.one + self.three[1] + self.five[1] + self.pool
     }
 
-    /// The module's convolutions in forward order; `five` is the kernel of the third branch.
-    fn convolutions(&self, five: usize) -> [(&'static str, Conv); 6] {
+    /// The module's convolutions in forward order under torchvision's names; `five` is the kernel of the
+    /// third branch.
+    pub fn convolutions(&self, five: usize) -> [(&'static str, Conv); 6] {
         let conv = |input, output, kernel| Conv::standard(input, output, kernel, 1);
         [
             ("branch1", conv(self.input, self.one, 1)),
@@ -179,56 +183,60 @@ impl SimplifiedInception {
     }
 }
 
+/// The identity of figures 2 and 3, computed: the largest absolute difference, in f64 on random numbers
+/// of magnitude 1/2, between concatenated towers, each a 1x1 and a 3x3 convolution, and one 1x1
+/// convolution with the towers' weights stacked and one grouped 3x3 convolution behind it.
+///
+/// # Panics
+/// When `towers` does not divide `output`.
+///
+/// ```
+/// assert!(nn::block::inception::grouped_towers(4, 6, 3) < 1e-14);
+/// ```
+pub fn grouped_towers(input: usize, output: usize, towers: usize) -> f64 {
+    assert_eq!(output % towers, 0, "{output} channels in {towers} towers");
+    let device = Device::flex();
+    let random = |stream: u64, shape: [usize; 4]| {
+        let count = shape.iter().product::<usize>() as u64;
+        let values: Vec<f64> = (0..count).map(|i| uniform(stream, i) - 0.5).collect();
+        Tensor::<4>::from_data(TensorData::new(values, shape), (&device, DType::F64))
+    };
+    let options = |conv: Conv| ConvOptions {
+        stride: [1, 1],
+        padding: conv.pads([7, 4]),
+        dilation: [1, 1],
+        groups: conv.groups,
+    };
+    let x = random(1, [2, input, 7, 4]);
+    let width = output / towers;
+    let small = random(2, [output, input, 1, 1]);
+    let large = random(3, [output, width, 3, 3]);
+    let tower = |t: usize| {
+        let rows = t * width..(t + 1) * width;
+        let reduce = small.clone().slice([rows.clone(), 0..input, 0..1, 0..1]);
+        let spatial = large.clone().slice([rows, 0..width, 0..3, 0..3]);
+        let y = conv2d(x.clone(), reduce, None, options(Conv::pointwise(input, width)));
+        conv2d(y, spatial, None, options(Conv::standard(width, width, 3, 1)))
+    };
+    let side_by_side = Tensor::cat((0..towers).map(tower).collect(), 1);
+    let y = conv2d(x.clone(), small.clone(), None, options(Conv::pointwise(input, output)));
+    let grouped = SimplifiedInception::spatial(output, towers);
+    let y = conv2d(y, large.clone(), None, options(grouped));
+    let error = (y - side_by_side).abs().max().into_data().convert::<f64>();
+    error.try_into_vec::<f64>().expect("one number")[0]
+}
+
 #[cfg(test)]
 mod tests {
-    use burn::tensor::TensorData;
-    use burn::tensor::module::conv2d;
-    use burn::tensor::ops::ConvOptions;
-
     use super::*;
-    use crate::init::uniform;
 
-    /// Concatenated towers, each a 1x1 and a 3x3 convolution, equal one 1x1 convolution with the
-    /// towers' weights stacked and one grouped 3x3 convolution. In f64, for 1, 2, 3 and 6 towers.
+    /// In f64, for 1, 2, 3 and 6 towers; [`grouped_towers`] measures.
     ///
     /// Mutations caught: the groups' inputs in another order.
     #[test]
     fn towers_equal_one_pointwise_and_one_grouped_convolution() {
-        let device = Device::flex();
-        let random = |stream: u64, shape: [usize; 4]| {
-            let count = shape.iter().product::<usize>() as u64;
-            let values: Vec<f64> = (0..count).map(|i| uniform(stream, i) - 0.5).collect();
-            Tensor::<4>::from_data(
-                TensorData::new(values, shape),
-                (&device, burn::tensor::DType::F64),
-            )
-        };
-        let (input, output) = (5, 6);
-        let options = |conv: Conv| ConvOptions {
-            stride: [1, 1],
-            padding: conv.pads([7, 4]),
-            dilation: [1, 1],
-            groups: conv.groups,
-        };
-        let x = random(1, [2, input, 7, 4]);
         for towers in [1, 2, 3, 6] {
-            let width = output / towers;
-            let small = random(2, [output, input, 1, 1]);
-            let large = random(3, [output, width, 3, 3]);
-            let tower = |t: usize| {
-                let rows = t * width..(t + 1) * width;
-                let reduce = small.clone().slice([rows.clone(), 0..input, 0..1, 0..1]);
-                let spatial = large.clone().slice([rows, 0..width, 0..3, 0..3]);
-                let conv = Conv::pointwise(input, width);
-                let y = conv2d(x.clone(), reduce, None, options(conv));
-                conv2d(y, spatial, None, options(Conv::standard(width, width, 3, 1)))
-            };
-            let side_by_side = Tensor::cat((0..towers).map(tower).collect(), 1);
-            let y = conv2d(x.clone(), small.clone(), None, options(Conv::pointwise(input, output)));
-            let grouped = SimplifiedInception::spatial(output, towers);
-            let y = conv2d(y, large.clone(), None, options(grouped));
-            let error = (y - side_by_side).abs().max().into_data().convert::<f64>();
-            let error = error.try_into_vec::<f64>().unwrap()[0];
+            let error = grouped_towers(5, 6, towers);
             assert!(error < 1e-14, "{towers} towers: {error}");
         }
     }

@@ -189,6 +189,17 @@ impl MobileNetV3Table {
     }
 }
 
+/// The `bneck` blocks of MobileNetV3-Large, or of -Small, with the height and width of each one's input
+/// for images of 224x224.
+pub fn blocks(small: bool, config: &NetworkConfig) -> Vec<(Bottleneck, usize)> {
+    let (which, rows): (_, &[Bneck]) = match small {
+        true => (MobileNetV3Size::Small, &SMALL),
+        false => (MobileNetV3Size::Large, &LARGE),
+    };
+    let blocks = MobileNetV3Table::new(which, config).blocks;
+    blocks.into_iter().zip(rows.iter().map(|row| row.input.0)).collect()
+}
+
 /// The layers for images of `size` (height, width).
 pub(crate) fn layers(
     which: MobileNetV3Size,

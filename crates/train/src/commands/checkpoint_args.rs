@@ -75,14 +75,14 @@ fn best_in(folder: &Path) -> Result<PathBuf, Error> {
     })
 }
 
-/// Reads a checkpoint and opens the device: the network in inference mode, the manifest, the
-/// device.
-pub(super) fn load(
+/// Opens the device for a checkpoint that was read from `path`: the network in inference mode, the
+/// manifest, the device.
+pub(super) fn open(
+    mut checkpoint: Checkpoint,
     path: &Path,
     kind: WeightsKind,
     backend: Backend,
 ) -> Result<(Network, Manifest, Device), Error> {
-    let mut checkpoint = Checkpoint::read(path)?;
     let chosen = backend.open()?;
     let network = checkpoint.take_network(kind, path, &chosen.device)?;
     Ok((network, checkpoint.manifest, chosen.device))

@@ -6,8 +6,11 @@ use std::sync::Arc;
 use clap::Args;
 use nn::cost::cost;
 
-use crate::commands::checkpoint_args::{WeightsArgs, chosen, is_checkpoint, load};
+use crate::commands::checkpoint_args::{WeightsArgs, chosen, is_checkpoint, open};
+use crate::commands::foreign_weights::{RuleArgs, as_checkpoint, class_names};
+use crate::commands::model_args::{ModelArgs, size_or_native};
 use crate::config::output::LogFormat;
+use crate::config::range::number;
 use crate::datasets::class_order;
 use crate::datasets::image_folder::ImageFolder;
 use crate::datasets::image_keys::{ImageKeys, KnownImages};
@@ -18,7 +21,7 @@ use crate::error::Error;
 use crate::files::write_atomically;
 use crate::learner::evaluate::{EvalReport, evaluate_each};
 use crate::report::{Prediction, predictions_csv};
-use crate::run::checkpoint::Manifest;
+use crate::run::checkpoint::{Checkpoint, Manifest};
 use crate::run::log_lines::accuracy;
 use crate::run::logger::Logger;
 use crate::run::observer::Observer as _;
@@ -28,6 +31,7 @@ use crate::run::run_folder;
 use crate::run::split_list;
 use crate::signal::Stop;
 use crate::{err, out};
+use transforms::preprocess::Preprocess;
 
 /// Arguments of `eval`.
 #[derive(Args)]
@@ -38,6 +42,23 @@ pub struct EvalArgs {
     checkpoint_flag: Option<PathBuf>,
     #[command(flatten)]
     weights: WeightsArgs,
+    /// Model of a .pth, .safetensors or .pb file given as CKPT; `kindling models` lists them
+    /// [default: none]
+    #[arg(long, value_name = "NAME", hide_short_help = true)]
+    model: Option<String>,
+    /// With --model: file of class names, one a line in the order of the logits [default: the
+    /// class folders, sorted as torchvision sorts them]
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
+    classes: Option<PathBuf>,
+    /// Height and width of the network's input, pixels [default: the checkpoint's] [range: 1 to
+    /// 16384]
+    #[arg(long, visible_alias = "imgsz", value_name = "PIXELS", hide_short_help = true)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=16384))]
+    img_size: Option<u32>,
+    /// Share of the resized image's short edge that the centre crop keeps [default: the
+    /// checkpoint's] [range: 0.1 to 1]
+    #[arg(long, value_name = "SHARE", value_parser = number(0.1..=1.0), hide_short_help = true)]
+    crop_pct: Option<f64>,
     /// Checkpoint or folder of a run, and a folder with `val/<class>/*` or `<class>/*`
     /// [default: the images of the training's evaluation]
     #[arg(value_names = ["CKPT", "DIR"], num_args = 0..=2)]
@@ -121,6 +142,53 @@ impl EvalArgs {
     }
 }
 
+/// The rule of a checkpoint with another input size or share of the crop. The share stays where the size
+/// alone is given, as in timm's `validate.py`.
+fn departed(rule: Preprocess, img_size: Option<u32>, crop_pct: Option<f64>) -> Preprocess {
+    if img_size.is_none() && crop_pct.is_none() {
+        return rule;
+    }
+    let share = crop_pct.unwrap_or(rule.crop[0] as f64 / rule.resize as f64);
+    let crop = img_size.map_or(rule.crop, |side| [side as usize; 2]);
+    Preprocess { resize: (crop[0] as f64 / share).round() as usize, crop, ..rule }
+}
+
+/// The checkpoint to evaluate. Weights of others become one: their classes are the sorted folders of
+/// `data_dir` unless a list is given, as torchvision's `ImageFolder` numbers them.
+fn read(args: &EvalArgs, path: &Path, data_dir: Option<&Path>) -> Result<Checkpoint, Error> {
+    let weights_of_others = path
+        .extension()
+        .is_some_and(|x| ["pth", "pt", "bin", "safetensors", "pb"].iter().any(|own| x == *own));
+    let Some(model) = args.model.as_ref().filter(|_| weights_of_others) else {
+        return match (&args.model, &args.classes) {
+            (Some(name), _) => Err(Error::usage(format!(
+                "--model {name}: {}: a checkpoint names its own model; omit --model",
+                path.display()
+            ))),
+            (_, Some(_)) => Err(Error::usage(
+                "--classes: a checkpoint has its own class names; it takes weights with --model",
+            )),
+            _ if weights_of_others => Err(Error::usage(format!(
+                "{}: weights without a model; add --model NAME (`kindling models` lists them)",
+                path.display()
+            ))),
+            _ => Checkpoint::read(path),
+        };
+    };
+    let Some(data_dir) = data_dir else {
+        return Err(Error::usage(format!(
+            "{}: a weight file names no images; add a folder with <class>/*",
+            path.display()
+        )));
+    };
+    let classes = match &args.classes {
+        Some(file) => class_names(file)?,
+        None => ImageFolder::val_classes(data_dir, args.val_split.as_deref())?,
+    };
+    let selection = ModelArgs { model: Some(model.clone()), ..ModelArgs::default() };
+    as_checkpoint(path, args.weights.kind(), &selection, &RuleArgs::default(), Some(classes))
+}
+
 /// Evaluates a checkpoint and prints the result; the exit code.
 pub fn eval(args: &EvalArgs) -> Result<u8, Error> {
     let (checkpoint, data_dir) = args.paths()?;
@@ -132,7 +200,14 @@ pub fn eval(args: &EvalArgs) -> Result<u8, Error> {
             path.display()
         )));
     }
-    let (network, manifest, device) = load(&checkpoint, args.weights.kind(), args.backend)?;
+    let read = read(args, &checkpoint, data_dir.as_deref())?;
+    let (network, mut manifest, device) =
+        open(read, &checkpoint, args.weights.kind(), args.backend)?;
+    manifest.preprocess = departed(manifest.preprocess, args.img_size, args.crop_pct);
+    let [side, _] = manifest.preprocess.crop;
+    if args.img_size.is_some() {
+        size_or_native(Some(side), manifest.network.architecture)?;
+    }
     let root = data_dir.as_ref().unwrap_or(&manifest.plan.data.data_dir);
     let plan = &manifest.plan;
     let mut folder = match (plan.data.val_fraction, &data_dir, &args.val_split) {

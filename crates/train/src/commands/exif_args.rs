@@ -3,7 +3,7 @@
 use clap::Args;
 
 /// `--exif` and `--no-exif`.
-#[derive(Args)]
+#[derive(Args, Default)]
 pub(super) struct ExifArgs {
     /// Turn images by their EXIF orientation [default: the checkpoint's rule, or --exif]
     #[arg(long)]

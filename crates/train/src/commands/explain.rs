@@ -1,5 +1,8 @@
 //! `kindling explain`: what a block costs and why, with one's own numbers.
 
+mod bneck;
+mod inception;
+
 use clap::{Args, Subcommand};
 use nn::block::separable::Separable;
 use nn::config::Scaling;
@@ -24,6 +27,10 @@ enum Topic {
     Convolution(ConvolutionArgs),
     /// Compare an inverted residual with a standard convolution of its inner width
     InvertedResidual(InvertedResidualArgs),
+    /// Show an Inception module, and the way from it to the separable convolution
+    Inception(inception::InceptionArgs),
+    /// Show a block of MobileNetV3 with squeeze-excite and h-swish in place
+    Bneck(bneck::BneckArgs),
     /// Compare h-swish and h-sigmoid with swish and sigmoid
     HSwish,
     /// Show what the width and the resolution multiplier cost
@@ -86,6 +93,8 @@ pub fn explain(args: &ExplainArgs) -> Result<(), Error> {
     match &args.topic {
         Topic::Convolution(args) => convolution(args),
         Topic::InvertedResidual(args) => inverted(args),
+        Topic::Inception(args) => inception::inception(args),
+        Topic::Bneck(args) => bneck::bneck(args),
         Topic::HSwish => {
             h_swish();
             Ok(())

@@ -23,7 +23,7 @@ use crate::error::Error;
 use crate::run::pretrained::{Weights, fault, follow_naming, read};
 
 /// A network by name, with departures.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
     /// Model; `kindling models` lists them [default: that of the weights, if they name one]

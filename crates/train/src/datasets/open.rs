@@ -125,6 +125,29 @@ impl ImageFolder {
         Ok(read)
     }
 
+    /// The class folders of the images to evaluate on, sorted by code points as torchvision's
+    /// `ImageFolder` sorts them: those of the split, or of `root` itself.
+    ///
+    /// # Errors
+    /// [`DataError`]: a folder that is missing or holds no class folder.
+    pub fn val_classes(root: &Path, split: Option<&str>) -> Result<Vec<String>, DataError> {
+        check_folder(root, "give a folder with val/<class>/* or <class>/*")?;
+        if let Some(index) = shards::index(root)? {
+            return Ok(index.classes);
+        }
+        let folder = match split {
+            Some(name) => root.join(name),
+            None => val_folder(root).unwrap_or_else(|| root.to_path_buf()),
+        };
+        check_folder(&folder, "the images to evaluate on are expected there, by class")?;
+        let mut found = subfolders(&folder)?;
+        found.sort_unstable();
+        match found.is_empty() {
+            true => Err(DataError::folder(&folder, "no class folder in it")),
+            false => Ok(found),
+        }
+    }
+
     fn gather(folder: &Path, classes: Vec<String>) -> Result<Self, DataError> {
         let (mut items, mut ignored) = (Vec::new(), Vec::new());
         for (label, class) in classes.iter().enumerate() {
