@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use burn::module::Module as _;
 use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Tensor, TensorData};
 use image::RgbImage;
@@ -17,7 +18,7 @@ use transforms::preprocess::{Preprocess, TransformScratch};
 use crate::container::Container;
 use crate::error::Error;
 use crate::files::read;
-use crate::manifest::{ModelManifest, WeightsKind};
+use crate::manifest::{ModelManifest, WeightsKind, check_crop};
 use crate::predict::Prediction;
 
 /// A trained network, how it is fed, and what its logits mean.
@@ -85,6 +86,29 @@ impl Classifier {
         let network = load_network(&manifest.network, tensors, &device)
             .map_err(|source| Error::Weights { path: path(), source })?;
         let ModelManifest { preprocess, classes, .. } = manifest;
+        Ok(Self { network, preprocess, classes: classes.into(), device })
+    }
+
+    /// A classifier of a network that is in memory, on its own device.
+    ///
+    /// # Errors
+    /// [`Error::Parts`]: another number of class names than of logits, or an image too small for the
+    /// network.
+    pub fn new(
+        network: Network,
+        preprocess: Preprocess,
+        classes: Vec<String>,
+    ) -> Result<Self, Error> {
+        let (names, logits) = (classes.len(), network.config().num_classes);
+        if names != logits {
+            return Err(Error::Parts { why: format!("{names} class names for {logits} logits") });
+        }
+        preprocess.validate().map_err(|why| Error::Parts { why })?;
+        check_crop(network.config(), &preprocess).map_err(|why| Error::Parts { why })?;
+        let device = network.devices().into_iter().next().unwrap_or_else(Device::flex);
+        // A network on an autodiff device would use batch statistics.
+        let device = device.without_autodiff();
+        let network = network.to_device(&device);
         Ok(Self { network, preprocess, classes: classes.into(), device })
     }
 
@@ -193,6 +217,18 @@ impl Classifier {
             next().ok_or_else(|| Error::NotFinite { image: name(number) })
         };
         prepared.into_iter().enumerate().map(named).collect()
+    }
+
+    /// The logits of prepared images `[n, 3, height, width]`, flat.
+    pub(crate) fn logits(&self, values: Vec<f32>) -> Vec<f32> {
+        let [height, width] = self.preprocess.crop;
+        let count = values.len() / self.preprocess.values();
+        let data = TensorData::new(values, [count, 3, height, width]);
+        inside(|| {
+            let logits = self.network.forward(Tensor::<4>::from_data(data, &self.device));
+            let logits = logits.into_data().convert::<f32>();
+            logits.try_into_vec::<f32>().expect("converted to f32")
+        })
     }
 
     /// Sends prepared images `[n, 3, height, width]`, flat, through the network. An image has no

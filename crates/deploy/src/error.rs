@@ -71,6 +71,18 @@ pub enum Error {
         /// The path of the image, or its number in the batch.
         image: String,
     },
+    /// A network, its classes and its images do not fit together.
+    #[error("{why}")]
+    Parts {
+        /// What does not fit.
+        why: String,
+    },
+    /// An ONNX model did not pass its check.
+    #[error("the ONNX model did not pass its check: {why}")]
+    Onnx {
+        /// What differs.
+        why: String,
+    },
     /// A decoded image without pixels.
     #[error("an image of {width} x {height} pixels; it must have at least one")]
     NoPixels {

@@ -17,7 +17,8 @@
 //! ```
 //!
 //! In reading order: `classifier`, `predict` (guesses), `manifest` (the part of a checkpoint's
-//! manifest that a classifier needs), `container` (the file), `files`, `error`.
+//! manifest that a classifier needs), `container` (the file), `onnx` (for other runtimes), `files`,
+//! `error`.
 
 #![forbid(unsafe_code)]
 
@@ -26,4 +27,5 @@ pub mod container;
 pub mod error;
 pub mod files;
 pub mod manifest;
+pub mod onnx;
 pub mod predict;

@@ -47,6 +47,8 @@ pub mod channels;
 pub mod config;
 pub mod cost;
 pub mod geometry;
+pub mod graph;
+mod graph_builder;
 pub mod init;
 pub mod layer_spec;
 pub mod models;

@@ -5,6 +5,7 @@ use burn::tensor::{Device, Tensor};
 
 use crate::block::backbone::Backbone;
 use crate::config::{Architecture, NetworkConfig};
+use crate::graph::Graph;
 use crate::layer_spec::{Key, LayerSpec, Naming};
 use crate::models::googlenet::{self, GoogLeNet};
 use crate::models::inception_v3::{self, InceptionV3};
@@ -28,16 +29,31 @@ impl NetworkConfig {
     /// assert_eq!(layers[0].output, [32, 112, 112]);
     /// ```
     pub fn layers(&self, height: usize, width: usize, naming: Naming) -> Vec<LayerSpec> {
+        self.graph(height, width, naming).layers
+    }
+
+    /// The graph for images of `height` by `width` pixels: the layers and which map each reads.
+    ///
+    /// ```
+    /// use nn::config::{Architecture, NetworkConfig};
+    /// use nn::graph::NodeOperation;
+    /// use nn::layer_spec::Naming;
+    /// let graph = NetworkConfig::new(Architecture::MobilenetV2, 1000).graph(224, 224, Naming::Timm);
+    /// let sums = graph.nodes.iter().filter(|node| node.operation == NodeOperation::Sum);
+    /// assert_eq!(sums.count(), 10);
+    /// assert_eq!(graph.nodes[graph.output].shape, [1000, 1, 1]);
+    /// ```
+    pub fn graph(&self, height: usize, width: usize, naming: Naming) -> Graph {
         use MobileNetV3Size::{Large, Small};
         let size = [height, width];
         match self.architecture {
-            Architecture::MobilenetV1 => mobilenet_v1::layers(self, size),
-            Architecture::MobilenetV2 => mobilenet_v2::layers(self, size, naming),
-            Architecture::MobilenetV3Large => mobilenet_v3::layers(Large, self, size, naming),
-            Architecture::MobilenetV3Small => mobilenet_v3::layers(Small, self, size, naming),
-            Architecture::Googlenet => googlenet::layers(self, size),
-            Architecture::InceptionV3 => inception_v3::layers(self, size),
-            Architecture::Xception => xception::layers(self, size),
+            Architecture::MobilenetV1 => mobilenet_v1::graph(self, size),
+            Architecture::MobilenetV2 => mobilenet_v2::graph(self, size, naming),
+            Architecture::MobilenetV3Large => mobilenet_v3::graph(Large, self, size, naming),
+            Architecture::MobilenetV3Small => mobilenet_v3::graph(Small, self, size, naming),
+            Architecture::Googlenet => googlenet::graph(self, size),
+            Architecture::InceptionV3 => inception_v3::graph(self, size),
+            Architecture::Xception => xception::graph(self, size),
         }
     }
 

@@ -22,6 +22,12 @@ pub struct InputSpec {
     pub std: [f32; 3],
 }
 
+/// The factor and the summand of each channel in torchvision's `transform_input`: `std / 0.5` and
+/// `(mean - 0.5) / 0.5`.
+pub fn imagenet_to_symmetric_terms() -> ([f32; 3], [f32; 3]) {
+    (IMAGENET_STD.map(|std| std / 0.5), IMAGENET_MEAN.map(|mean| (mean - 0.5) / 0.5))
+}
+
 /// Rescales from ImageNet's normalisation to [-1, 1]: `x * std / 0.5 + (mean - 0.5) / 0.5`, as
 /// torchvision's `transform_input`.
 ///
@@ -31,7 +37,7 @@ pub(crate) fn imagenet_to_symmetric(images: Tensor<4>) -> Tensor<4> {
     let per_channel = |values: [f32; 3]| {
         Tensor::<4>::from_data(TensorData::new(values.to_vec(), [1, 3, 1, 1]), &images.device())
     };
-    let scale = per_channel(IMAGENET_STD.map(|std| std / 0.5));
-    let shift = per_channel(IMAGENET_MEAN.map(|mean| (mean - 0.5) / 0.5));
+    let (scale, shift) = imagenet_to_symmetric_terms();
+    let (scale, shift) = (per_channel(scale), per_channel(shift));
     images * scale + shift
 }

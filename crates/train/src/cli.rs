@@ -18,6 +18,7 @@ use crate::commands::convert::{ConvertArgs, convert};
 use crate::commands::data::{DataCommand, data};
 use crate::commands::eval::{EvalArgs, eval};
 use crate::commands::explain::{ExplainArgs, explain};
+use crate::commands::export::{ExportArgs, export};
 use crate::commands::forward::{ForwardArgs, forward};
 use crate::commands::inspect::{InspectArgs, inspect};
 use crate::commands::lr_find::{LrFindArgs, lr_find};
@@ -109,6 +110,8 @@ enum Command {
     Summary(Box<SummaryArgs>),
     /// Explain what convolutions, blocks and multipliers cost
     Explain(ExplainArgs),
+    /// Write a checkpoint for other runtimes: ONNX, or weights under timm's names
+    Export(ExportArgs),
     /// Convert weights between file formats and naming schemes
     Convert(Box<ConvertArgs>),
     /// Run a network, or training steps, on tensors from a file
@@ -285,6 +288,7 @@ fn run(command: Command) -> Result<u8, Error> {
         Command::Recipes(args) => recipes(&args).map(|()| 0),
         Command::Summary(args) => summary(&args).map(|()| 0),
         Command::Explain(args) => explain(&args).map(|()| 0),
+        Command::Export(args) => export(&args).map(|()| 0),
         Command::Convert(args) => convert(&args).map(|said| {
             out!("{said}");
             0

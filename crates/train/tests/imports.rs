@@ -29,6 +29,8 @@ const FLOORS: [(&str, &[&[&str]]); 5] = [
             &["models"],
             &["block"],
             &["config", "init", "outputs"],
+            &["graph_builder"],
+            &["graph"],
             &["layer_spec"],
             &["geometry", "activation", "channels", "preprocessing"],
         ],
@@ -48,7 +50,14 @@ const FLOORS: [(&str, &[&[&str]]); 5] = [
     ),
     (
         "deploy",
-        &[&["lib"], &["classifier"], &["error"], &["manifest", "predict"], &["container", "files"]],
+        &[
+            &["lib"],
+            &["onnx"],
+            &["classifier"],
+            &["error"],
+            &["manifest", "predict"],
+            &["container", "files"],
+        ],
     ),
     (
         "train",

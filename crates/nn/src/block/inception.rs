@@ -14,8 +14,8 @@ use crate::block::convolution::Convolution;
 use crate::block::pooling::max_pool;
 use crate::config::Norm;
 use crate::geometry::{Conv, Pool};
+use crate::graph_builder::{GraphBuilder, names_below};
 use crate::init::uniform;
-use crate::layer_spec::{LayerListBuilder, names_below};
 
 /// The widths of an Inception module, a row of GoogLeNet's table 1: channels in, then
 /// `#1x1 | #3x3 reduce, #3x3 | #5x5 reduce, #5x5 | pool proj`.
@@ -65,9 +65,9 @@ impl Inception {
 
     /// Adds the module's layers under torchvision's names; `five` is the kernel of the third
     /// branch.
-    pub(crate) fn add_to(&self, layers: &mut LayerListBuilder, name: &str, five: usize) {
+    pub(crate) fn add_to(&self, layers: &mut GraphBuilder, name: &str, five: usize) {
         let convolutions = self.convolutions(five);
-        let add = |layers: &mut LayerListBuilder, i: usize| {
+        let add = |layers: &mut GraphBuilder, i: usize| {
             let (branch, conv) = convolutions[i];
             let names = names_below(&format!("{name}.{branch}"), "conv", "bn");
             layers.add_conv_norm(&names, conv, Activation::Relu);

@@ -11,7 +11,7 @@ use crate::block::squeeze_excite::SqueezeExcite;
 use crate::block::stages::StridedBlock;
 use crate::config::Norm;
 use crate::geometry::{Conv, Padding};
-use crate::layer_spec::{LayerListBuilder, names_below};
+use crate::graph_builder::{GraphBuilder, names_below};
 
 /// An inverted residual without its weights; the width multiplier is already applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +95,8 @@ impl Bottleneck {
     }
 
     /// Adds the block's layers in forward order.
-    pub(crate) fn add_to(&self, layers: &mut LayerListBuilder, keys: &BottleneckKeys) {
+    pub(crate) fn add_to(&self, layers: &mut GraphBuilder, keys: &BottleneckKeys) {
+        let input = layers.map();
         if let Some(expand) = self.expand() {
             layers.add_conv_norm(&keys.expand, expand, self.activation);
         }
@@ -104,6 +105,9 @@ impl Bottleneck {
             layers.add_squeeze_excite(&keys.gate, squeezed);
         }
         layers.add_conv_norm(&keys.project, self.project(), Activation::Linear);
+        if self.is_residual() {
+            layers.add_sum(input);
+        }
     }
 }
 

@@ -4,7 +4,8 @@ use burn::nn::{Initializer, Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
 
 use crate::activation::Activation;
-use crate::layer_spec::{Init, LayerListBuilder, LinearSpec};
+use crate::graph_builder::{GraphBuilder, LinearSpec};
+use crate::layer_spec::Init;
 
 /// A linear layer with bias, zero until [`crate::init::fill`].
 pub(crate) fn zero_linear(input: usize, output: usize, device: &Device) -> Linear {
@@ -25,7 +26,7 @@ pub(crate) fn linear(layer: &Linear, x: Tensor<2>) -> Tensor<2> {
 /// Adds a linear layer with the initial values of torchvision's Inception networks: normal weights,
 /// and a bias that is uniform within `1 / sqrt(inputs)`.
 pub(crate) fn add_linear(
-    layers: &mut LayerListBuilder,
+    layers: &mut GraphBuilder,
     name: &str,
     output: usize,
     activation: Activation,

@@ -20,7 +20,9 @@ use crate::block::linear::{add_linear, zero_linear};
 use crate::block::pooling::{global_mean, max_pool};
 use crate::config::NetworkConfig;
 use crate::geometry::{Conv, Pool};
-use crate::layer_spec::{Init, LayerListBuilder, LayerSpec, names_below};
+use crate::graph::Graph;
+use crate::graph_builder::{GraphBuilder, names_below};
+use crate::layer_spec::Init;
 use crate::outputs::{AuxiliaryLogits, TrainingOutputs};
 
 const fn inception(
@@ -100,9 +102,12 @@ const HEADS: [usize; 2] = [2, 5];
 /// Standard deviation of every initial weight.
 const DEVIATION: f64 = 0.01;
 
-/// The layers for images of `size` (height, width), under torchvision's names.
-pub(crate) fn layers(config: &NetworkConfig, size: [usize; 2]) -> Vec<LayerSpec> {
-    let mut layers = LayerListBuilder::new(size[0], size[1], Init::Normal { deviation: DEVIATION });
+/// The graph for images of `size` (height, width), under torchvision's names.
+pub(crate) fn graph(config: &NetworkConfig, size: [usize; 2]) -> Graph {
+    let mut layers = GraphBuilder::new(size[0], size[1], Init::Normal { deviation: DEVIATION });
+    if config.transform_input {
+        layers.add_imagenet_to_symmetric();
+    }
     layers.add_conv_norm(&names_below("conv1", "conv", "bn"), STEM[0], Relu);
     layers.add_max_pool("maxpool1", POOL);
     layers.add_conv_norm(&names_below("conv2", "conv", "bn"), STEM[1], Relu);

@@ -19,7 +19,9 @@ use crate::block::linear::{add_linear, zero_linear};
 use crate::block::pooling::{global_mean, max_pool, mean_pool};
 use crate::config::{NetworkConfig, Norm};
 use crate::geometry::{Conv, Padding, Pool};
-use crate::layer_spec::{Init, LayerListBuilder, LayerSpec, names_below};
+use crate::graph::Graph;
+use crate::graph_builder::{GraphBuilder, names_below};
+use crate::layer_spec::Init;
 use crate::outputs::{AuxiliaryLogits, TrainingOutputs};
 
 /// The kinds of module with the widths in which modules of one kind differ.
@@ -172,9 +174,12 @@ fn head_convs() -> [Conv; 2] {
     [Conv::pointwise(HEAD_INPUT, HEAD_WIDTHS[0]), spatial.with_padding(Padding::Valid)]
 }
 
-/// The layers for images of `size` (height, width), under torchvision's names.
-pub(crate) fn layers(config: &NetworkConfig, size: [usize; 2]) -> Vec<LayerSpec> {
-    let mut layers = LayerListBuilder::new(size[0], size[1], normal(0.1));
+/// The graph for images of `size` (height, width), under torchvision's names.
+pub(crate) fn graph(config: &NetworkConfig, size: [usize; 2]) -> Graph {
+    let mut layers = GraphBuilder::new(size[0], size[1], normal(0.1));
+    if config.transform_input {
+        layers.add_imagenet_to_symmetric();
+    }
     for (i, (name, conv)) in STEM.into_iter().enumerate() {
         layers.add_conv_norm(&names_below(name, "conv", "bn"), conv, Relu);
         if i == 2 || i == 4 {
@@ -192,13 +197,13 @@ pub(crate) fn layers(config: &NetworkConfig, size: [usize; 2]) -> Vec<LayerSpec>
     layers.finish()
 }
 
-fn add_module(layers: &mut LayerListBuilder, name: &str, kind: MixedKind) {
-    let add_conv = |layers: &mut LayerListBuilder, tower_conv: TowerConv| {
+fn add_module(layers: &mut GraphBuilder, name: &str, kind: MixedKind) {
+    let add_conv = |layers: &mut GraphBuilder, tower_conv: TowerConv| {
         let conv = conv(layers.shape()[0], tower_conv);
         let names = names_below(&format!("{name}.{}", tower_conv.0), "conv", "bn");
         layers.add_conv_norm(&names, conv, Relu);
     };
-    let add_tower = |layers: &mut LayerListBuilder, tower: &Tower| {
+    let add_tower = |layers: &mut GraphBuilder, tower: &Tower| {
         match tower.pool {
             TowerPool::None => {}
             TowerPool::Mean => layers.add_mean_pool(&format!("{name}.branch_pool.pool"), MEAN),
@@ -211,13 +216,13 @@ fn add_module(layers: &mut LayerListBuilder, name: &str, kind: MixedKind) {
     };
     let towers = towers(kind);
     let mut adders: Vec<_> =
-        towers.iter().map(|t| move |l: &mut LayerListBuilder| add_tower(l, t)).collect();
-    let mut branches: Vec<&mut dyn FnMut(&mut LayerListBuilder)> = Vec::new();
+        towers.iter().map(|t| move |l: &mut GraphBuilder| add_tower(l, t)).collect();
+    let mut branches: Vec<&mut dyn FnMut(&mut GraphBuilder)> = Vec::new();
     adders.iter_mut().for_each(|add| branches.push(add));
     layers.add_concat(&mut branches);
 }
 
-fn add_auxiliary_head(layers: &mut LayerListBuilder, classes: usize) {
+fn add_auxiliary_head(layers: &mut GraphBuilder, classes: usize) {
     // The map of an image smaller than 299 pixels may be smaller than the head's windows.
     let [_, height, width] = layers.shape();
     layers.set_shape([HEAD_INPUT, height.max(HEAD_SIDE), width.max(HEAD_SIDE)]);

@@ -18,7 +18,9 @@ use crate::block::stages::Stages;
 use crate::channels::make_divisible;
 use crate::config::{NetworkConfig, Scaling};
 use crate::geometry::Conv;
-use crate::layer_spec::{Init, LayerListBuilder, LayerSpec, LinearSpec, names_below};
+use crate::graph::Graph;
+use crate::graph_builder::{GraphBuilder, LinearSpec, names_below};
+use crate::layer_spec::Init;
 
 /// Table 1, the depthwise-separable rows: channels out and the stride of the depthwise convolution.
 #[rustfmt::skip]
@@ -64,10 +66,10 @@ impl MobileNetV1Table {
     }
 }
 
-/// The layers for images of `size` (height, width), under timm's names.
-pub(crate) fn layers(config: &NetworkConfig, size: [usize; 2]) -> Vec<LayerSpec> {
+/// The graph for images of `size` (height, width), under timm's names.
+pub(crate) fn graph(config: &NetworkConfig, size: [usize; 2]) -> Graph {
     let table = MobileNetV1Table::new(config);
-    let mut layers = LayerListBuilder::new(size[0], size[1], Init::FanOutOfGroup);
+    let mut layers = GraphBuilder::new(size[0], size[1], Init::FanOutOfGroup);
     layers.add_conv_norm(&["conv_stem".into(), "bn1".into()], table.stem, table.activation);
     let (mut stage, mut index) = (0, 0);
     for (i, (block, row)) in table.blocks.iter().zip(&ROWS).enumerate() {

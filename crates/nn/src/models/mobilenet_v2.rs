@@ -15,7 +15,9 @@ use crate::block::stages::Stages;
 use crate::channels::make_divisible;
 use crate::config::NetworkConfig;
 use crate::geometry::Conv;
-use crate::layer_spec::{Init, LayerListBuilder, LayerSpec, LinearSpec, Naming, names_below};
+use crate::graph::Graph;
+use crate::graph_builder::{GraphBuilder, LinearSpec, names_below};
+use crate::layer_spec::{Init, Naming};
 
 /// Table 2: expansion factor, channels out, number of blocks, stride of the first block.
 #[rustfmt::skip]
@@ -71,15 +73,15 @@ impl MobileNetV2Table {
     }
 }
 
-/// The layers for images of `size` (height, width).
-pub(crate) fn layers(config: &NetworkConfig, size: [usize; 2], naming: Naming) -> Vec<LayerSpec> {
+/// The graph for images of `size` (height, width).
+pub(crate) fn graph(config: &NetworkConfig, size: [usize; 2], naming: Naming) -> Graph {
     let table = MobileNetV2Table::new(config);
     let timm = naming == Naming::Timm;
     let names = |torchvision: [String; 2], timms: [&str; 2]| match timm {
         true => timms.map(str::to_owned),
         false => torchvision,
     };
-    let mut layers = LayerListBuilder::new(size[0], size[1], Init::FanOut);
+    let mut layers = GraphBuilder::new(size[0], size[1], Init::FanOut);
     let stem = names(names_below("features.0", "0", "1"), ["conv_stem", "bn1"]);
     layers.add_conv_norm(&stem, table.stem, Relu6);
     for (i, (row, repeat, block)) in table.blocks.iter().enumerate() {

@@ -23,7 +23,9 @@ use crate::block::stages::Stages;
 use crate::channels::make_divisible;
 use crate::config::{NetworkConfig, Scaling};
 use crate::geometry::Conv;
-use crate::layer_spec::{Init, LayerListBuilder, LayerSpec, LinearSpec, Naming, names_below};
+use crate::graph::Graph;
+use crate::graph_builder::{GraphBuilder, LinearSpec, names_below};
+use crate::layer_spec::{Init, Naming};
 
 /// A `bneck` row: input (side, channels), kernel, expanded channels, #out, SE, NL, s.
 #[derive(Clone, Copy)]
@@ -200,16 +202,16 @@ pub fn blocks(small: bool, config: &NetworkConfig) -> Vec<(Bottleneck, usize)> {
     blocks.into_iter().zip(rows.iter().map(|row| row.input.0)).collect()
 }
 
-/// The layers for images of `size` (height, width).
-pub(crate) fn layers(
+/// The graph for images of `size` (height, width).
+pub(crate) fn graph(
     which: MobileNetV3Size,
     config: &NetworkConfig,
     size: [usize; 2],
     naming: Naming,
-) -> Vec<LayerSpec> {
+) -> Graph {
     let table = MobileNetV3Table::new(which, config);
     let timm = naming == Naming::Timm;
-    let mut layers = LayerListBuilder::new(size[0], size[1], Init::FanOut);
+    let mut layers = GraphBuilder::new(size[0], size[1], Init::FanOut);
     let first = match timm {
         true => ["conv_stem".to_owned(), "bn1".to_owned()],
         false => names_below("features.0", "0", "1"),

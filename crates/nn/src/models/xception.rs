@@ -17,7 +17,9 @@ use crate::block::pooling::max_pool;
 use crate::block::separable::{Separable, SeparableConvolution};
 use crate::config::{NetworkConfig, Norm};
 use crate::geometry::{Conv, Padding, Pool};
-use crate::layer_spec::{Init, LayerListBuilder, LayerSpec, LinearSpec};
+use crate::graph::Graph;
+use crate::graph_builder::{GraphBuilder, LinearSpec};
+use crate::layer_spec::Init;
 
 /// A residual block without its weights.
 #[derive(Clone, Copy)]
@@ -85,20 +87,24 @@ fn rows() -> Vec<ResidualSpec> {
     rows
 }
 
-/// The layers for images of `size` (height, width), under timm's names.
-pub(crate) fn layers(config: &NetworkConfig, size: [usize; 2]) -> Vec<LayerSpec> {
-    let mut layers = LayerListBuilder::new(size[0], size[1], Init::FanOut);
+/// The graph for images of `size` (height, width), under timm's names.
+pub(crate) fn graph(config: &NetworkConfig, size: [usize; 2]) -> Graph {
+    let mut layers = GraphBuilder::new(size[0], size[1], Init::FanOut);
     for (i, conv) in STEM.into_iter().enumerate() {
         layers.add_conv_norm(&[format!("conv{}", i + 1), format!("bn{}", i + 1)], conv, Relu);
     }
     for (i, row) in rows().into_iter().enumerate() {
         let name = format!("block{}", i + 1);
         // timm applies the skip path after `rep`; its constructor creates skip first.
-        if let Some(skip) = row.skip() {
-            layers.branch(&mut |layers| {
+        let skip = match row.skip() {
+            Some(skip) => layers.branch(&mut |layers| {
                 let names = [format!("{name}.skip"), format!("{name}.skipbn")];
                 layers.add_conv_norm(&names, skip, Plain);
-            });
+            }),
+            None => layers.map(),
+        };
+        if row.leading_relu {
+            layers.add_activation(Relu);
         }
         for i in 0..row.depth {
             // timm numbers the ReLUs too: convolution, norm and ReLU are three entries of `rep`.
@@ -110,6 +116,7 @@ pub(crate) fn layers(config: &NetworkConfig, size: [usize; 2]) -> Vec<LayerSpec>
         if row.stride > 1 {
             layers.add_max_pool(&format!("{name}.pool"), POOL);
         }
+        layers.add_sum(skip);
     }
     for (i, pair) in TAIL.windows(2).enumerate() {
         let names = [format!("conv{}", i + 3), format!("bn{}", i + 3)];
@@ -130,7 +137,7 @@ pub(crate) fn layers(config: &NetworkConfig, size: [usize; 2]) -> Vec<LayerSpec>
 
 /// Adds a separable convolution; `names` are those of the convolution and of its norm.
 fn add_separable(
-    layers: &mut LayerListBuilder,
+    layers: &mut GraphBuilder,
     names: &[String; 2],
     separable: Separable,
     activation: Activation,

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use clap::Args;
+use deploy::classifier::Classifier;
 use deploy::manifest::WeightsKind;
 use nn::network::Network;
 
@@ -12,7 +13,7 @@ use crate::config::output::DEFAULT_OUTPUT;
 use crate::device::Backend;
 use crate::err;
 use crate::error::Error;
-use crate::run::checkpoint::{Checkpoint, Manifest};
+use crate::run::checkpoint::{Checkpoint, Manifest, no_average, unreadable};
 use crate::run::resume::find;
 use crate::run::retention::{BEST, LAST};
 
@@ -86,4 +87,16 @@ pub(super) fn open(
     let chosen = backend.open()?;
     let network = checkpoint.take_network(kind, path, &chosen.device)?;
     Ok((network, checkpoint.manifest, chosen.device))
+}
+
+/// Reads the classifier of a checkpoint onto a device.
+pub(super) fn load_classifier(
+    path: &Path,
+    weights: WeightsArgs,
+    device: &Device,
+) -> Result<Classifier, Error> {
+    Classifier::load_weights(path, weights.kind(), device).map_err(|error| match error {
+        deploy::error::Error::NoAverage { .. } => no_average(),
+        error => unreadable(path, &error.to_string()),
+    })
 }

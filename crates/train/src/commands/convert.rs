@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, bf16, f16};
 use clap::{Args, ValueEnum};
+use nn::config::NetworkConfig;
 use nn::layer_spec::Naming;
 use nn::weights::NamedTensor;
 use nn::weights::load::{HeadPolicy, load_state_dict, recognise};
 use nn::weights::state_dict::state_dict_as;
 use safetensors::tensor::{Dtype, TensorView};
 
+use crate::commands::constructor::constructor;
 use crate::commands::foreign_weights::{RuleArgs, checkpoint, class_names, read};
 use crate::commands::model_args::ModelArgs;
 use crate::config::model::weights_kind;
@@ -21,14 +23,34 @@ use crate::run::pretrained::{self, Weights};
 
 /// The naming scheme to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Names {
+pub(super) enum Names {
     Torchvision,
     Timm,
 }
 
+impl From<Names> for Naming {
+    fn from(names: Names) -> Self {
+        match names {
+            Names::Timm => Naming::Timm,
+            Names::Torchvision => Naming::Torchvision,
+        }
+    }
+}
+
+/// How the file of these names is loaded in Python, or that its library has no such network.
+pub(super) fn loaded_in_python(path: &Path, config: &NetworkConfig, names: Naming) -> String {
+    match constructor(config, names) {
+        Some(call) => format!(
+            "in Python: model = {call}; model.load_state_dict(safetensors.torch.load_file(\"{}\"))",
+            path.display()
+        ),
+        None => format!("{names:?} has no call for this network; its tensors go by their names"),
+    }
+}
+
 /// The type to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Float {
+pub(super) enum Float {
     F32,
     F16,
     Bf16,
@@ -85,10 +107,7 @@ pub fn convert(args: &ConvertArgs) -> Result<String, Error> {
         let classes = args.classes.as_deref().map(class_names).transpose()?;
         checkpoint(&args.selection, &args.rule, &config, classes, own, weights)?.write(&args.to)?;
     } else {
-        let naming = match args.names {
-            Names::Timm => Naming::Timm,
-            Names::Torchvision => Naming::Torchvision,
-        };
+        let naming = args.names.into();
         let tensors = state_dict_as(&network, naming);
         let float = args.dtype;
         if let Some((name, value)) = too_large(&tensors, float) {
@@ -99,6 +118,7 @@ pub fn convert(args: &ConvertArgs) -> Result<String, Error> {
             )));
         }
         write(&args.to, &tensors, float)?;
+        return Ok(format!("{said}\n{}", loaded_in_python(&args.to, &config, naming)));
     }
     Ok(said)
 }
@@ -116,7 +136,8 @@ fn too_large(tensors: &[NamedTensor], float: Float) -> Option<(&str, f32)> {
     })
 }
 
-fn write(path: &Path, tensors: &[NamedTensor], float: Float) -> Result<(), Error> {
+/// Writes a `.safetensors` file.
+pub(super) fn write(path: &Path, tensors: &[NamedTensor], float: Float) -> Result<(), Error> {
     let bytes = |v: f32| match float {
         Float::F32 => v.to_le_bytes().to_vec(),
         Float::F16 => f16::from_f32(v).to_le_bytes().to_vec(),

@@ -4,17 +4,15 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use deploy::classifier::Classifier;
 use deploy::predict::Guess;
 use serde::Serialize;
 
-use crate::commands::checkpoint_args::{WeightsArgs, chosen};
+use crate::commands::checkpoint_args::{WeightsArgs, chosen, load_classifier};
 use crate::datasets::listing::is_image;
 use crate::datasets::passed_over::{foreign_name, is_litter, take_notes};
 use crate::device::Backend;
 use crate::error::{Error, ErrorKind};
 use crate::files::{create_folders, write_atomically};
-use crate::run::checkpoint::{no_average, unreadable};
 use crate::run::run_folder::quoted;
 use crate::{err, out};
 
@@ -112,7 +110,7 @@ pub fn predict(args: &PredictArgs) -> Result<u8, Error> {
     };
     let files = gather(&listed(&args.sources)?)?;
     let checkpoint = chosen(args.checkpoint.as_deref())?;
-    let classifier = load(&checkpoint, args)?;
+    let classifier = load_classifier(&checkpoint, args.weights, &args.backend.open()?.device)?;
     let mut predicted = Vec::with_capacity(files.len());
     for chunk in files.chunks(args.batch_size as usize) {
         for (file, result) in chunk.iter().zip(classifier.classify_batch(chunk)) {
@@ -160,16 +158,6 @@ pub fn predict(args: &PredictArgs) -> Result<u8, Error> {
         false if unreadable > 0 => ErrorKind::Data.exit_code(),
         false => 0,
     })
-}
-
-fn load(checkpoint: &Path, args: &PredictArgs) -> Result<Classifier, Error> {
-    let device = args.backend.open()?.device;
-    Classifier::load_weights(checkpoint, args.weights.kind(), &device).map_err(
-        |error| match error {
-            deploy::error::Error::NoAverage { .. } => no_average(),
-            error => unreadable(checkpoint, &error.to_string()),
-        },
-    )
 }
 
 /// The reason without the path, which stands beside it in the output.

@@ -132,6 +132,17 @@ pub(crate) fn images(folder: &Path, ignored: &mut Vec<PathBuf>) -> Result<Vec<Pa
     images_within(folder, ignored, &mut ancestors(folder)?)
 }
 
+/// An image below `folder`, the first in natural order; none where the folder has none or cannot be
+/// read.
+pub(crate) fn first_image(folder: &Path) -> Option<PathBuf> {
+    let mut entries = entries(folder).ok()?;
+    entries.sort();
+    let is_file = |path: &&PathBuf| is_image(path);
+    let own = entries.iter().find(is_file).cloned();
+    let below = |path: &PathBuf| if leads_back(folder, path) { None } else { first_image(path) };
+    own.or_else(|| entries.iter().filter(|path| path.is_dir()).find_map(below))
+}
+
 fn images_within(
     folder: &Path,
     ignored: &mut Vec<PathBuf>,

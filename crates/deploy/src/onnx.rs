@@ -1,0 +1,218 @@
+//! A classifier as an ONNX file, which the world's runtimes take.
+//!
+//! The file is checked before anybody gets it: its bytes are read back and run by another runtime (rten,
+//! in pure Rust), and its answers are compared with the network's own.
+
+mod model;
+mod proto;
+
+use image::{Rgb, RgbImage};
+use nn::weights::state_dict::state_dict;
+use prost::Message as _;
+use rten::Model;
+use rten_tensor::prelude::*;
+use rten_tensor::{NdTensor, NdTensorView};
+use serde_json::json;
+use transforms::decode::EncodedImage;
+use transforms::preprocess::TransformScratch;
+
+pub use crate::onnx::model::{INPUT, LOGITS};
+
+use crate::classifier::Classifier;
+use crate::error::Error;
+
+/// Largest difference of logits that passes the check, in units of the root of their mean square.
+const TOLERANCE: f64 = 1e-4;
+/// A network that amplifies rounding may differ by this many times what noise of a millionth of the
+/// input's values changes in its own logits: a network after its first epoch does.
+const OF_NOISE: f64 = 4.0;
+/// No network may differ by more: a wrong operation changes the first digits.
+const MOST: f64 = 1e-2;
+
+/// What an ONNX file says about its model, beside the classes and the preparation of images.
+#[derive(Clone, Debug, Default)]
+pub struct Description {
+    /// Name of the model, such as `mobilenet_v3_large`.
+    pub model: String,
+    /// CRC-32 of the checkpoint's bytes, where there is one.
+    pub source_crc32: Option<u32>,
+}
+
+/// A checked ONNX model.
+#[derive(Clone, Debug)]
+pub struct OnnxModel {
+    /// The bytes of the file.
+    pub bytes: Vec<u8>,
+    /// Largest difference to the network's logits in the check, in units of the root of their mean
+    /// square.
+    pub difference: f64,
+}
+
+/// Writes a classifier as ONNX: opset 18, batch norm folded, input `input` (`[batch, 3, height, width]`,
+/// f32, prepared as the metadata's `preprocessing` says), output `logits` (`[batch, classes]`). `picture`
+/// is the file of an image that the check runs, otherwise a drawn one.
+///
+/// ```
+/// use deploy::classifier::Classifier;
+/// use deploy::onnx::{Description, to_onnx};
+///
+/// let here = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
+/// let classifier = Classifier::load(format!("{here}/fashion.ckpt"))?;
+/// let onnx = to_onnx(&classifier, &Description::default(), None)?;
+/// assert!(onnx.difference < 1e-4);
+/// # Ok::<(), deploy::error::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::Onnx`]: the file cannot be read back, or answers otherwise than the network; [`Error::Bytes`]:
+/// `picture` is no image.
+pub fn to_onnx(
+    classifier: &Classifier,
+    description: &Description,
+    picture: Option<&[u8]>,
+) -> Result<OnnxModel, Error> {
+    let rule = classifier.preprocess();
+    let preprocessing = json!({
+        "height": rule.crop[0],
+        "width": rule.crop[1],
+        "resize_short_edge": rule.resize,
+        "crop": "center",
+        "interpolation": rule.interpolation,
+        "antialias": true,
+        "channel_order": "RGB",
+        "range": [0, 1],
+        "mean": rule.mean,
+        "std": rule.std,
+        "exif_orientation": rule.exif,
+    });
+    let mut metadata = vec![
+        ("classes", json!(classifier.classes()).to_string()),
+        ("preprocessing", preprocessing.to_string()),
+        ("model", description.model.clone()),
+        ("kindling", env!("CARGO_PKG_VERSION").to_owned()),
+    ];
+    if let Some(crc) = description.source_crc32 {
+        metadata.push(("source_crc32", format!("{crc:08x}")));
+    }
+    let network = classifier.network();
+    let weights = state_dict(network);
+    let bytes = model::model(network.config(), &weights, rule.crop, metadata).encode_to_vec();
+    let difference = check(classifier, &bytes, picture)?;
+    Ok(OnnxModel { bytes, difference })
+}
+
+/// Runs a file on a random and on a real image, each alone and both in one batch; the largest difference
+/// of its logits to the network's, in units of the root of their mean square.
+fn check(classifier: &Classifier, bytes: &[u8], picture: Option<&[u8]>) -> Result<f64, Error> {
+    let fault = |why: String| Error::Onnx { why };
+    let model = Model::load(bytes.to_vec())
+        .map_err(|error| fault(format!("it cannot be read back: {error}")))?;
+    let rule = classifier.preprocess();
+    let random =
+        (0..rule.values() as u64).map(|i| (4.0 * nn::init::uniform(7, i) - 2.0) as f32).collect();
+    let drawn = drawn();
+    let mut prepared = vec![0.0; rule.values()];
+    let image = match picture {
+        Some(bytes) => EncodedImage::open(bytes, rule.exif)?,
+        None => EncodedImage::of(&drawn),
+    };
+    rule.apply_into(&image, &mut TransformScratch::default(), &mut prepared)?;
+    let images: [Vec<f32>; 2] = [random, prepared];
+    let mut largest = 0.0_f64;
+    for batch in [images[..1].concat(), images[1..].concat(), images.concat()] {
+        let count = batch.len() / rule.values();
+        let shape = [count, 3, rule.crop[0], rule.crop[1]];
+        let view = NdTensorView::from_data(shape, &batch[..]);
+        let answer = model
+            .run_one(view.into(), None)
+            .map_err(|error| fault(format!("a batch of {count} cannot be run: {error}")))?;
+        let answer: NdTensor<f32, 2> =
+            answer.try_into().map_err(|error| fault(format!("its output: {error}")))?;
+        let (theirs, ours) = (answer.to_vec(), classifier.logits(batch.clone()));
+        let difference = compare(&theirs, &ours, classifier.classes().len()).map_err(fault)?;
+        largest = largest.max(difference);
+        if difference > TOLERANCE {
+            let sign = |i: usize| if nn::init::uniform(8, i as u64) < 0.5 { -1e-6 } else { 1e-6 };
+            let noisy =
+                batch.iter().enumerate().map(|(i, value)| value * (1.0 + sign(i))).collect();
+            let noise = relative(&classifier.logits(noisy), &ours);
+            let most = (OF_NOISE * noise).clamp(TOLERANCE, MOST);
+            if difference > most {
+                return Err(fault(format!(
+                    "its logits differ from the network's by {difference:.1e} of their size, at most {most:.0e} \
+                     is expected"
+                )));
+            }
+        }
+    }
+    Ok(largest)
+}
+
+fn difference(a: f32, b: f32) -> f64 {
+    (f64::from(a) - f64::from(b)).abs()
+}
+
+/// The largest difference of two batches of logits, in units of the root of `ours`' mean square.
+fn relative(theirs: &[f32], ours: &[f32]) -> f64 {
+    let squares: f64 = ours.iter().map(|v| f64::from(*v).powi(2)).sum();
+    let scale = (squares / ours.len() as f64).sqrt();
+    let largest = theirs.iter().zip(ours).map(|(a, b)| difference(*a, *b)).fold(0.0, f64::max);
+    // All logits of a new head are zero.
+    if scale > 0.0 { largest / scale } else { largest }
+}
+
+/// Compares the logits of a batch, `classes` an image: their relative difference, or why they are no
+/// answer or another one.
+fn compare(theirs: &[f32], ours: &[f32], classes: usize) -> Result<f64, String> {
+    if theirs.len() != ours.len() {
+        return Err(format!("{} logits where the network has {}", theirs.len(), ours.len()));
+    }
+    if theirs.iter().chain(ours).any(|logit| !logit.is_finite()) {
+        return Err("logits are not finite numbers".into());
+    }
+    let largest = theirs.iter().zip(ours).map(|(a, b)| difference(*a, *b)).fold(0.0, f64::max);
+    let top =
+        |row: &[f32]| (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b]).then(b.cmp(&a)));
+    for (a, b) in theirs.chunks_exact(classes).zip(ours.chunks_exact(classes)) {
+        let (first, second) = (top(a).unwrap_or(0), top(b).unwrap_or(0));
+        // Equal but for rounding, either may be first.
+        let tie = difference(b[first], b[second]) <= 2.0 * largest;
+        if first != second && !tie {
+            return Err(format!("its first class is {first} where the network's is {second}"));
+        }
+    }
+    Ok(relative(theirs, ours))
+}
+
+/// An image with edges, slopes and colours, for a check without a photo.
+fn drawn() -> RgbImage {
+    RgbImage::from_fn(320, 240, |x, y| {
+        let inside = (f64::from(x) - 160.0).hypot(f64::from(y) - 120.0) < 70.0;
+        let slope = (x * 255 / 320) as u8;
+        match (inside, (x / 40 + y / 40) % 2) {
+            (true, _) => Rgb([220, slope, 40]),
+            (false, 0) => Rgb([slope, 90, 160]),
+            (false, _) => Rgb([slope, (y * 255 / 240) as u8, 210]),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::compare;
+
+    #[test]
+    fn logits_that_differ_or_name_another_class_are_refused() {
+        let ours = [1.0, 2.0, 3.0, -1.0, 0.5, 0.0];
+        assert_eq!(compare(&ours, &ours, 3), Ok(0.0));
+        let mut theirs = ours;
+        theirs[1] += 1e-2;
+        let size = ((1.0 + 4.0 + 9.0 + 1.0 + 0.25_f64) / 6.0).sqrt();
+        assert!((compare(&theirs, &ours, 3).unwrap() - 1e-2 / size).abs() < 1e-6);
+        assert!(compare(&ours[..3], &ours, 3).unwrap_err().contains("3 logits"));
+        theirs[1] = f32::NAN;
+        assert!(compare(&theirs, &ours, 3).unwrap_err().contains("finite"));
+        // A head of zeros has no scale, and every class is first.
+        assert_eq!(compare(&[0.0; 3], &[0.0; 3], 3), Ok(0.0));
+    }
+}

@@ -1,0 +1,164 @@
+//! `kindling export`: a checkpoint as a file that other runtimes take.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use deploy::classifier::Classifier;
+use deploy::onnx::{Description, INPUT, LOGITS, OnnxModel, to_onnx};
+use nn::geometry::Padding;
+use nn::weights::state_dict::state_dict_as;
+use transforms::preprocess::Preprocess;
+
+use crate::commands::checkpoint_args::{WeightsArgs, chosen, load_classifier};
+use crate::commands::convert::{Float, Names, loaded_in_python, write};
+use crate::datasets::layout::val_folder;
+use crate::datasets::listing::first_image;
+use crate::device::Backend;
+use crate::error::Error;
+use crate::files::{self, extension, write_atomically};
+use crate::out;
+use crate::run::checkpoint::Checkpoint;
+
+/// The kind of file to write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For ONNX Runtime, OpenVINO, TensorRT, CoreML and others
+    Onnx,
+    /// Weights for timm or torchvision, under their names
+    Safetensors,
+}
+
+/// Arguments of `kindling export`.
+#[derive(Args)]
+pub struct ExportArgs {
+    /// Checkpoint, or the folder of a run [default: the newest run in checkpoints]
+    #[arg(value_name = "CKPT")]
+    checkpoint: Option<PathBuf>,
+    /// Format of the file
+    #[arg(long, value_enum, default_value = "onnx", value_name = "FORMAT")]
+    format: Format,
+    /// Names of a .safetensors file, and the library whose call is printed
+    #[arg(long, value_enum, default_value = "timm", value_name = "SCHEME")]
+    names: Names,
+    /// File to write [default: CKPT with the ending of the format]
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    weights: WeightsArgs,
+    /// Image on which the file is compared with the checkpoint [default: one of the training's
+    /// evaluation, otherwise a drawn one]
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
+    image: Option<PathBuf>,
+}
+
+/// The image of the comparison where there is no photo.
+const DRAWN: &str = "a drawn one";
+
+/// Writes the file and says what it takes, and how it was checked. A file that does not pass its check is
+/// not written.
+///
+/// # Errors
+/// A checkpoint or image that cannot be read; a file that answers otherwise than the checkpoint.
+pub fn export(args: &ExportArgs) -> Result<(), Error> {
+    let path = chosen(args.checkpoint.as_deref())?;
+    let ending = match args.format {
+        Format::Onnx => "onnx",
+        Format::Safetensors => "safetensors",
+    };
+    let output = args.output.clone().unwrap_or_else(|| path.with_extension(ending));
+    extension(&output, &[ending])?;
+    // For the comparison: the CPU, as everywhere.
+    let classifier = load_classifier(&path, args.weights, &Backend::Flex.open()?.device)?;
+    match args.format {
+        Format::Onnx => onnx(args, &path, &output, &classifier),
+        Format::Safetensors => {
+            let (network, names) = (classifier.network(), args.names.into());
+            write(&output, &state_dict_as(network, names), Float::F32)?;
+            out!("{}: {names:?} names", output.display());
+            out!("{}", loaded_in_python(&output, network.config(), names));
+            out!("{}", preparation(classifier.preprocess()));
+            Ok(())
+        }
+    }
+}
+
+fn onnx(
+    args: &ExportArgs,
+    path: &Path,
+    output: &Path,
+    classifier: &Classifier,
+) -> Result<(), Error> {
+    let plan = Checkpoint::read(path)?.manifest.plan;
+    let (image, mut named) = picture(args.image.as_deref(), &plan.data.data_dir)?;
+    let bytes = files::read(path).map_err(|error| {
+        Error::checkpoint(format!("{}: cannot read it: {error}", path.display()))
+    })?;
+    let description = Description {
+        model: plan.network.model.clone(),
+        source_crc32: Some(crc32fast::hash(&bytes)),
+    };
+    let mut onnx = to_onnx(classifier, &description, image.as_deref());
+    if let (Err(deploy::error::Error::Bytes(_)), None) = (&onnx, &args.image) {
+        // Nobody named the damaged image.
+        onnx = to_onnx(classifier, &description, None);
+        DRAWN.clone_into(&mut named);
+    }
+    let onnx = onnx.map_err(|error| match error {
+        deploy::error::Error::Bytes(why) => Error::data(format!("{named}: {why}")),
+        error => Error::checkpoint(format!("{}: {error}; no file was written", path.display())),
+    })?;
+    write_atomically(output, &onnx.bytes)?;
+    let config = classifier.network().config();
+    let rule = classifier.preprocess();
+    let [height, width] = rule.crop;
+    let size = match config.padding == Padding::Same {
+        true => format!("{height}, {width}"),
+        false => "height, width".to_owned(),
+    };
+    let OnnxModel { bytes, difference } = onnx;
+    out!("{}: {:.1} MB, ONNX opset 18", output.display(), bytes.len() as f64 / 1e6);
+    out!(
+        "input `{INPUT}` [batch, 3, {size}] f32 -> output `{LOGITS}` [batch, {}] f32",
+        config.num_classes
+    );
+    out!("{}", preparation(rule));
+    out!(
+        "checked: rten ran the file on a random image and on {named}, alone and together; logits differ by at \
+         most {difference:.0e} of their size"
+    );
+    out!("classes and preparation are in its metadata; docs/guide.md#export shows how to run it");
+    Ok(())
+}
+
+/// How an image becomes the input, in words.
+fn preparation(rule: &Preprocess) -> String {
+    let [height, width] = rule.crop;
+    let exif = if rule.exif { "turned by its EXIF orientation, " } else { "" };
+    let filter = serde_json::json!(rule.interpolation);
+    format!(
+        "an image is {exif}resized to a short edge of {} ({}, antialiased), cropped to {height}x{width} in the \
+         middle, RGB / 255, less {:?}, by {:?}",
+        rule.resize,
+        filter.as_str().unwrap_or_default(),
+        rule.mean,
+        rule.std
+    )
+}
+
+/// The bytes of the image for the comparison and its name: the one that is given, one that the run
+/// evaluated on, or none.
+fn picture(given: Option<&Path>, data_dir: &Path) -> Result<(Option<Vec<u8>>, String), Error> {
+    let read = |path: &Path| {
+        files::read(path)
+            .map_err(|error| Error::data(format!("{}: cannot read it: {error}", path.display())))
+    };
+    if let Some(path) = given {
+        return Ok((Some(read(path)?), path.display().to_string()));
+    }
+    let folder = val_folder(data_dir).unwrap_or_else(|| data_dir.to_path_buf());
+    let found = first_image(&folder).and_then(|path| Some((read(&path).ok()?, path)));
+    Ok(match found {
+        Some((bytes, path)) => (Some(bytes), path.display().to_string()),
+        None => (None, DRAWN.to_owned()),
+    })
+}
