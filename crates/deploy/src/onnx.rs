@@ -152,13 +152,17 @@ fn difference(a: f32, b: f32) -> f64 {
     (f64::from(a) - f64::from(b)).abs()
 }
 
-/// The largest difference of two batches of logits, in units of the root of `ours`' mean square.
+/// The root of the logits' mean square.
+fn size(logits: &[f32]) -> f64 {
+    let squares: f64 = logits.iter().map(|v| f64::from(*v).powi(2)).sum();
+    (squares / logits.len() as f64).sqrt()
+}
+
+/// The largest difference of two batches of logits, in units of the size of `ours`.
 fn relative(theirs: &[f32], ours: &[f32]) -> f64 {
-    let squares: f64 = ours.iter().map(|v| f64::from(*v).powi(2)).sum();
-    let scale = (squares / ours.len() as f64).sqrt();
     let largest = theirs.iter().zip(ours).map(|(a, b)| difference(*a, *b)).fold(0.0, f64::max);
     // All logits of a new head are zero.
-    if scale > 0.0 { largest / scale } else { largest }
+    if size(ours) > 0.0 { largest / size(ours) } else { largest }
 }
 
 /// Compares the logits of a batch, `classes` an image: their relative difference, or why they are no
@@ -170,13 +174,12 @@ fn compare(theirs: &[f32], ours: &[f32], classes: usize) -> Result<f64, String> 
     if theirs.iter().chain(ours).any(|logit| !logit.is_finite()) {
         return Err("logits are not finite numbers".into());
     }
-    let largest = theirs.iter().zip(ours).map(|(a, b)| difference(*a, *b)).fold(0.0, f64::max);
     let top =
         |row: &[f32]| (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b]).then(b.cmp(&a)));
     for (a, b) in theirs.chunks_exact(classes).zip(ours.chunks_exact(classes)) {
         let (first, second) = (top(a).unwrap_or(0), top(b).unwrap_or(0));
-        // Equal but for rounding, either may be first.
-        let tie = difference(b[first], b[second]) <= 2.0 * largest;
+        // Of two that are equal but for rounding either may be first.
+        let tie = difference(b[first], b[second]) <= 2.0 * TOLERANCE * size(ours);
         if first != second && !tie {
             return Err(format!("its first class is {first} where the network's is {second}"));
         }
@@ -201,15 +204,19 @@ fn drawn() -> RgbImage {
 mod tests {
     use super::compare;
 
+    /// Mutations caught, each alone: another first class passed; a number that is not finite passed.
     #[test]
     fn logits_that_differ_or_name_another_class_are_refused() {
         let ours = [1.0, 2.0, 3.0, -1.0, 0.5, 0.0];
         assert_eq!(compare(&ours, &ours, 3), Ok(0.0));
         let mut theirs = ours;
         theirs[1] += 1e-2;
-        let size = ((1.0 + 4.0 + 9.0 + 1.0 + 0.25_f64) / 6.0).sqrt();
-        assert!((compare(&theirs, &ours, 3).unwrap() - 1e-2 / size).abs() < 1e-6);
+        let of = ((1.0 + 4.0 + 9.0 + 1.0 + 0.25_f64) / 6.0).sqrt();
+        assert!((compare(&theirs, &ours, 3).unwrap() - 1e-2 / of).abs() < 1e-6);
         assert!(compare(&ours[..3], &ours, 3).unwrap_err().contains("3 logits"));
+        // Half a per cent decides between two that are nearly equal.
+        let near = [1.0, 2.995, 3.0];
+        assert!(compare(&[1.0, 3.001, 3.0], &near, 3).unwrap_err().contains("first class is 1"));
         theirs[1] = f32::NAN;
         assert!(compare(&theirs, &ours, 3).unwrap_err().contains("finite"));
         // A head of zeros has no scale, and every class is first.

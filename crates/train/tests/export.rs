@@ -3,6 +3,12 @@
 //! ONNX Runtime is run where `KINDLING_PYTHON` names a Python that has `onnxruntime` and `numpy`; `.ci/run` installs one.
 //! Without it the file is held to rten alone, by the check of `export` itself, and the test says so.
 
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "what was compared, and what was not"
+)]
+
 #[path = "test_folder/test_folder.rs"]
 mod test_folder;
 

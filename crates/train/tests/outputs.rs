@@ -139,6 +139,7 @@ fn a_misspelt_folder_is_answered_with_the_near_one() {
     refused(&place.run(&["train", "date"]), 3, &["date: no such folder", "did you mean `data`"]);
 }
 
+/// Mutations caught, each alone: the list of classes not used; the size not used.
 #[test]
 fn eval_takes_weights_of_others_and_another_size() {
     let place = TestFolder::new("eval-weights");

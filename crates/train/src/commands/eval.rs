@@ -189,28 +189,16 @@ fn read(args: &EvalArgs, path: &Path, data_dir: Option<&Path>) -> Result<Checkpo
     as_checkpoint(path, args.weights.kind(), &selection, &RuleArgs::default(), Some(classes))
 }
 
-/// Evaluates a checkpoint and prints the result; the exit code.
-pub fn eval(args: &EvalArgs) -> Result<u8, Error> {
-    let (checkpoint, data_dir) = args.paths()?;
-    if let Some(path) = &args.results_file
-        && !["csv", "json"].iter().any(|own| path.extension().is_some_and(|x| x == *own))
-    {
-        return Err(Error::usage(format!(
-            "--results-file: {}: expected a name ending in .csv or .json",
-            path.display()
-        )));
-    }
-    let read = read(args, &checkpoint, data_dir.as_deref())?;
-    let (network, mut manifest, device) =
-        open(read, &checkpoint, args.weights.kind(), args.backend)?;
-    manifest.preprocess = departed(manifest.preprocess, args.img_size, args.crop_pct);
-    let [side, _] = manifest.preprocess.crop;
-    if args.img_size.is_some() {
-        size_or_native(Some(side), manifest.network.architecture)?;
-    }
-    let root = data_dir.as_ref().unwrap_or(&manifest.plan.data.data_dir);
+/// The images to evaluate on, with a note of which they are and of what was passed over.
+fn opened(
+    args: &EvalArgs,
+    checkpoint: &Path,
+    data_dir: Option<&Path>,
+    manifest: &Manifest,
+) -> Result<ImageFolder, Error> {
+    let root = data_dir.unwrap_or(&manifest.plan.data.data_dir);
     let plan = &manifest.plan;
-    let mut folder = match (plan.data.val_fraction, &data_dir, &args.val_split) {
+    let mut folder = match (plan.data.val_fraction, data_dir, &args.val_split) {
         // The images that the run itself set aside, and no others.
         (Some(_), None, None) => open_data::splits(plan, checkpoint.parent())?.1,
         _ => ImageFolder::open_val(root, args.val_split.as_deref(), &manifest.classes)?,
@@ -233,6 +221,30 @@ pub fn eval(args: &EvalArgs) -> Result<u8, Error> {
     if class_order::is_numbering(&manifest.classes) && manifest.data.images == 0 {
         class_order::notes(&manifest.classes).iter().for_each(|text| note(text));
     }
+    Ok(folder)
+}
+
+/// Evaluates a checkpoint and prints the result; the exit code.
+pub fn eval(args: &EvalArgs) -> Result<u8, Error> {
+    let (checkpoint, data_dir) = args.paths()?;
+    if let Some(path) = &args.results_file
+        && !["csv", "json"].iter().any(|own| path.extension().is_some_and(|x| x == *own))
+    {
+        return Err(Error::usage(format!(
+            "--results-file: {}: expected a name ending in .csv or .json",
+            path.display()
+        )));
+    }
+    let read = read(args, &checkpoint, data_dir.as_deref())?;
+    let (network, mut manifest, device) =
+        open(read, &checkpoint, args.weights.kind(), args.backend)?;
+    manifest.preprocess = departed(manifest.preprocess, args.img_size, args.crop_pct);
+    let [side, _] = manifest.preprocess.crop;
+    if args.img_size.is_some() {
+        size_or_native(Some(side), manifest.network.architecture)?;
+    }
+    let note = |text: &str| err!("note: {text}");
+    let folder = opened(args, &checkpoint, data_dir.as_deref(), &manifest)?;
     let folder = Arc::new(folder);
     let keys = Arc::new(ImageKeys::new(folder.items.len()));
     let config = LoaderConfig {
