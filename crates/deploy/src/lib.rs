@@ -17,7 +17,7 @@
 //! ```
 //!
 //! In reading order: `classifier`, `predict` (guesses), `manifest` (the part of a checkpoint's
-//! manifest that a classifier needs), `container` (the file), `onnx` (for other runtimes), `files`,
+//! manifest that a classifier needs), `container` (the file), `onnx` (for other runtimes), `web`, `files`,
 //! `error`.
 
 #![forbid(unsafe_code)]
@@ -29,3 +29,4 @@ pub mod files;
 pub mod manifest;
 pub mod onnx;
 pub mod predict;
+pub mod web;

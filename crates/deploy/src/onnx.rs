@@ -12,9 +12,9 @@ use prost::Message as _;
 use rten::Model;
 use rten_tensor::prelude::*;
 use rten_tensor::{NdTensor, NdTensorView};
-use serde_json::json;
+use serde_json::{Value, json};
 use transforms::decode::EncodedImage;
-use transforms::preprocess::TransformScratch;
+use transforms::preprocess::{Preprocess, TransformScratch};
 
 pub use crate::onnx::model::{INPUT, LOGITS};
 
@@ -71,8 +71,26 @@ pub fn to_onnx(
     description: &Description,
     picture: Option<&[u8]>,
 ) -> Result<OnnxModel, Error> {
-    let rule = classifier.preprocess();
-    let preprocessing = json!({
+    let mut metadata = vec![
+        ("classes", json!(classifier.classes()).to_string()),
+        ("preprocessing", preprocessing(classifier.preprocess()).to_string()),
+        ("model", description.model.clone()),
+        ("kindling", env!("CARGO_PKG_VERSION").to_owned()),
+    ];
+    if let Some(crc) = description.source_crc32 {
+        metadata.push(("source_crc32", format!("{crc:08x}")));
+    }
+    let network = classifier.network();
+    let weights = state_dict(network);
+    let bytes = model::model(network.config(), &weights, classifier.preprocess().crop, metadata)
+        .encode_to_vec();
+    let difference = check(classifier, &bytes, picture)?;
+    Ok(OnnxModel { bytes, difference })
+}
+
+/// How an image becomes the input, as the metadata says it.
+pub(crate) fn preprocessing(rule: &Preprocess) -> Value {
+    json!({
         "height": rule.crop[0],
         "width": rule.crop[1],
         "resize_short_edge": rule.resize,
@@ -84,21 +102,7 @@ pub fn to_onnx(
         "mean": rule.mean,
         "std": rule.std,
         "exif_orientation": rule.exif,
-    });
-    let mut metadata = vec![
-        ("classes", json!(classifier.classes()).to_string()),
-        ("preprocessing", preprocessing.to_string()),
-        ("model", description.model.clone()),
-        ("kindling", env!("CARGO_PKG_VERSION").to_owned()),
-    ];
-    if let Some(crc) = description.source_crc32 {
-        metadata.push(("source_crc32", format!("{crc:08x}")));
-    }
-    let network = classifier.network();
-    let weights = state_dict(network);
-    let bytes = model::model(network.config(), &weights, rule.crop, metadata).encode_to_vec();
-    let difference = check(classifier, &bytes, picture)?;
-    Ok(OnnxModel { bytes, difference })
+    })
 }
 
 /// Runs a file on a random and on a real image, each alone and both in one batch; the largest difference

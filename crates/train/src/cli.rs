@@ -110,7 +110,7 @@ enum Command {
     Summary(Box<SummaryArgs>),
     /// Explain what convolutions, blocks and multipliers cost
     Explain(ExplainArgs),
-    /// Write a checkpoint for other runtimes: ONNX, or weights under timm's names
+    /// Write a checkpoint for others: ONNX, a web page, timm's weights
     Export(ExportArgs),
     /// Convert weights between file formats and naming schemes
     Convert(Box<ConvertArgs>),

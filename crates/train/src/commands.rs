@@ -30,3 +30,4 @@ pub mod replay;
 pub mod report;
 pub mod summary;
 pub mod train;
+mod web_runtime;

@@ -74,6 +74,7 @@ const FLOORS: [(&str, &[&[&str]]); 5] = [
             &["optimizers"],
             &[
                 "device",
+                "download",
                 "error",
                 "files",
                 "foreign_flags",

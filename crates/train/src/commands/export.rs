@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use deploy::classifier::Classifier;
 use deploy::onnx::{Description, INPUT, LOGITS, OnnxModel, to_onnx};
+use deploy::web::{WebRuntime, page};
 use nn::geometry::Padding;
 use nn::weights::state_dict::state_dict_as;
 use transforms::preprocess::Preprocess;
 
 use crate::commands::checkpoint_args::{WeightsArgs, chosen, load_classifier};
 use crate::commands::convert::{Float, Names, loaded_in_python, write};
+use crate::commands::web_runtime::web_runtime;
 use crate::datasets::layout::val_folder;
 use crate::datasets::listing::first_image;
 use crate::device::Backend;
@@ -26,6 +28,8 @@ enum Format {
     Onnx,
     /// Weights for timm or torchvision, under their names
     Safetensors,
+    /// One HTML file that classifies pictures in the browser, without a server
+    Web,
 }
 
 /// Arguments of `kindling export`.
@@ -45,6 +49,9 @@ pub struct ExportArgs {
     output: Option<PathBuf>,
     #[command(flatten)]
     weights: WeightsArgs,
+    /// Folder with the files of npm's onnxruntime-web for a page [default: the package, fetched once]
+    #[arg(long, value_name = "DIR", hide_short_help = true)]
+    runtime: Option<PathBuf>,
     /// Image on which the file is compared with the checkpoint [default: one of the training's
     /// evaluation, otherwise a drawn one]
     #[arg(long, value_name = "FILE", hide_short_help = true)]
@@ -64,6 +71,7 @@ pub fn export(args: &ExportArgs) -> Result<(), Error> {
     let ending = match args.format {
         Format::Onnx => "onnx",
         Format::Safetensors => "safetensors",
+        Format::Web => "html",
     };
     let output = args.output.clone().unwrap_or_else(|| path.with_extension(ending));
     extension(&output, &[ending])?;
@@ -71,6 +79,7 @@ pub fn export(args: &ExportArgs) -> Result<(), Error> {
     let classifier = load_classifier(&path, args.weights, &Backend::Flex.open()?.device)?;
     match args.format {
         Format::Onnx => onnx(args, &path, &output, &classifier),
+        Format::Web => web(args, &path, &output, &classifier),
         Format::Safetensors => {
             let (network, names) = (classifier.network(), args.names.into());
             write(&output, &state_dict_as(network, names), Float::F32)?;
@@ -82,12 +91,16 @@ pub fn export(args: &ExportArgs) -> Result<(), Error> {
     }
 }
 
-fn onnx(
-    args: &ExportArgs,
-    path: &Path,
-    output: &Path,
-    classifier: &Classifier,
-) -> Result<(), Error> {
+/// A checked ONNX model of a checkpoint.
+struct CheckedOnnx {
+    model: OnnxModel,
+    description: Description,
+    /// The image of the check.
+    image: String,
+}
+
+/// The ONNX model of a checkpoint, checked on an image of its data.
+fn checked(args: &ExportArgs, path: &Path, classifier: &Classifier) -> Result<CheckedOnnx, Error> {
     let plan = Checkpoint::read(path)?.manifest.plan;
     let (image, mut named) = picture(args.image.as_deref(), &plan.data.data_dir)?;
     let bytes = files::read(path).map_err(|error| {
@@ -107,7 +120,18 @@ fn onnx(
         deploy::error::Error::Bytes(why) => Error::data(format!("{named}: {why}")),
         error => Error::checkpoint(format!("{}: {error}; no file was written", path.display())),
     })?;
-    write_atomically(output, &onnx.bytes)?;
+    Ok(CheckedOnnx { model: onnx, description, image: named })
+}
+
+fn onnx(
+    args: &ExportArgs,
+    path: &Path,
+    output: &Path,
+    classifier: &Classifier,
+) -> Result<(), Error> {
+    let CheckedOnnx { model: OnnxModel { bytes, difference }, image, .. } =
+        checked(args, path, classifier)?;
+    write_atomically(output, &bytes)?;
     let config = classifier.network().config();
     let rule = classifier.preprocess();
     let [height, width] = rule.crop;
@@ -115,7 +139,6 @@ fn onnx(
         true => format!("{height}, {width}"),
         false => "height, width".to_owned(),
     };
-    let OnnxModel { bytes, difference } = onnx;
     out!("{}: {:.1} MB, ONNX opset 18", output.display(), bytes.len() as f64 / 1e6);
     out!(
         "input `{INPUT}` [batch, 3, {size}] f32 -> output `{LOGITS}` [batch, {}] f32",
@@ -123,10 +146,26 @@ fn onnx(
     );
     out!("{}", preparation(rule));
     out!(
-        "checked: rten ran the file on a random image and on {named}, alone and together; logits differ by at \
+        "checked: rten ran the file on a random image and on {image}, alone and together; logits differ by at \
          most {difference:.0e} of their size"
     );
     out!("classes and preparation are in its metadata; docs/guide.md#export shows how to run it");
+    Ok(())
+}
+
+fn web(
+    args: &ExportArgs,
+    path: &Path,
+    output: &Path,
+    classifier: &Classifier,
+) -> Result<(), Error> {
+    let onnx = checked(args, path, classifier)?;
+    let [module, wasm] = web_runtime(args.runtime.as_deref())?;
+    let runtime = WebRuntime { module: &module, wasm: &wasm };
+    let page = page(classifier, &onnx.description, &onnx.model, runtime);
+    write_atomically(output, page.as_bytes())?;
+    out!("{}: {:.1} MB, one page with the model in it", output.display(), page.len() as f64 / 1e6);
+    out!("open it in a browser: no server is needed, and pictures stay on the device");
     Ok(())
 }
 

@@ -1,0 +1,112 @@
+//! A classifier as one HTML page: the model, a runtime in WebAssembly and the page itself in one file, which
+//! works from `file://` and asks no server.
+//!
+//! The runtime is ONNX Runtime's (`onnxruntime-web` in npm's registry, MIT). Its two files are given.
+
+use std::io::Write as _;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use serde_json::{Value, json};
+
+use crate::classifier::Classifier;
+use crate::onnx::{Description, OnnxModel, preprocessing};
+
+/// The page without its parts.
+const PAGE: &str = include_str!("web/page.html");
+
+/// The files of `onnxruntime-web` that a page holds.
+#[derive(Clone, Copy, Debug)]
+pub struct WebRuntime<'a> {
+    /// `dist/ort.wasm.bundle.min.mjs`.
+    pub module: &'a [u8],
+    /// `dist/ort-wasm-simd-threaded.wasm`.
+    pub wasm: &'a [u8],
+}
+
+impl WebRuntime<'_> {
+    /// The version of `onnxruntime-web` with which the page is tested.
+    pub const VERSION: &'static str = "1.30.0";
+}
+
+/// The page of a classifier whose ONNX form is checked: choose, drop or paste a picture, and see the five
+/// most probable classes. The page decodes and prepares pictures as [`Classifier::classify`] does.
+pub fn page(
+    classifier: &Classifier,
+    description: &Description,
+    onnx: &OnnxModel,
+    runtime: WebRuntime<'_>,
+) -> String {
+    let classes = classifier.classes();
+    let about = json!({ "classes": classes, "rule": preprocessing(classifier.preprocess()) });
+    let named = match classes {
+        few if few.len() <= 12 => format!("{} classes: {}", few.len(), few.join(", ")),
+        many => {
+            format!("{} classes: {} and {} more", many.len(), many[..8].join(", "), many.len() - 8)
+        }
+    };
+    let title = match description.model.is_empty() {
+        true => classifier.network().config().architecture.name(),
+        false => &description.model,
+    };
+    let footer = format!(
+        "Made by Kindling {}; runs on onnxruntime-web {} (MIT).",
+        env!("CARGO_PKG_VERSION"),
+        WebRuntime::VERSION
+    );
+    let parts = [
+        ("{{TITLE}}", escaped(title)),
+        ("{{CLASSES}}", escaped(&named)),
+        ("{{FOOTER}}", escaped(&footer)),
+        ("{{ABOUT}}", inert(&about)),
+        ("{{RUNTIME}}", packed(runtime.module)),
+        ("{{WASM}}", packed(runtime.wasm)),
+        ("{{MODEL}}", packed(&onnx.bytes)),
+    ];
+    let mut page =
+        String::with_capacity(PAGE.len() + parts.iter().map(|(_, text)| text.len()).sum::<usize>());
+    let mut rest = PAGE;
+    // One pass over the template: a class may be called as a mark is.
+    while let Some(start) = rest.find("{{") {
+        page += &rest[..start];
+        rest = &rest[start..];
+        let (mark, text) = parts
+            .iter()
+            .find(|(mark, _)| rest.starts_with(mark))
+            .unwrap_or_else(|| panic!("page.html: no part for {}", &rest[..rest.len().min(20)]));
+        page += text;
+        rest = &rest[mark.len()..];
+    }
+    page + rest
+}
+
+/// gzip, in base64.
+fn packed(bytes: &[u8]) -> String {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(bytes).expect("memory takes every byte");
+    STANDARD.encode(encoder.finish().expect("memory takes every byte"))
+}
+
+/// Text in HTML.
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+/// JSON that ends no script.
+fn inert(value: &Value) -> String {
+    value.to_string().replace('<', "\\u003c")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{escaped, inert};
+
+    #[test]
+    fn a_class_name_ends_no_script_and_opens_no_element() {
+        let name = "</script><b onclick=\"x\">&";
+        assert!(!inert(&serde_json::json!([name])).contains('<'));
+        assert_eq!(escaped(name), "&lt;/script&gt;&lt;b onclick=&quot;x&quot;&gt;&amp;");
+    }
+}

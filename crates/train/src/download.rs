@@ -1,0 +1,286 @@
+//! Files from the network: fetched with progress, resumed where they were cut, checked by their hash.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::Path;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use sha2::{Digest as _, Sha256};
+use ureq::http::header::{CONTENT_LENGTH, LOCATION, RANGE};
+use ureq::tls::{RootCerts, TlsConfig};
+
+use crate::err;
+use crate::error::{Error, ErrorKind};
+use crate::files::create_folders;
+
+/// Replaces scheme and host of every address: a mirror, or a server of a closed network.
+const MIRROR: &str = "KINDLING_WEIGHTS_URL";
+
+/// Redirects that are followed.
+const REDIRECTS: usize = 5;
+
+/// Attempts, each of which goes on where the one before was cut.
+const ATTEMPTS: usize = 4;
+
+/// Seconds without an answer.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A file that somebody published.
+#[derive(Clone, Copy, Debug)]
+pub struct Download {
+    /// What it is called in messages.
+    pub name: &'static str,
+    /// Size in megabytes.
+    pub megabytes: f64,
+    /// The first digits of its SHA-256; empty where the server names it.
+    pub sha256: &'static str,
+    /// Address.
+    pub url: &'static str,
+}
+
+impl Download {
+    /// Fetches the file to `path` if it is not there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::File`]: the network or the disk, with the line that fetches the file elsewhere;
+    /// [`ErrorKind::Checkpoint`]: what came is another file.
+    pub fn fetch(&self, path: &Path) -> Result<(), Error> {
+        if path.exists() {
+            return self.checked(path);
+        }
+        create_folders(path.parent().unwrap_or(Path::new(".")))?;
+        err!("fetching {} ({:.0} MB) from {}", self.name, self.megabytes, self.url);
+        let part = path.with_extension("part");
+        let failed = |why: String| {
+            Error::file(format!(
+                "{}: {why}; fetch it elsewhere with `curl -L -o {} {}` and put it at {}",
+                self.url,
+                path.file_name().unwrap_or_default().to_string_lossy(),
+                self.url,
+                path.display()
+            ))
+        };
+        let options =
+            || OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&part);
+        let mut file = options().map_err(|e| failed(format!("{}: {e}", part.display())))?;
+        // Another process may be fetching the same file: the later one waits and finds it.
+        file.lock().map_err(|e| failed(format!("{}: {e}", part.display())))?;
+        if path.exists() {
+            return Ok(());
+        }
+        let (mut attempt, mut trust) = (0, RootCerts::WebPki);
+        let wanted = loop {
+            attempt += 1;
+            match self.download(&mut file, &trust) {
+                Ok(wanted) => break wanted,
+                // A company's proxy, whose certificate the system's store may hold.
+                Err(Fault::Untrusted(_)) if matches!(trust, RootCerts::WebPki) => {
+                    trust = RootCerts::PlatformVerifier;
+                }
+                Err(Fault::Cut(why)) if attempt < ATTEMPTS => {
+                    err!("note: {why}; going on where it was cut");
+                    std::thread::sleep(Duration::from_millis(200 << attempt));
+                }
+                Err(Fault::Cut(why) | Fault::Refused(why) | Fault::Untrusted(why)) => {
+                    return Err(failed(why));
+                }
+            }
+        };
+        let found = digest(&mut file).map_err(|e| failed(format!("{}: {e}", part.display())))?;
+        if wanted.is_empty() || !found.starts_with(&wanted) {
+            // Emptied and not removed: another process may be waiting for this very file.
+            let _ = file.set_len(0);
+            return Err(Error {
+                kind: ErrorKind::Checkpoint,
+                message: format!(
+                    "{}: its SHA-256 is {found} where {} was expected: the file is damaged, or another one; \
+                     nothing was kept",
+                    self.url,
+                    if wanted.is_empty() { "one that the server names" } else { &wanted }
+                ),
+            });
+        }
+        file.sync_all()
+            .and_then(|()| std::fs::rename(&part, path))
+            .map_err(|e| failed(e.to_string()))?;
+        err!("kept as {}", path.display());
+        Ok(())
+    }
+
+    /// A file that is there, if it is the one: somebody may have put it there by hand.
+    fn checked(&self, path: &Path) -> Result<(), Error> {
+        let found = File::open(path).and_then(|mut file| digest(&mut file));
+        let found =
+            found.map_err(|e| Error::file(format!("{}: cannot read: {e}", path.display())))?;
+        match found.starts_with(self.sha256) {
+            true => Ok(()),
+            false => Err(Error::checkpoint(format!(
+                "{}: its SHA-256 is {found} where {} was expected: remove the file to have it fetched again",
+                path.display(),
+                self.sha256
+            ))),
+        }
+    }
+
+    /// Fetches what is missing at the end of `file`; returns the first digits of the SHA-256.
+    fn download(&self, file: &mut File, trust: &RootCerts) -> Result<String, Fault> {
+        let agent = ureq::Agent::new_with_config(
+            ureq::Agent::config_builder()
+                .max_redirects(0)
+                .http_status_as_error(false)
+                .tls_config(TlsConfig::builder().root_certs(trust.clone()).build())
+                .timeout_connect(Some(TIMEOUT))
+                .timeout_recv_response(Some(TIMEOUT))
+                .build(),
+        );
+        let mut url = mirrored(self.url, std::env::var(MIRROR).ok().as_deref());
+        let mut wanted = self.sha256.to_owned();
+        for _ in 0..=REDIRECTS {
+            let have = file.seek(SeekFrom::End(0)).map_err(|e| Fault::Refused(e.to_string()))?;
+            let mut request = agent.get(&url);
+            if have > 0 {
+                request = request.header(RANGE, format!("bytes={have}-"));
+            }
+            let answer = request.call().map_err(|error| match error {
+                error if error.to_string().contains("invalid peer certificate") => {
+                    Fault::Untrusted(error.to_string())
+                }
+                ureq::Error::Io(_) | ureq::Error::Timeout(_) => Fault::Cut(error.to_string()),
+                error => Fault::Refused(error.to_string()),
+            })?;
+            let header = |name: &str| answer.headers().get(name)?.to_str().ok().map(str::to_owned);
+            // Hugging Face names the hash of a large file where it redirects to it.
+            if let (true, Some(tag)) = (wanted.is_empty(), header("x-linked-etag")) {
+                tag.trim_matches('"').clone_into(&mut wanted);
+            }
+            match answer.status().as_u16() {
+                200 | 206 => {
+                    let goes_on = answer.status().as_u16() == 206;
+                    if !goes_on {
+                        file.set_len(0).map_err(|e| Fault::Refused(e.to_string()))?;
+                        file.seek(SeekFrom::Start(0)).map_err(|e| Fault::Refused(e.to_string()))?;
+                    }
+                    let length = header(CONTENT_LENGTH.as_str()).and_then(|text| text.parse().ok());
+                    let done = if goes_on { have } else { 0 };
+                    self.copy(answer.into_body().into_reader(), file, done, length)?;
+                    return Ok(wanted);
+                }
+                301 | 302 | 303 | 307 | 308 => {
+                    let to = header(LOCATION.as_str())
+                        .ok_or_else(|| Fault::Refused("a redirect to nowhere".into()))?;
+                    url = absolute(&url, &to);
+                }
+                // All of it was there already, or too much.
+                416 => {
+                    file.set_len(0).map_err(|e| Fault::Refused(e.to_string()))?;
+                    return Err(Fault::Cut("the server has no such part".into()));
+                }
+                404 => return Err(Fault::Refused("the server has no such file (404)".into())),
+                500..=599 => {
+                    return Err(Fault::Cut(format!("the server answers {}", answer.status())));
+                }
+                other => return Err(Fault::Refused(format!("the server answers {other}"))),
+            }
+        }
+        Err(Fault::Refused("too many redirects".into()))
+    }
+
+    fn copy(
+        &self,
+        mut body: impl std::io::Read,
+        file: &mut File,
+        done: u64,
+        length: Option<u64>,
+    ) -> Result<(), Fault> {
+        let style =
+            "{prefix} {bar:24.cyan/dim} {bytes}/{total_bytes} · {bytes_per_sec} · {eta} left";
+        let bar = ProgressBar::new(done + length.unwrap_or((self.megabytes * 1e6) as u64));
+        bar.set_style(
+            ProgressStyle::with_template(style).expect("a valid template").progress_chars("━━─"),
+        );
+        bar.set_prefix("fetching");
+        bar.set_position(done);
+        let (mut block, mut got) = (vec![0; 1 << 16], 0);
+        loop {
+            let count = body.read(&mut block).map_err(|e| Fault::Cut(e.to_string()))?;
+            if count == 0 {
+                break;
+            }
+            file.write_all(&block[..count]).map_err(|e| Fault::Refused(e.to_string()))?;
+            got += count as u64;
+            bar.set_position(done + got);
+        }
+        bar.finish_and_clear();
+        match length {
+            Some(length) if got < length => {
+                Err(Fault::Cut(format!("cut after {got} of {length} bytes")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Why a download ended.
+enum Fault {
+    /// Another attempt may go on.
+    Cut(String),
+    /// It would end in the same way.
+    Refused(String),
+    /// The server's certificate is signed by nobody who is trusted.
+    Untrusted(String),
+}
+
+/// The SHA-256 of a file.
+fn digest(file: &mut File) -> std::io::Result<String> {
+    file.seek(SeekFrom::Start(0))?;
+    let mut hash = Sha256::new();
+    let mut block = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut block)? {
+            0 => break,
+            count => hash.update(&block[..count]),
+        }
+    }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// An address with the scheme and host of a mirror, which may have a path of its own.
+fn mirrored(url: &str, mirror: Option<&str>) -> String {
+    let Some(mirror) = mirror.filter(|mirror| !mirror.is_empty()) else { return url.to_owned() };
+    let path = url
+        .split_once("://")
+        .and_then(|(_, rest)| rest.split_once('/'))
+        .map_or("", |(_, path)| path);
+    format!("{}/{path}", mirror.trim_end_matches('/'))
+}
+
+/// The target of a redirect from `url`.
+fn absolute(url: &str, to: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return to.to_owned() };
+    let host = rest.split('/').next().unwrap_or(rest);
+    match to {
+        to if to.contains("://") => to.to_owned(),
+        to if to.starts_with("//") => format!("{scheme}:{to}"),
+        to if to.starts_with('/') => format!("{scheme}://{host}{to}"),
+        to => format!("{scheme}://{host}/{to}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mirrors_and_redirects_keep_the_path() {
+        let url = "https://download.pytorch.org/models/a.pth";
+        assert_eq!(
+            mirrored(url, Some("http://mirror:8000/w/")),
+            "http://mirror:8000/w/models/a.pth"
+        );
+        assert_eq!(mirrored(url, None), url);
+        assert_eq!(absolute(url, "/b"), "https://download.pytorch.org/b");
+        assert_eq!(absolute(url, "//c/b"), "https://c/b");
+        assert_eq!(absolute(url, "http://d/e"), "http://d/e");
+    }
+}
