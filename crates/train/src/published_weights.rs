@@ -63,7 +63,7 @@ impl PublishedWeights {
     /// Those of this name; without one the most accurate of the model.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`]: no such name, with the nearest one; a model without published weights.
+    /// [`crate::error::ErrorKind::Usage`]: no such name, with the nearest one; a model without published weights.
     pub fn find(name: Option<&str>, model: &str) -> Result<&'static Self, Error> {
         let Some(name) = name else {
             let own = CATALOGUE.iter().filter(|weights| weights.model == model);

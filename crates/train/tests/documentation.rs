@@ -47,8 +47,9 @@ fn blocks(name: &str, text: &str) -> Vec<Block> {
                 };
                 found.push(Block { line: number + 1, commands: body.iter().map(with).collect() });
             }
+            // `tests/export.rs` runs the Python.
             None => assert!(
-                ["text", "toml", "rust", "json"].contains(&info),
+                ["python", "text", "toml", "rust", "json"].contains(&info),
                 "{name}: line {}: `{info}`",
                 number + 1
             ),

@@ -1,7 +1,8 @@
 //! `kindling export`: an ONNX file that ONNX Runtime runs with the checkpoint's answers, on every architecture.
 //!
 //! ONNX Runtime is run where `KINDLING_PYTHON` names a Python that has `onnxruntime` and `numpy`; `.ci/run` installs one.
-//! Without it the file is held to rten alone, by the check of `export` itself, and the test says so.
+//! Without it the file is held to rten alone, by the check of `export` itself, and the test says so. The page is opened in
+//! Chromium where `KINDLING_BROWSER` names a folder with npm's `playwright-core` and `onnxruntime-web`.
 
 #![expect(
     clippy::print_stdout,
@@ -120,6 +121,53 @@ fn the_guides_example_in_python_gives_the_same_answers() {
         }
         assert_eq!(theirs[0].0, ours[0].0, "{name}");
         assert!((theirs[0].1 - ours[0].1).abs() < 2e-3, "{name}: {theirs:?} {ours:?}");
+    }
+}
+
+/// The page says what `predict` says, on every kind of image that browsers read but PNG of 16 bits.
+///
+/// Mutations caught, each alone: a PNG's or WebP's orientation not read; a JPEG turned that must not be; PNG through a canvas;
+/// a resize without antialias; the long edge resized to the short one.
+#[test]
+fn a_page_in_chromium_gives_the_same_answers() {
+    let Ok(browser) = std::env::var("KINDLING_BROWSER") else {
+        eprintln!("KINDLING_BROWSER is not set: no page was opened");
+        return;
+    };
+    let place = TestFolder::new("export-page");
+    let trained = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/tests/fixtures/fashion.ckpt");
+    let runtime = format!("{browser}/node_modules/onnxruntime-web/dist");
+    // An import is resolved beside the script.
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/tests/browser.mjs");
+    std::fs::copy(script, format!("{browser}/browser.mjs")).unwrap();
+    let images = concat!(env!("CARGO_MANIFEST_DIR"), "/../transforms/tests/fixtures/decode");
+    let images = std::fs::read_dir(images).unwrap().map(|entry| entry.unwrap().path());
+    let read = |path: &std::path::PathBuf| {
+        let is = |kind: &&str| path.extension().is_some_and(|own| own == *kind);
+        ["jpg", "png", "webp"].iter().any(is) && !path.ends_with("deep.png")
+    };
+    let mut images: Vec<_> = images.filter(read).collect();
+    // A large one, which is made smaller.
+    images.push(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/report.png").into());
+    assert!(images.len() > 18, "{}", images.len());
+    // Images as they are stored, and turned by their EXIF orientation.
+    assert_eq!(code(&place.run(&["convert", trained, "stored.ckpt", "--no-exif"])), 0);
+    assert_eq!(code(&place.run(&["convert", trained, "turned.ckpt", "--exif"])), 0);
+    for checkpoint in ["stored.ckpt", "turned.ckpt"] {
+        let words =
+            ["export", checkpoint, "--format", "web", "--runtime", &runtime, "-o", "p.html"];
+        let output = place.run(&words);
+        assert_eq!(code(&output), 0, "{}", error(&output));
+        let compared = Command::new("node")
+            .args([&format!("{browser}/browser.mjs"), env!("CARGO_BIN_EXE_kindling"), "p.html"])
+            .arg(checkpoint)
+            .args(&images)
+            .current_dir(place.path("."))
+            .output()
+            .unwrap();
+        let both = format!("{checkpoint}: {}{}", said(&compared), error(&compared));
+        println!("{both}");
+        assert!(compared.status.success(), "{both}");
     }
 }
 

@@ -52,6 +52,7 @@ const FLOORS: [(&str, &[&[&str]]); 5] = [
         "deploy",
         &[
             &["lib"],
+            &["web"],
             &["onnx"],
             &["classifier"],
             &["error"],
