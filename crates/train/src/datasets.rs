@@ -11,6 +11,7 @@ pub mod data_error;
 pub mod facts;
 pub mod image_folder;
 pub mod image_keys;
+mod labelled_list;
 pub mod layout;
 pub(crate) mod listing;
 pub mod loader;

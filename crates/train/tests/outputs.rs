@@ -186,3 +186,48 @@ fn eval_takes_weights_of_others_and_another_size() {
         &["mobilenet_v3_small"],
     );
 }
+
+/// Mutations caught, each alone: labels in another order; an index from 1.
+#[test]
+fn a_flat_folder_is_evaluated_with_a_list_of_labels() {
+    let place = TestFolder::new("eval-labels");
+    assert_eq!(code(&place.train("run", &["--no-report"])), 0);
+    let checkpoint = place.checkpoint("run");
+    let checkpoint = checkpoint.to_str().unwrap();
+    std::fs::create_dir(place.path("flat")).unwrap();
+    let (mut names, mut words, mut numbers) = (String::new(), String::new(), String::new());
+    for (index, class) in ["bag", "sandal", "trouser"].iter().enumerate() {
+        for image in std::fs::read_dir(place.path(&format!("data/val/{class}"))).unwrap() {
+            let image = image.unwrap().path();
+            let name = format!("{index}-{}", image.file_name().unwrap().to_str().unwrap());
+            std::fs::copy(&image, place.path(&format!("flat/{name}"))).unwrap();
+            // The order of a list with names is free.
+            names = format!("val/{name} {class}\n{names}");
+            words += &format!("{class}\n");
+            numbers += &format!("{name},{index}\n");
+        }
+    }
+    let json = |words: &[&str]| -> serde_json::Value {
+        let output = place.run(words);
+        assert_eq!(code(&output), 0, "{}", error(&output));
+        serde_json::from_str(&said(&output)).unwrap()
+    };
+    let own = json(&["eval", checkpoint, "data", "--json"]);
+    for (file, text) in [("names", &names), ("words", &words), ("numbers", &numbers)] {
+        std::fs::write(place.path(file), text).unwrap();
+        let same = json(&["eval", checkpoint, "flat", "--labels", file, "--json"]);
+        assert_eq!((&own["top1"], &own["images"]), (&same["top1"], &same["images"]), "{file}");
+        assert_eq!(own["classes"][2]["correct"], same["classes"][2]["correct"], "{file}");
+    }
+    let refuses = |text: &str, why: &str| {
+        std::fs::write(place.path("wrong"), text).unwrap();
+        let output = place.run(&["eval", checkpoint, "flat", "--labels", "wrong"]);
+        refused(&output, 3, &["wrong", why]);
+    };
+    refuses(&format!("{words}bag\n"), "16 labels for 15 images");
+    refuses(&words.replace("sandal", "boot"), "line 6: `boot`");
+    refuses(&format!("{names}other.png bag\n"), "other.png: no such image");
+    refuses(names.split_once('\n').unwrap().1, "no label for");
+    refuses("3\n", "`3`: neither a class nor an index from 0 to 2");
+    refused(&place.run(&["eval", checkpoint, "--labels", "names"]), 2, &["--labels"]);
+}

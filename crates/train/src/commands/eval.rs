@@ -70,6 +70,10 @@ pub struct EvalArgs {
     /// Name of the split folder [default: val, validation, valid or test]
     #[arg(long, value_name = "NAME")]
     val_split: Option<String>,
+    /// List of the labels of a flat DIR, such as ILSVRC's: `NAME LABEL` a line, or labels alone in the
+    /// order of the names [default: the class folders]
+    #[arg(long, value_name = "FILE", hide_short_help = true, conflicts_with = "val_split")]
+    labels: Option<PathBuf>,
     /// Images per batch [range: at least 1]
     #[arg(short, long, default_value_t = 64, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
@@ -198,7 +202,14 @@ fn opened(
 ) -> Result<ImageFolder, Error> {
     let root = data_dir.unwrap_or(&manifest.plan.data.data_dir);
     let plan = &manifest.plan;
+    let labels = args.labels.as_deref();
     let mut folder = match (plan.data.val_fraction, data_dir, &args.val_split) {
+        (_, Some(flat), _) if labels.is_some() => {
+            ImageFolder::open_labelled(flat, labels.expect("some"), &manifest.classes)?
+        }
+        (_, None, _) if labels.is_some() => {
+            return Err(Error::usage("--labels: expected the folder of the images too"));
+        }
         // The images that the run itself set aside, and no others.
         (Some(_), None, None) => open_data::splits(plan, checkpoint.parent())?.1,
         _ => ImageFolder::open_val(root, args.val_split.as_deref(), &manifest.classes)?,
