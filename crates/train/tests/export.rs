@@ -191,6 +191,13 @@ fn an_export_is_named_beside_its_checkpoint_and_written_only_when_it_is_right() 
         std::fs::remove_file(folder.join("model_best.onnx")).unwrap();
     }
     refused(&place.run(&["export", "--output", "x.pth"]), 2, &["x.pth", ".onnx"]);
+    refused(&place.run(&["export", "--format", "web", "-o", "x.onnx"]), 2, &["x.onnx", ".html"]);
+    // The ending says the format.
+    let output = place.run(&["export", "--output", "x.safetensors"]);
+    assert_eq!(code(&output), 0, "{}", error(&output));
+    assert!(said(&output).contains("create_model(\"mobilenetv3_small_100\""), "{}", said(&output));
+    let way = ["not there", "npm pack onnxruntime-web@1.30.0"];
+    refused(&place.run(&["export", "-o", "x.html", "--runtime", "not there"]), 8, &way);
     refused(&place.run(&["export", "none.ckpt"]), 6, &["none.ckpt"]);
     std::fs::write(place.path("photo.jpg"), "no image").unwrap();
     refused(

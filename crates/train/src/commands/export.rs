@@ -24,12 +24,25 @@ use crate::run::checkpoint::Checkpoint;
 /// The kind of file to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Format {
-    /// For ONNX Runtime, OpenVINO, TensorRT, CoreML and others
+    /// For ONNX Runtime, OpenVINO and other runtimes
     Onnx,
     /// Weights for timm or torchvision, under their names
     Safetensors,
     /// One HTML file that classifies pictures in the browser, without a server
     Web,
+}
+
+impl Format {
+    const ALL: [Self; 3] = [Self::Onnx, Self::Safetensors, Self::Web];
+
+    /// The ending of the file's name.
+    fn ending(self) -> &'static str {
+        match self {
+            Self::Onnx => "onnx",
+            Self::Safetensors => "safetensors",
+            Self::Web => "html",
+        }
+    }
 }
 
 /// Arguments of `kindling export`.
@@ -38,9 +51,9 @@ pub struct ExportArgs {
     /// Checkpoint, or the folder of a run [default: the newest run in checkpoints]
     #[arg(value_name = "CKPT")]
     checkpoint: Option<PathBuf>,
-    /// Format of the file
-    #[arg(long, value_enum, default_value = "onnx", value_name = "FORMAT")]
-    format: Format,
+    /// Format of the file [default: by the ending of --output, otherwise onnx]
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    format: Option<Format>,
     /// Names of a .safetensors file, and the library whose call is printed
     #[arg(long, value_enum, default_value = "timm", value_name = "SCHEME")]
     names: Names,
@@ -68,16 +81,24 @@ const DRAWN: &str = "a drawn one";
 /// A checkpoint or image that cannot be read; a file that answers otherwise than the checkpoint.
 pub fn export(args: &ExportArgs) -> Result<(), Error> {
     let path = chosen(args.checkpoint.as_deref())?;
-    let ending = match args.format {
-        Format::Onnx => "onnx",
-        Format::Safetensors => "safetensors",
-        Format::Web => "html",
+    let (format, output) = match (args.format, &args.output) {
+        (Some(format), Some(output)) => {
+            extension(output, &[format.ending()])?;
+            (format, output.clone())
+        }
+        (None, Some(output)) => {
+            let ending = extension(output, &Format::ALL.map(Format::ending))?;
+            let own = Format::ALL.into_iter().find(|format| format.ending() == ending);
+            (own.expect("one of them"), output.clone())
+        }
+        (format, None) => {
+            let format = format.unwrap_or(Format::Onnx);
+            (format, path.with_extension(format.ending()))
+        }
     };
-    let output = args.output.clone().unwrap_or_else(|| path.with_extension(ending));
-    extension(&output, &[ending])?;
     // For the comparison: the CPU, as everywhere.
     let classifier = load_classifier(&path, args.weights, &Backend::Flex.open()?.device)?;
-    match args.format {
+    match format {
         Format::Onnx => onnx(args, &path, &output, &classifier),
         Format::Web => web(args, &path, &output, &classifier),
         Format::Safetensors => {
