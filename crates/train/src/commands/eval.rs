@@ -202,16 +202,15 @@ fn opened(
 ) -> Result<ImageFolder, Error> {
     let root = data_dir.unwrap_or(&manifest.plan.data.data_dir);
     let plan = &manifest.plan;
-    let labels = args.labels.as_deref();
-    let mut folder = match (plan.data.val_fraction, data_dir, &args.val_split) {
-        (_, Some(flat), _) if labels.is_some() => {
-            ImageFolder::open_labelled(flat, labels.expect("some"), &manifest.classes)?
-        }
-        (_, None, _) if labels.is_some() => {
+    let mut folder = match (&args.labels, data_dir) {
+        (Some(list), Some(flat)) => ImageFolder::open_labelled(flat, list, &manifest.classes)?,
+        (Some(_), None) => {
             return Err(Error::usage("--labels: expected the folder of the images too"));
         }
         // The images that the run itself set aside, and no others.
-        (Some(_), None, None) => open_data::splits(plan, checkpoint.parent())?.1,
+        (None, None) if plan.data.val_fraction.is_some() && args.val_split.is_none() => {
+            open_data::splits(plan, checkpoint.parent())?.1
+        }
         _ => ImageFolder::open_val(root, args.val_split.as_deref(), &manifest.classes)?,
     };
     if !args.ignore_quarantine {
