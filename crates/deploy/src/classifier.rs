@@ -127,6 +127,11 @@ impl Classifier {
         &self.network
     }
 
+    /// The device of the network.
+    pub(crate) fn device(&self) -> Device {
+        self.device.clone()
+    }
+
     /// Names the image in a file.
     ///
     /// # Errors
@@ -187,8 +192,35 @@ impl Classifier {
         })
     }
 
+    /// The network's input for the image in the bytes of a file, `[3, height, width]`, flat.
+    ///
+    /// # Errors
+    /// [`Error::Bytes`].
+    pub fn prepare(&self, bytes: &[u8]) -> Result<Vec<f32>, Error> {
+        let mut values = vec![0.0; self.preprocess.values()];
+        let image = EncodedImage::open(bytes, self.preprocess.exif)?;
+        self.preprocess.apply_into(&image, &mut TransformScratch::default(), &mut values)?;
+        Ok(values)
+    }
+
+    /// Names prepared images `[n, 3, height, width]`, flat: one result for each, in order.
+    ///
+    /// # Errors
+    /// For an image: [`Error::NotFinite`].
+    ///
+    /// # Panics
+    /// When `values` is no whole number of images.
+    pub fn classify_prepared(&self, values: Vec<f32>) -> Vec<Result<Prediction, Error>> {
+        let (numbers, image) = (values.len(), self.preprocess.values());
+        assert_eq!(numbers % image, 0, "{numbers} numbers for images of {image}");
+        let named = |(number, prediction): (usize, Option<Prediction>)| {
+            prediction.ok_or_else(|| Error::NotFinite { image: numbered(number) })
+        };
+        self.forward(values).into_iter().enumerate().map(named).collect()
+    }
+
     /// Prepares every item and sends those that succeed through the network together. `name` is an
-    /// item's name in a message, by its place.
+    /// item's name in a message, by its index.
     fn batch<T>(
         &self,
         items: &[T],
@@ -251,7 +283,8 @@ impl Classifier {
         let rows = logits.chunks_exact(classes).zip(probabilities.chunks_exact(classes));
         rows.map(|(logits, row)| {
             let finite = logits.iter().all(|logit| logit.is_finite());
-            finite.then(|| Prediction::new(Arc::clone(&self.classes), row.to_vec()))
+            finite
+                .then(|| Prediction::new(Arc::clone(&self.classes), logits.to_vec(), row.to_vec()))
         })
         .collect()
     }

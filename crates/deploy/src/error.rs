@@ -83,6 +83,12 @@ pub enum Error {
         /// What differs.
         why: String,
     },
+    /// A network cannot be rounded to 8 bits.
+    #[error("{why}")]
+    Quantization {
+        /// The layer and its fault.
+        why: String,
+    },
     /// A decoded image without pixels.
     #[error("an image of {width} x {height} pixels; it must have at least one")]
     NoPixels {

@@ -16,17 +16,23 @@
 //! # Ok::<(), deploy::error::Error>(())
 //! ```
 //!
-//! In reading order: `classifier`, `predict` (guesses), `manifest` (the part of a checkpoint's
-//! manifest that a classifier needs), `container` (the file), `onnx` (for other runtimes), `web`, `files`,
-//! `error`.
+//! In reading order: `classifier`, `predict` (guesses), `class_map` (Grad-CAM), `manifest` (the part of a checkpoint's
+//! manifest that a classifier needs), `container` (the file), `quantization` (8-bit
+//! integers), `onnx` (for other runtimes), `web` (a page), `serve`
+//! (HTTP), `files`, `error`.
 
 #![forbid(unsafe_code)]
 
+pub mod class_map;
 pub mod classifier;
 pub mod container;
 pub mod error;
 pub mod files;
+mod folding;
 pub mod manifest;
 pub mod onnx;
 pub mod predict;
+pub mod quantization;
+#[cfg(feature = "serve")]
+pub mod serve;
 pub mod web;

@@ -20,6 +20,7 @@ pub use crate::onnx::model::{INPUT, LOGITS};
 
 use crate::classifier::Classifier;
 use crate::error::Error;
+use crate::quantization::Quantization;
 
 /// Largest difference of logits that passes the check, in units of the root of their mean square.
 const TOLERANCE: f64 = 1e-4;
@@ -28,6 +29,10 @@ const TOLERANCE: f64 = 1e-4;
 const OF_NOISE: f64 = 4.0;
 /// No network may differ by more: a wrong operation changes the first digits.
 const MOST: f64 = 1e-2;
+
+/// Largest mean difference of the logits of an integer file, in units of their size: a sum that is rounded in
+/// another order falls to the next byte now and then.
+const MOST_INT8: f64 = 0.1;
 
 /// What an ONNX file says about its model, beside the classes and the preparation of images.
 #[derive(Clone, Debug, Default)]
@@ -71,6 +76,47 @@ pub fn to_onnx(
     description: &Description,
     picture: Option<&[u8]>,
 ) -> Result<OnnxModel, Error> {
+    let bytes = encoded(classifier, description, None);
+    let difference = check(classifier, &bytes, picture)?;
+    Ok(OnnxModel { bytes, difference })
+}
+
+/// [`to_onnx`] in 8-bit integers: weights of int8 with a scale a channel, maps of uint8, input and output in
+/// floats. The file is read back and run by rten on images of the calibration; `difference` is that to the
+/// rounded network's own logits.
+///
+/// # Errors
+/// As [`to_onnx`].
+pub fn to_onnx_int8(
+    classifier: &Classifier,
+    description: &Description,
+    quantization: &Quantization,
+) -> Result<OnnxModel, Error> {
+    let bytes = encoded(classifier, description, Some(quantization));
+    let fault = |why: String| Error::Onnx { why };
+    let runner = OnnxRunner::new(&bytes, classifier)?;
+    let (images, classes) = (&quantization.sample, classifier.classes().len());
+    let (theirs, ours) = (runner.logits(images)?, &quantization.logits);
+    let ours = &ours[..ours.len().min(theirs.len())];
+    if theirs.len() != ours.len() || theirs.iter().any(|logit| !logit.is_finite()) {
+        return Err(fault(format!("{} logits of {classes} classes are none", theirs.len())));
+    }
+    let difference = mean_difference(&theirs, ours);
+    match difference <= MOST_INT8 {
+        true => Ok(OnnxModel { bytes, difference }),
+        false => Err(fault(format!(
+            "its logits differ from the rounded network's by {difference:.1e} of their size, at most \
+             {MOST_INT8:.0e} is expected"
+        ))),
+    }
+}
+
+/// The bytes of an ONNX file.
+fn encoded(
+    classifier: &Classifier,
+    description: &Description,
+    quantization: Option<&Quantization>,
+) -> Vec<u8> {
     let mut metadata = vec![
         ("classes", json!(classifier.classes()).to_string()),
         ("preprocessing", preprocessing(classifier.preprocess()).to_string()),
@@ -80,12 +126,50 @@ pub fn to_onnx(
     if let Some(crc) = description.source_crc32 {
         metadata.push(("source_crc32", format!("{crc:08x}")));
     }
+    if let Some(found) = quantization {
+        metadata.push(("int8", json!({ "calibration_images": found.images }).to_string()));
+    }
     let network = classifier.network();
     let weights = state_dict(network);
-    let bytes = model::model(network.config(), &weights, classifier.preprocess().crop, metadata)
-        .encode_to_vec();
-    let difference = check(classifier, &bytes, picture)?;
-    Ok(OnnxModel { bytes, difference })
+    let crop = classifier.preprocess().crop;
+    model::model(network.config(), &weights, crop, metadata, quantization).encode_to_vec()
+}
+
+/// An ONNX file run by rten.
+pub struct OnnxRunner {
+    model: Model,
+    /// Height and width of the input.
+    size: [usize; 2],
+}
+
+impl OnnxRunner {
+    /// Reads the bytes of a file that was written for a classifier.
+    ///
+    /// # Errors
+    /// [`Error::Onnx`].
+    pub fn new(bytes: &[u8], classifier: &Classifier) -> Result<Self, Error> {
+        let model = Model::load(bytes.to_vec())
+            .map_err(|error| Error::Onnx { why: format!("it cannot be read back: {error}") })?;
+        Ok(Self { model, size: classifier.preprocess().crop })
+    }
+
+    /// The logits of prepared images `[n, 3, height, width]`, flat.
+    ///
+    /// # Errors
+    /// [`Error::Onnx`].
+    pub fn logits(&self, images: &[f32]) -> Result<Vec<f32>, Error> {
+        let fault = |why: String| Error::Onnx { why };
+        let [height, width] = self.size;
+        let count = images.len() / (3 * height * width);
+        let view = NdTensorView::from_data([count, 3, height, width], images);
+        let answer = self
+            .model
+            .run_one(view.into(), None)
+            .map_err(|error| fault(format!("a batch of {count} cannot be run: {error}")))?;
+        let answer: NdTensor<f32, 2> =
+            answer.try_into().map_err(|error| fault(format!("its output: {error}")))?;
+        Ok(answer.to_vec())
+    }
 }
 
 /// How an image becomes the input, as the metadata says it.
@@ -109,8 +193,7 @@ pub(crate) fn preprocessing(rule: &Preprocess) -> Value {
 /// of its logits to the network's, in units of the root of their mean square.
 fn check(classifier: &Classifier, bytes: &[u8], picture: Option<&[u8]>) -> Result<f64, Error> {
     let fault = |why: String| Error::Onnx { why };
-    let model = Model::load(bytes.to_vec())
-        .map_err(|error| fault(format!("it cannot be read back: {error}")))?;
+    let runner = OnnxRunner::new(bytes, classifier)?;
     let rule = classifier.preprocess();
     let random =
         (0..rule.values() as u64).map(|i| (4.0 * nn::init::uniform(7, i) - 2.0) as f32).collect();
@@ -124,15 +207,7 @@ fn check(classifier: &Classifier, bytes: &[u8], picture: Option<&[u8]>) -> Resul
     let images: [Vec<f32>; 2] = [random, prepared];
     let mut largest = 0.0_f64;
     for batch in [images[..1].concat(), images[1..].concat(), images.concat()] {
-        let count = batch.len() / rule.values();
-        let shape = [count, 3, rule.crop[0], rule.crop[1]];
-        let view = NdTensorView::from_data(shape, &batch[..]);
-        let answer = model
-            .run_one(view.into(), None)
-            .map_err(|error| fault(format!("a batch of {count} cannot be run: {error}")))?;
-        let answer: NdTensor<f32, 2> =
-            answer.try_into().map_err(|error| fault(format!("its output: {error}")))?;
-        let (theirs, ours) = (answer.to_vec(), classifier.logits(batch.clone()));
+        let (theirs, ours) = (runner.logits(&batch)?, classifier.logits(batch.clone()));
         let difference = compare(&theirs, &ours, classifier.classes().len()).map_err(fault)?;
         largest = largest.max(difference);
         if difference > TOLERANCE {
@@ -167,6 +242,12 @@ fn relative(theirs: &[f32], ours: &[f32]) -> f64 {
     let largest = theirs.iter().zip(ours).map(|(a, b)| difference(*a, *b)).fold(0.0, f64::max);
     // All logits of a new head are zero.
     if size(ours) > 0.0 { largest / size(ours) } else { largest }
+}
+
+/// The root of the mean square of the differences, in units of the size of `ours`.
+fn mean_difference(theirs: &[f32], ours: &[f32]) -> f64 {
+    let differences: Vec<f32> = theirs.iter().zip(ours).map(|(a, b)| a - b).collect();
+    if size(ours) > 0.0 { size(&differences) / size(ours) } else { size(&differences) }
 }
 
 /// Compares the logits of a batch, `classes` an image: their relative difference, or why they are no

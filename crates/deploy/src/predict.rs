@@ -19,14 +19,21 @@ pub struct Guess {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Prediction {
     classes: Arc<[String]>,
+    logits: Vec<f32>,
     probabilities: Vec<f32>,
 }
 
 impl Prediction {
-    /// `probabilities` belong to `classes`, in this order.
-    pub(crate) fn new(classes: Arc<[String]>, probabilities: Vec<f32>) -> Self {
+    /// `logits` and `probabilities` belong to `classes`, in this order.
+    pub(crate) fn new(classes: Arc<[String]>, logits: Vec<f32>, probabilities: Vec<f32>) -> Self {
         assert_eq!(classes.len(), probabilities.len(), "a probability for every class");
-        Self { classes, probabilities }
+        assert_eq!(classes.len(), logits.len(), "a logit for every class");
+        Self { classes, logits, probabilities }
+    }
+
+    /// A logit for every class.
+    pub fn logits(&self) -> &[f32] {
+        &self.logits
     }
 
     /// A probability for every class, in the order of the logits.
@@ -61,7 +68,7 @@ mod tests {
     #[test]
     fn the_first_k_are_the_most_probable() {
         let classes = ["a", "b", "c", "d"].map(str::to_owned);
-        let prediction = Prediction::new(classes.into(), vec![0.1, 0.35, 0.2, 0.35]);
+        let prediction = Prediction::new(classes.into(), vec![0.0; 4], vec![0.1, 0.35, 0.2, 0.35]);
         let names = |k| -> Vec<String> { prediction.top(k).into_iter().map(|g| g.class).collect() };
         assert_eq!(names(3), ["b", "d", "c"]);
         assert_eq!(names(9), ["b", "d", "c", "a"]);

@@ -17,6 +17,9 @@ use crate::onnx::{Description, OnnxModel, preprocessing};
 /// The page without its parts.
 const PAGE: &str = include_str!("web/page.html");
 
+/// How a page looks, in light and dark.
+pub(crate) const STYLE: &str = include_str!("web/style.css");
+
 /// The files of `onnxruntime-web` that a page holds.
 #[derive(Clone, Copy, Debug)]
 pub struct WebRuntime<'a> {
@@ -41,12 +44,6 @@ pub fn page(
 ) -> String {
     let classes = classifier.classes();
     let about = json!({ "classes": classes, "rule": preprocessing(classifier.preprocess()) });
-    let named = match classes {
-        few if few.len() <= 12 => format!("{} classes: {}", few.len(), few.join(", ")),
-        many => {
-            format!("{} classes: {} and {} more", many.len(), many[..8].join(", "), many.len() - 8)
-        }
-    };
     let title = match description.model.is_empty() {
         true => classifier.network().config().architecture.name(),
         false => &description.model,
@@ -58,24 +55,39 @@ pub fn page(
     );
     let parts = [
         ("{{TITLE}}", escaped(title)),
-        ("{{CLASSES}}", escaped(&named)),
+        ("{{STYLE}}", STYLE.to_owned()),
+        ("{{CLASSES}}", escaped(&counted(classes))),
         ("{{FOOTER}}", escaped(&footer)),
         ("{{ABOUT}}", inert(&about)),
         ("{{RUNTIME}}", packed(runtime.module)),
         ("{{WASM}}", packed(runtime.wasm)),
         ("{{MODEL}}", packed(&onnx.bytes)),
     ];
-    let mut page =
-        String::with_capacity(PAGE.len() + parts.iter().map(|(_, text)| text.len()).sum::<usize>());
-    let mut rest = PAGE;
-    // One pass over the template: a class may be called as a mark is.
+    filled(PAGE, &parts)
+}
+
+/// How many classes there are, and their names or the first of them.
+pub(crate) fn counted(classes: &[String]) -> String {
+    match classes {
+        few if few.len() <= 12 => format!("{} classes: {}", few.len(), few.join(", ")),
+        many => {
+            format!("{} classes: {} and {} more", many.len(), many[..8].join(", "), many.len() - 8)
+        }
+    }
+}
+
+/// A page with its marks `{{NAME}}` filled in, in one pass: a class may be called as a mark is.
+pub(crate) fn filled(template: &str, parts: &[(&str, String)]) -> String {
+    let size = parts.iter().map(|(_, text)| text.len()).sum::<usize>();
+    let mut page = String::with_capacity(template.len() + size);
+    let mut rest = template;
     while let Some(start) = rest.find("{{") {
         page += &rest[..start];
         rest = &rest[start..];
         let (mark, text) = parts
             .iter()
             .find(|(mark, _)| rest.starts_with(mark))
-            .unwrap_or_else(|| panic!("page.html: no part for {}", &rest[..rest.len().min(20)]));
+            .unwrap_or_else(|| panic!("no part for {}", &rest[..rest.len().min(20)]));
         page += text;
         rest = &rest[mark.len()..];
     }
@@ -90,12 +102,12 @@ fn packed(bytes: &[u8]) -> String {
 }
 
 /// Text in HTML.
-fn escaped(text: &str) -> String {
+pub(crate) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 /// JSON that ends no script.
-fn inert(value: &Value) -> String {
+pub(crate) fn inert(value: &Value) -> String {
     value.to_string().replace('<', "\\u003c")
 }
 

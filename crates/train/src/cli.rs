@@ -13,6 +13,7 @@ use kernels::ops::threads::inside;
 use crate::commands::average::{AverageArgs, average};
 use crate::commands::bench::{BenchArgs, bench};
 use crate::commands::bn_reestimate::{BnReestimateArgs, bn_reestimate};
+use crate::commands::compare::{CompareArgs, compare};
 use crate::commands::completions::{CompletionsArgs, completions};
 use crate::commands::convert::{ConvertArgs, convert};
 use crate::commands::data::{DataCommand, data};
@@ -31,6 +32,7 @@ use crate::commands::profile::{ProfileArgs, profile};
 use crate::commands::recipes::{RecipesArgs, recipes};
 use crate::commands::replay::{ReplayArgs, replay};
 use crate::commands::report::{ReportArgs, report};
+use crate::commands::serve::{ServeArgs, serve};
 use crate::commands::summary::{SummaryArgs, summary};
 use crate::commands::train::{TrainArgs, train};
 use crate::device;
@@ -96,6 +98,8 @@ enum Command {
     /// Evaluate a checkpoint on a folder
     #[command(visible_aliases = ["val", "validate"])]
     Eval(EvalArgs),
+    /// Compare two checkpoints on the same images
+    Compare(CompareArgs),
     /// Write the report of a run again, or compare several runs
     Report(ReportArgs),
     /// Predict the classes of images
@@ -112,6 +116,8 @@ enum Command {
     Explain(ExplainArgs),
     /// Write a checkpoint for others: ONNX, a web page, timm's weights
     Export(ExportArgs),
+    /// Serve checkpoints over HTTP: a page, /predict, KServe v2
+    Serve(ServeArgs),
     /// Convert weights between file formats and naming schemes
     Convert(Box<ConvertArgs>),
     /// Run a network, or training steps, on tensors from a file
@@ -278,6 +284,7 @@ fn run(command: Command) -> Result<u8, Error> {
     match command {
         Command::Train(args) => train(&args),
         Command::Eval(args) => eval(&args),
+        Command::Compare(args) => compare(&args),
         Command::Report(args) => report(&args),
         Command::Predict(args) => predict(&args),
         Command::Preprocess(args) => preprocess(&args).map(|()| 0),
@@ -289,6 +296,7 @@ fn run(command: Command) -> Result<u8, Error> {
         Command::Summary(args) => summary(&args).map(|()| 0),
         Command::Explain(args) => explain(&args).map(|()| 0),
         Command::Export(args) => export(&args).map(|()| 0),
+        Command::Serve(args) => serve(&args),
         Command::Convert(args) => convert(&args).map(|said| {
             out!("{said}");
             0

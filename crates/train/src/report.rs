@@ -3,7 +3,7 @@
 mod compare;
 mod curves;
 mod history;
-mod metrics;
+pub(crate) mod metrics;
 mod page;
 mod pictures;
 mod predictions;

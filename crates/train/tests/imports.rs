@@ -52,9 +52,11 @@ const FLOORS: [(&str, &[&[&str]]); 5] = [
         "deploy",
         &[
             &["lib"],
-            &["web"],
+            &["serve"],
+            &["web", "class_map"],
             &["onnx"],
-            &["classifier"],
+            &["quantization"],
+            &["classifier", "folding"],
             &["error"],
             &["manifest", "predict"],
             &["container", "files"],

@@ -127,6 +127,42 @@ impl Preprocess {
         Ok(())
     }
 
+    /// Prepares the four corners of a resized image and its centre: torchvision's `Resize`, `FiveCrop`.
+    ///
+    /// # Shapes
+    /// `[5, 3, crop height, crop width]`, flat: top left, top right, bottom left, bottom right, centre.
+    ///
+    /// # Errors
+    /// See [`EncodedImage::region`].
+    ///
+    /// # Panics
+    /// When the crop is larger than `resize`.
+    pub fn five_crops(
+        &self,
+        image: &EncodedImage,
+        scratch: &mut TransformScratch,
+    ) -> Result<Vec<f32>, DecodeError> {
+        let [height, width] = self.crop;
+        let largest = height.max(width);
+        assert!(largest <= self.resize, "a crop of {largest} in a short edge of {}", self.resize);
+        let whole = image.whole();
+        let size = self.resized_size(whole.height, whole.width);
+        let (pixels, patch) = image.region(whole, 1, &mut scratch.decode)?;
+        let starts = [0, 1].map(|axis| {
+            let (centre, _) = centre_window(size[axis], self.crop[axis]);
+            [0, size[axis] - self.crop[axis], centre.start]
+        });
+        let mut values = vec![0.0; 5 * self.values()];
+        let places = [(0, 0), (0, 1), (1, 0), (1, 1), (2, 2)];
+        for ((row, column), values) in places.into_iter().zip(values.chunks_mut(self.values())) {
+            let (top, left) = (starts[0][row], starts[1][column]);
+            let window = [&(top..top + height), &(left..left + width)];
+            resize_window(pixels, patch, size, window, self.interpolation, &mut scratch.resize);
+            self.normalise(&scratch.resize.pixels, false, values);
+        }
+        Ok(values)
+    }
+
     /// Height and width to which an image is resized before the centre crop.
     pub(crate) fn resized_size(&self, height: usize, width: usize) -> [usize; 2] {
         let (short, long) = (height.min(width), height.max(width));
@@ -210,7 +246,9 @@ fn centre_window(size: usize, crop: usize) -> (Range<usize>, usize) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Interpolation, Preprocess};
+    use image::RgbImage;
+
+    use super::{EncodedImage, Interpolation, Preprocess, TransformScratch};
 
     /// Mutations caught: the pixels in their order.
     #[test]
@@ -226,6 +264,25 @@ mod tests {
         rule.normalise(&pixels, true, &mut values);
         let bytes = values.map(|value| (value * 255.0).round() as u8);
         assert_eq!(bytes, [7, 4, 1, 17, 14, 11, 8, 5, 2, 18, 15, 12, 9, 6, 3, 19, 16, 13]);
+    }
+
+    /// Mutations caught, each alone: corners in another order; a corner that is a pixel off.
+    #[test]
+    fn five_crops_are_the_corners_and_the_centre() {
+        let rule = Preprocess {
+            crop: [2, 3],
+            mean: [0.0; 3],
+            std: [1.0; 3],
+            ..Preprocess::imagenet(5, 3)
+        };
+        // Not resized: every pixel says where it is.
+        let image = RgbImage::from_fn(8, 5, |x, y| image::Rgb([x as u8, y as u8, 7]));
+        let mut scratch = TransformScratch::default();
+        let crops = rule.five_crops(&EncodedImage::of(&image), &mut scratch).unwrap();
+        let first = |crop: usize| [0, 6].map(|at| (crops[crop * 18 + at] * 255.0).round() as usize);
+        let corners: Vec<[usize; 2]> = (0..5).map(first).collect();
+        assert_eq!(corners, [[0, 0], [5, 0], [0, 3], [5, 3], [2, 2]]);
+        assert_eq!(crops[4 * 18..], rule.apply(&image));
     }
 
     #[test]

@@ -1,4 +1,9 @@
 //! A network's graph as an ONNX model: one node an operation, batch norm folded into the convolutions.
+//!
+//! In 8-bit integers every map stands between a QuantizeLinear and a DequantizeLinear, every weight behind a
+//! DequantizeLinear (the form QDQ): a runtime turns `Dequantize, Conv, Quantize` into one integer operation. A
+//! convolution left in floats would be rounded per tensor by ONNX Runtime itself, so none is. ReLU and ReLU6
+//! before a QuantizeLinear are omitted: the smallest and the largest byte do their work.
 
 use std::collections::{HashMap, HashSet};
 
@@ -11,9 +16,11 @@ use nn::preprocessing::imagenet_to_symmetric_terms;
 use nn::weights::NamedTensor;
 
 use super::proto::{
-    Attribute, Dimension, Extent, FLOAT, Initializer, Model, OnnxGraph, OnnxNode, OperatorSet,
-    Shape, StringEntry, TensorType, ValueInfo, ValueType,
+    Attribute, Dimension, Extent, FLOAT, INT8, INT32, Initializer, Model, OnnxGraph, OnnxNode,
+    OperatorSet, Shape, StringEntry, TensorType, UINT8, ValueInfo, ValueType,
 };
+use crate::folding::fold;
+use crate::quantization::{Affine, Quantization, QuantizedLayer};
 
 /// Opset 18 and IR 8: the lowest that hold every node (`HardSwish` needs 14) and all of today's runtimes.
 const OPSET: i64 = 18;
@@ -23,17 +30,26 @@ pub const INPUT: &str = "input";
 /// Name of the model's output.
 pub const LOGITS: &str = "logits";
 
+/// A layer's node, and its index among the layers.
+#[derive(Clone, Copy)]
+struct LayerNumber {
+    node: usize,
+    layer: usize,
+}
+
 /// The nodes and constants so far.
 struct OnnxBuilder<'a> {
     weights: HashMap<&'a str, &'a NamedTensor>,
     epsilon: f64,
+    quantization: Option<&'a Quantization>,
     nodes: Vec<OnnxNode>,
     initializers: Vec<Initializer>,
     named: HashSet<String>,
 }
 
 /// The model of a network for images of `size` (height, width) at export. The batch is free; the size is
-/// free too unless the padding depends on it, as TensorFlow's SAME does.
+/// free too unless the padding depends on it, as TensorFlow's SAME does. With a quantization the model is in
+/// 8-bit integers; its input and output stay floats.
 ///
 /// # Panics
 /// When `weights` lack a tensor of the network.
@@ -42,11 +58,13 @@ pub(super) fn model(
     weights: &[NamedTensor],
     size: [usize; 2],
     metadata: Vec<(&str, String)>,
+    quantization: Option<&Quantization>,
 ) -> Model {
     let graph = config.graph(size[0], size[1], Naming::Torchvision);
     let mut builder = OnnxBuilder {
         weights: weights.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect(),
         epsilon: config.bn_eps,
+        quantization,
         nodes: Vec::new(),
         initializers: Vec::new(),
         named: HashSet::new(),
@@ -57,7 +75,10 @@ pub(super) fn model(
         let inputs: Vec<String> = node.inputs.iter().map(|input| values[input].clone()).collect();
         let value = match &node.operation {
             NodeOperation::Input => INPUT.to_owned(),
-            NodeOperation::Layer(layer) => builder.layer(&graph.layers[*layer], &inputs[0]),
+            NodeOperation::Layer(layer) => {
+                let number = LayerNumber { node: index, layer: *layer };
+                builder.layer(&graph.layers[*layer], number, &inputs[0])
+            }
             NodeOperation::Activation(activation) => builder.activation(*activation, &inputs[0]),
             NodeOperation::HardSigmoid => {
                 // The default of alpha is another function.
@@ -75,6 +96,11 @@ pub(super) fn model(
                 builder.push("Concat", &inputs[0], inputs.clone(), axis)
             }
             NodeOperation::ImagenetToSymmetric => builder.imagenet_to_symmetric(&inputs[0]),
+        };
+        let rule = quantization.and_then(|found| found.maps.get(&index));
+        let value = match rule {
+            Some(rule) => builder.rounded(&value, *rule),
+            None => value,
         };
         values.insert(index, value);
     }
@@ -142,26 +168,83 @@ impl OnnxBuilder<'_> {
         name
     }
 
-    fn constant(&mut self, name: &str, shape: &[usize], values: &[f32]) -> String {
+    /// Adds a constant, once a name.
+    fn data(&mut self, name: &str, data_type: i32, shape: &[usize], raw_data: Vec<u8>) -> String {
         if self.named.insert(name.to_owned()) {
             self.initializers.push(Initializer {
                 dims: shape.iter().map(|&extent| extent as i64).collect(),
-                data_type: FLOAT,
+                data_type,
                 name: name.to_owned(),
-                raw_data: values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+                raw_data,
             });
         }
         name.to_owned()
     }
 
-    fn tensor(&self, name: &str) -> &NamedTensor {
-        self.weights.get(name).unwrap_or_else(|| panic!("{name}: not among the weights"))
+    fn constant(&mut self, name: &str, shape: &[usize], values: &[f32]) -> String {
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.data(name, FLOAT, shape, bytes)
     }
 
-    fn layer(&mut self, layer: &LayerSpec, input: &str) -> String {
+    /// A map as bytes and back.
+    fn rounded(&mut self, value: &str, rule: Affine) -> String {
+        let scale = self.constant(&format!("{value}/scale"), &[], &[rule.scale]);
+        let zero_point =
+            self.data(&format!("{value}/zero_point"), UINT8, &[], vec![rule.zero_point]);
+        let inputs = vec![value.to_owned(), scale.clone(), zero_point.clone()];
+        let bytes = self.push("QuantizeLinear", value, inputs, vec![]);
+        self.push("DequantizeLinear", value, vec![bytes, scale, zero_point], vec![])
+    }
+
+    /// Weights and bias of a layer in integers, and back.
+    fn integers(
+        &mut self,
+        [weight, bias]: [&str; 2],
+        shape: &[usize],
+        layer: &QuantizedLayer,
+        input: Affine,
+    ) -> [String; 2] {
+        let channels = layer.scales.len();
+        let axis = || vec![Attribute::int("axis", 0)];
+        let bytes = layer.weights.iter().map(|&weight| weight as u8).collect();
+        let integers = self.data(weight, INT8, shape, bytes);
+        let scale = self.constant(&format!("{weight}/scale"), &[channels], &layer.scales);
+        let zeros = vec![0; channels];
+        let zero_point = self.data(&format!("{weight}/zero_point"), INT8, &[channels], zeros);
+        let weight =
+            self.push("DequantizeLinear", weight, vec![integers, scale, zero_point], axis());
+        let bytes = layer.bias.iter().flat_map(|bias| bias.to_le_bytes()).collect();
+        let integers = self.data(bias, INT32, &[channels], bytes);
+        let scales: Vec<f32> = layer.scales.iter().map(|scale| scale * input.scale).collect();
+        let scale = self.constant(&format!("{bias}/scale"), &[channels], &scales);
+        let zero_point =
+            self.data(&format!("{bias}/zero_point"), INT32, &[channels], vec![0; 4 * channels]);
+        let bias = self.push("DequantizeLinear", bias, vec![integers, scale, zero_point], axis());
+        [weight, bias]
+    }
+
+    /// The names of a layer's weights and bias, in floats or in integers; none for a bias that is not there.
+    fn weights(&mut self, layer: &LayerSpec, number: LayerNumber) -> Vec<String> {
+        let folded = fold(layer, &self.weights, self.epsilon).expect("a layer with weights");
+        let bias = format!("{}.bias", layer.name);
+        match self.quantization {
+            Some(found) => {
+                let graph_input = found.inputs[&number.layer];
+                let own = &found.layers[&number.layer];
+                self.integers([&folded.name, &bias], &folded.shape, own, graph_input).into()
+            }
+            None => {
+                let weight = self.constant(&folded.name, &folded.shape, &folded.weights);
+                let bias = folded.bias.map(|b| self.constant(&bias, &[b.len()], &b));
+                std::iter::once(weight).chain(bias).collect()
+            }
+        }
+    }
+
+    fn layer(&mut self, layer: &LayerSpec, number: LayerNumber, input: &str) -> String {
         let value = match layer.operation {
-            LayerOperation::Convolution { conv, bias, norm } => {
-                self.convolution(layer, conv, input, bias, norm)
+            LayerOperation::Convolution { conv, .. } => {
+                self.convolution(layer, number, conv, input)
             }
             LayerOperation::MaxPool(pool) => {
                 let attributes = pool_attributes(pool);
@@ -185,42 +268,36 @@ impl OnnxBuilder<'_> {
                 self.push("Flatten", &layer.name, vec![pooled], axis)
             }
             LayerOperation::Linear => {
-                let [weight, bias] = [0, 1].map(|i| self.tensor(&layer.keys[i].name).clone());
-                let shape = [layer.output[0], layer.input.iter().product()];
-                let weight = self.constant(&weight.name, &shape, &weight.values);
-                let bias = self.constant(&bias.name, &[layer.output[0]], &bias.values);
-                let inputs = vec![input.to_owned(), weight, bias];
+                let mut inputs = vec![input.to_owned()];
+                inputs.extend(self.weights(layer, number));
                 self.push("Gemm", &layer.name, inputs, vec![Attribute::int("transB", 1)])
             }
         };
-        self.activation(layer.activation, &value)
+        let Some(found) = self.quantization else {
+            return self.activation(layer.activation, &value);
+        };
+        match layer.activation {
+            // The bytes of the map end where the function does.
+            Activation::Relu | Activation::Relu6 if found.maps.contains_key(&number.node) => value,
+            activation => {
+                let value = match found.before_activation.get(&number.node) {
+                    Some(rule) => self.rounded(&value, *rule),
+                    None => value,
+                };
+                self.activation(activation, &value)
+            }
+        }
     }
 
     fn convolution(
         &mut self,
         layer: &LayerSpec,
+        number: LayerNumber,
         conv: Conv,
         input: &str,
-        bias: bool,
-        norm: bool,
     ) -> String {
-        let keys: Vec<&NamedTensor> = layer.keys.iter().map(|key| self.tensor(&key.name)).collect();
-        let weight = keys[0].clone();
-        let (values, bias) = match (norm, bias) {
-            (true, _) => {
-                let statistics = [keys[1], keys[2], keys[3], keys[4]].map(|t| &t.values[..]);
-                let (values, bias) = folded(&weight.values, statistics, self.epsilon);
-                (values, Some(bias))
-            }
-            (false, true) => (weight.values.clone(), Some(keys[1].values.clone())),
-            (false, false) => (weight.values.clone(), None),
-        };
         let mut inputs = vec![input.to_owned()];
-        inputs.push(self.constant(&weight.name, &weight.shape, &values));
-        if let Some(bias) = bias {
-            let name = format!("{}.bias", layer.name);
-            inputs.push(self.constant(&name, &[conv.output], &bias));
-        }
+        inputs.extend(self.weights(layer, number));
         let [(top, bottom), (left, right)] = conv.pads([layer.input[1], layer.input[2]]);
         let attributes = vec![
             Attribute::ints("dilations", &[conv.dilation; 2]),
@@ -267,28 +344,4 @@ fn pool_attributes(pool: Pool) -> Vec<Attribute> {
         Attribute::ints("pads", &[pool.padding; 4]),
         Attribute::ints("strides", &[pool.stride; 2]),
     ]
-}
-
-/// A convolution's weights and bias with batch norm folded in, computed in f64. `norm` is scale, shift,
-/// running mean and running variance.
-fn folded(weights: &[f32], norm: [&[f32]; 4], epsilon: f64) -> (Vec<f32>, Vec<f32>) {
-    let [gamma, beta, mean, variance] = norm;
-    let size = weights.len() / gamma.len();
-    let factors: Vec<f64> = gamma
-        .iter()
-        .zip(variance)
-        .map(|(&gamma, &variance)| f64::from(gamma) / (f64::from(variance) + epsilon).sqrt())
-        .collect();
-    let values = weights
-        .chunks_exact(size)
-        .zip(&factors)
-        .flat_map(|(filter, factor)| filter.iter().map(move |w| (f64::from(*w) * factor) as f32))
-        .collect();
-    let bias = beta
-        .iter()
-        .zip(mean)
-        .zip(&factors)
-        .map(|((&beta, &mean), factor)| (f64::from(beta) - f64::from(mean) * factor) as f32)
-        .collect();
-    (values, bias)
 }

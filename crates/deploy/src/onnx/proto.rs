@@ -3,8 +3,11 @@
 
 use prost::Message;
 
-/// The type of an initializer's values, `TensorProto.DataType`.
+/// Types of an initializer's values, `TensorProto.DataType`.
 pub(super) const FLOAT: i32 = 1;
+pub(super) const UINT8: i32 = 2;
+pub(super) const INT8: i32 = 3;
+pub(super) const INT32: i32 = 6;
 
 /// `ModelProto`: a file.
 #[derive(Clone, PartialEq, Message)]

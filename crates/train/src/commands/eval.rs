@@ -1,5 +1,9 @@
 //! `kindling eval`: the accuracy of a checkpoint on a folder of images.
 
+mod real_labels;
+mod test_time;
+mod thresholds;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -7,10 +11,14 @@ use clap::Args;
 use nn::cost::cost;
 
 use crate::commands::checkpoint_args::{WeightsArgs, chosen, is_checkpoint, open};
+use crate::commands::eval::real_labels::{RealLabels, RealScore};
+use crate::commands::eval::test_time::{TestTimeAugmentation, Views, masked, valid_labels};
+use crate::commands::eval::thresholds::{print_thresholds, thresholds};
 use crate::commands::foreign_weights::{RuleArgs, as_checkpoint, class_names};
 use crate::commands::model_args::{ModelArgs, size_or_native};
 use crate::config::output::LogFormat;
 use crate::config::range::number;
+use crate::datasets::batch::Batch;
 use crate::datasets::class_order;
 use crate::datasets::image_folder::ImageFolder;
 use crate::datasets::image_keys::{ImageKeys, KnownImages};
@@ -20,6 +28,7 @@ use crate::device::Backend;
 use crate::error::Error;
 use crate::files::write_atomically;
 use crate::learner::evaluate::{EvalReport, evaluate_each};
+use crate::report::metrics::calibration;
 use crate::report::{Prediction, predictions_csv};
 use crate::run::checkpoint::{Checkpoint, Manifest};
 use crate::run::log_lines::accuracy;
@@ -74,6 +83,20 @@ pub struct EvalArgs {
     /// order of the names [default: the class folders]
     #[arg(long, value_name = "FILE", hide_short_help = true, conflicts_with = "val_split")]
     labels: Option<PathBuf>,
+    /// Test-time augmentation: the mean of the probabilities of an image's views
+    #[arg(long, value_enum, default_value = "none", value_name = "VIEWS", hide_short_help = true)]
+    tta: TestTimeAugmentation,
+    /// JSON list of the right labels of every image, in the order of the names (ImageNet ReaL): an answer
+    /// among them counts, an image without any is omitted [default: none]
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
+    real_labels: Option<PathBuf>,
+    /// File of class names or of indices of logits, one a line: no other class is answered [default: all]
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
+    valid_labels: Option<PathBuf>,
+    /// Print for each threshold on the probability how many images are answered and how many of the answers
+    /// are right [default: no]
+    #[arg(long, hide_short_help = true)]
+    thresholds: bool,
     /// Images per batch [range: at least 1]
     #[arg(short, long, default_value_t = 64, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
@@ -273,28 +296,30 @@ pub fn eval(args: &EvalArgs) -> Result<u8, Error> {
     let mut logger = Logger::new(1, LogFormat::Text);
     let each = |done| logger.evaluated(done, images);
     let mut predictions = Vec::new();
+    let real =
+        args.real_labels.as_deref().map(|file| RealLabels::read(file, &items)).transpose()?;
+    let mut real_score = RealScore::default();
     let answer = |index: usize, label: usize, logits: &[f32]| {
-        if args.predictions.is_some() {
+        if args.predictions.is_some() || args.thresholds || args.json {
             predictions.push(Prediction::new(index, label, logits));
         }
+        if let Some(real) = &real {
+            real_score.add(real.of(index), logits);
+        }
+    };
+    let views = Views::new(args.tta, &manifest.preprocess, &items)?;
+    let valid = valid_labels(args.valid_labels.as_deref(), &manifest.classes, &items)?;
+    let forward = |batch: &mut Batch| {
+        views.logits(&network, batch, &device).map(|logits| masked(logits, valid.as_deref()))
     };
     let mut report =
-        evaluate_each(&network, &loader, &manifest.classes, &device, &stop, each, &note, answer)?;
+        evaluate_each(&forward, &loader, &manifest.classes, &stop, each, &note, answer)?;
     logger.finish();
     if let (true, Some(signal)) = (report.interrupted, stop.requested()) {
         err!("interrupted after {} of {images} images; no result", report.images);
         return Ok(signal);
     }
-    if let Some(&first) = report.not_finite.first() {
-        return Err(Error::diverged(format!(
-            "{}: the logits of {} of {} images are not finite numbers, first those of {}; the weights \
-             are too large, take an earlier checkpoint",
-            checkpoint.display(),
-            report.not_finite.len(),
-            report.images,
-            items.items[first].0.display()
-        )));
-    }
+    all_finite(&report, &checkpoint, &items)?;
     report.skipped.iter().for_each(|line| err!("skipped: {line}"));
     if let Some(trained) = &manifest.trained_images {
         let known = keys.known_to(trained);
@@ -314,14 +339,57 @@ pub fn eval(args: &EvalArgs) -> Result<u8, Error> {
     if let Some(folder) = &args.output {
         run_folder::write_evaluation(folder, &report)?;
     }
-    match args.json {
-        true => out!("{}", serde_json::to_string_pretty(&report).expect("plain data")),
-        false => out!("{}", accuracy(&report)),
-    }
-    if args.per_class && !args.json {
-        print_classes(&report);
-    }
+    let real = real.is_some().then_some(&real_score);
+    print(args, &report, real, &predictions);
     Ok(0)
+}
+
+/// Refuses logits that are not finite numbers.
+fn all_finite(report: &EvalReport, checkpoint: &Path, items: &ImageFolder) -> Result<(), Error> {
+    if let Some(&first) = report.not_finite.first() {
+        return Err(Error::diverged(format!(
+            "{}: the logits of {} of {} images are not finite numbers, first those of {}; the weights \
+             are too large, take an earlier checkpoint",
+            checkpoint.display(),
+            report.not_finite.len(),
+            report.images,
+            items.items[first].0.display()
+        )));
+    }
+    Ok(())
+}
+
+/// Prints the result, as JSON or for people.
+fn print(
+    args: &EvalArgs,
+    report: &EvalReport,
+    real: Option<&RealScore>,
+    predictions: &[Prediction],
+) {
+    if args.json {
+        let mut json = serde_json::json!(report);
+        json["ece"] = serde_json::json!(calibration(predictions).1);
+        if let Some(real) = real {
+            json["real"] = serde_json::json!(real);
+        }
+        if args.thresholds {
+            json["thresholds"] = serde_json::json!(thresholds(predictions));
+        }
+        out!("{}", serde_json::to_string_pretty(&json).expect("plain data"));
+        return;
+    }
+    out!("{}", accuracy(report));
+    if let Some(real) = real {
+        out!("{}", real.line());
+    }
+    if args.thresholds {
+        let error = 100.0 * calibration(predictions).1;
+        out!("expected calibration error {error:.1} % (15 bins)");
+        print_thresholds(predictions);
+    }
+    if args.per_class {
+        print_classes(report);
+    }
 }
 
 /// The result in the columns of timm's `validate.py`: accuracies in percent, rounded to four digits as

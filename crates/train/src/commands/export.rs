@@ -12,7 +12,9 @@ use transforms::preprocess::Preprocess;
 
 use crate::commands::checkpoint_args::{WeightsArgs, chosen, load_classifier};
 use crate::commands::convert::{Float, Names, loaded_in_python, write};
+use crate::commands::int8::{Int8Args, quantized};
 use crate::commands::web_runtime::web_runtime;
+use crate::config::plan::Plan;
 use crate::datasets::layout::val_folder;
 use crate::datasets::listing::first_image;
 use crate::device::Backend;
@@ -69,6 +71,8 @@ pub struct ExportArgs {
     /// evaluation, otherwise a drawn one]
     #[arg(long, value_name = "FILE", hide_short_help = true)]
     image: Option<PathBuf>,
+    #[command(flatten)]
+    int8: Int8Args,
 }
 
 /// The image of the comparison where there is no photo.
@@ -91,11 +95,20 @@ pub fn export(args: &ExportArgs) -> Result<(), Error> {
             let own = Format::ALL.into_iter().find(|format| format.ending() == ending);
             (own.expect("one of them"), output.clone())
         }
+        (None | Some(Format::Onnx), None) if args.int8.int8 => {
+            (Format::Onnx, path.with_extension("int8.onnx"))
+        }
         (format, None) => {
             let format = format.unwrap_or(Format::Onnx);
             (format, path.with_extension(format.ending()))
         }
     };
+    if args.int8.int8 && format != Format::Onnx {
+        return Err(Error::usage(format!(
+            "--int8: {}: 8-bit integers are for ONNX alone; in a browser they are slower than floats",
+            output.display()
+        )));
+    }
     // For the comparison: the CPU, as everywhere.
     let classifier = load_classifier(&path, args.weights, &Backend::Flex.open()?.device)?;
     match format {
@@ -112,6 +125,15 @@ pub fn export(args: &ExportArgs) -> Result<(), Error> {
     }
 }
 
+/// What an ONNX file says about its checkpoint.
+fn description(path: &Path, plan: &Plan) -> Result<Description, Error> {
+    let bytes = files::read(path).map_err(|error| {
+        Error::checkpoint(format!("{}: cannot read it: {error}", path.display()))
+    })?;
+    let model = plan.network.model.clone();
+    Ok(Description { model, source_crc32: Some(crc32fast::hash(&bytes)) })
+}
+
 /// A checked ONNX model of a checkpoint.
 struct CheckedOnnx {
     model: OnnxModel,
@@ -124,13 +146,7 @@ struct CheckedOnnx {
 fn checked(args: &ExportArgs, path: &Path, classifier: &Classifier) -> Result<CheckedOnnx, Error> {
     let plan = Checkpoint::read(path)?.manifest.plan;
     let (image, mut named) = picture(args.image.as_deref(), &plan.data.data_dir)?;
-    let bytes = files::read(path).map_err(|error| {
-        Error::checkpoint(format!("{}: cannot read it: {error}", path.display()))
-    })?;
-    let description = Description {
-        model: plan.network.model.clone(),
-        source_crc32: Some(crc32fast::hash(&bytes)),
-    };
+    let description = description(path, &plan)?;
     let mut onnx = to_onnx(classifier, &description, image.as_deref());
     if let (Err(deploy::error::Error::Bytes(_)), None) = (&onnx, &args.image) {
         // Nobody named the damaged image.
@@ -150,9 +166,43 @@ fn onnx(
     output: &Path,
     classifier: &Classifier,
 ) -> Result<(), Error> {
+    if args.int8.int8 {
+        return int8(args, path, output, classifier);
+    }
     let CheckedOnnx { model: OnnxModel { bytes, difference }, image, .. } =
         checked(args, path, classifier)?;
     write_atomically(output, &bytes)?;
+    said(output, &bytes, classifier, "ONNX opset 18");
+    out!(
+        "checked: rten ran the file on a random image and on {image}, alone and together; logits differ by at \
+         most {difference:.0e} of their size"
+    );
+    out!("classes and preparation are in its metadata; docs/guide.md#export shows how to run it");
+    Ok(())
+}
+
+fn int8(
+    args: &ExportArgs,
+    path: &Path,
+    output: &Path,
+    classifier: &Classifier,
+) -> Result<(), Error> {
+    let plan = Checkpoint::read(path)?.manifest.plan;
+    let description = description(path, &plan)?;
+    let OnnxModel { bytes, difference } =
+        quantized(&args.int8, path, &plan, classifier, &description)?;
+    write_atomically(output, &bytes)?;
+    said(output, &bytes, classifier, "ONNX opset 18, int8 (QDQ)");
+    out!(
+        "checked: rten ran the file on calibration images; logits differ from the rounded network's by \
+         {difference:.0e} of their size"
+    );
+    out!("runtimes round elsewhere: measure the file in yours; docs/guide.md#int8 shows how");
+    Ok(())
+}
+
+/// What a file takes and gives.
+fn said(output: &Path, bytes: &[u8], classifier: &Classifier, form: &str) {
     let config = classifier.network().config();
     let rule = classifier.preprocess();
     let [height, width] = rule.crop;
@@ -160,18 +210,12 @@ fn onnx(
         true => format!("{height}, {width}"),
         false => "height, width".to_owned(),
     };
-    out!("{}: {:.1} MB, ONNX opset 18", output.display(), bytes.len() as f64 / 1e6);
+    out!("{}: {:.1} MB, {form}", output.display(), bytes.len() as f64 / 1e6);
     out!(
         "input `{INPUT}` [batch, 3, {size}] f32 -> output `{LOGITS}` [batch, {}] f32",
         config.num_classes
     );
     out!("{}", preparation(rule));
-    out!(
-        "checked: rten ran the file on a random image and on {image}, alone and together; logits differ by at \
-         most {difference:.0e} of their size"
-    );
-    out!("classes and preparation are in its metadata; docs/guide.md#export shows how to run it");
-    Ok(())
 }
 
 fn web(

@@ -1,9 +1,11 @@
 //! `kindling predict`: files and folders in, the first k classes of each image out.
 
 use std::collections::{BTreeMap, HashSet};
+use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
+use deploy::classifier::Classifier;
 use deploy::predict::Guess;
 use serde::Serialize;
 
@@ -44,6 +46,10 @@ pub struct PredictArgs {
     /// none]
     #[arg(long, value_name = "DIR")]
     copy_to: Option<PathBuf>,
+    /// Folder for a PNG of every image beside the same with what spoke for its class (Grad-CAM)
+    /// [default: none]
+    #[arg(long, value_name = "DIR")]
+    cam: Option<PathBuf>,
     /// Images per batch [range: at least 1]
     #[arg(short, long, default_value_t = 32, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
@@ -120,6 +126,9 @@ pub fn predict(args: &PredictArgs) -> Result<u8, Error> {
                 Err(error) => (Vec::new(), Some(reason(&error))),
             };
             let sure = |best: &Guess| best.probability >= args.threshold.unwrap_or(0.0);
+            if let (Some(folder), Some(best)) = (&args.cam, guesses.first()) {
+                class_map(&classifier, file, folder, best)?;
+            }
             let prediction = guesses.first().map(|best| match sure(best) {
                 true => best.class.clone(),
                 false => UNKNOWN.to_owned(),
@@ -220,30 +229,60 @@ fn summary(predicted: &[PredictedFile]) -> Vec<String> {
 
 /// Copies an image into the folder of its class, under a name that no file there has.
 fn copy(file: &Path, folder: &Path, class: &str) -> Result<(), Error> {
-    let to = folder.join(class.replace(['/', '\\'], "_"));
-    create_folders(&to)?;
-    let failed = |path: &Path, e: &std::io::Error| {
-        Error::file(format!("{}: cannot write: {e}", path.display()))
-    };
     let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let extension = file.extension().map(|own| format!(".{}", own.to_string_lossy()));
-    let extension = extension.unwrap_or_default();
-    for number in 1.. {
+    let to = folder.join(in_a_name(class));
+    let path = created(&to, &stem, &extension.unwrap_or_default())?;
+    std::fs::copy(file, &path).map(drop).map_err(|e| unwritten(&path, &e))
+}
+
+/// Draws what in an image spoke for its class, as `STEM.CLASS.png`.
+fn class_map(
+    classifier: &Classifier,
+    file: &Path,
+    folder: &Path,
+    best: &Guess,
+) -> Result<(), Error> {
+    let bytes =
+        crate::files::read(file).map_err(|e| Error::data(format!("{}: {e}", file.display())))?;
+    let values = classifier
+        .prepare(&bytes)
+        .map_err(|error| Error::data(format!("{}: {}", file.display(), reason(&error))))?;
+    let picture = classifier.pixels(&values);
+    let drawn = classifier.class_map(values, best.index).drawn(&picture);
+    let mut png = Cursor::new(Vec::new());
+    drawn.write_to(&mut png, image::ImageFormat::Png).expect("memory takes every byte");
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+    let path = created(folder, &format!("{stem}.{}", in_a_name(&best.class)), ".png")?;
+    std::fs::write(&path, png.into_inner()).map_err(|e| unwritten(&path, &e))
+}
+
+/// A class in the name of a file.
+fn in_a_name(class: &str) -> String {
+    class.replace(['/', '\\'], "_")
+}
+
+fn unwritten(path: &Path, error: &std::io::Error) -> Error {
+    Error::file(format!("{}: cannot write: {error}", path.display()))
+}
+
+/// Makes a file in a folder under a name that no file there has. It is made before it is filled, so that of
+/// two at once neither is lost.
+fn created(folder: &Path, stem: &str, extension: &str) -> Result<PathBuf, Error> {
+    create_folders(folder)?;
+    let mut number = 1;
+    loop {
         let name = match number {
             1 => format!("{stem}{extension}"),
             _ => format!("{stem}-{number}{extension}"),
         };
-        let path = to.join(name);
-        // Made before it is filled, so that of two copies at once neither is lost.
+        let path = folder.join(name);
         match std::fs::File::create_new(&path) {
-            Ok(_) => {
-                return std::fs::copy(file, &path).map(drop).map_err(|e| failed(&path, &e));
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(failed(&path, &e)),
+            Ok(_) => return Ok(path),
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => number += 1,
+            Err(e) => return Err(unwritten(&path, &e)),
         }
     }
-    Ok(())
 }
 
 /// The sources with patterns resolved and the list on standard input read.
@@ -280,7 +319,7 @@ fn listed(sources: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
 ///
 /// # Errors
 /// A source that does not exist, or no image at all.
-fn gather(sources: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
+pub(super) fn gather(sources: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
     let (mut found, mut visited, mut left_out) = (Vec::new(), HashSet::new(), Vec::new());
     for source in sources {
         match source.is_dir() {

@@ -4,6 +4,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use nn::network::Network;
 use serde::{Deserialize, Serialize};
 
+use crate::datasets::batch::Batch;
 use crate::datasets::listing::named;
 use crate::datasets::loader::Loader;
 use crate::datasets::loader::patient_epoch::PatientEpoch;
@@ -108,19 +109,33 @@ pub fn evaluate(
     progress: impl FnMut(u64),
     note: &dyn Fn(&str),
 ) -> Result<EvalReport, Error> {
-    evaluate_each(network, loader, class_names, device, stop, progress, note, |_, _, _| {})
+    let forward = |batch: &mut Batch| Ok(forward(network, batch, device));
+    evaluate_each(&forward, loader, class_names, stop, progress, note, |_, _, _| {})
 }
 
-/// [`evaluate`]; `each` gets every image: its index in the folder, its label, its logits.
+/// What gives the logits of a batch, `[n, classes]`. It may take the images out of the batch.
+pub type ForwardBatch<'a> = dyn Fn(&mut Batch) -> Result<Tensor<2>, Error> + 'a;
+
+/// The images of a batch as a tensor, taken out of it.
+pub fn images(batch: &mut Batch, device: &Device) -> Tensor<4> {
+    let values = std::mem::take(&mut batch.images);
+    Tensor::from_data(TensorData::new(values, batch.shape), device)
+}
+
+/// The logits of a batch as the network gives them.
+pub fn forward(network: &Network, batch: &mut Batch, device: &Device) -> Tensor<2> {
+    network.forward(images(batch, device))
+}
+
+/// [`evaluate`] with another way to logits; `each` gets every image: its index in the folder, its label, its
+/// logits.
 ///
 /// # Errors
-/// As [`evaluate`].
-#[expect(clippy::too_many_arguments, reason = "what an evaluation is of, and who hears of it")]
+/// As [`evaluate`]; those of `forward`.
 pub fn evaluate_each(
-    network: &Network,
+    forward: &ForwardBatch,
     loader: &Loader,
     class_names: &[String],
-    device: &Device,
     stop: &Stop,
     mut progress: impl FnMut(u64),
     note: &dyn Fn(&str),
@@ -138,7 +153,7 @@ pub fn evaluate_each(
     let mut confusion = Confusion::default();
     let mut unread = vec![0_u64; classes];
     for batch in PatientEpoch::new(loader, 0, 0, stop, note) {
-        let batch = match batch {
+        let mut batch = match batch {
             Err(error) if error.is_the_systems() && stop.requested().is_some() => {
                 interrupted = true;
                 break;
@@ -151,9 +166,8 @@ pub fn evaluate_each(
         if count == 0 {
             continue;
         }
-        let images = Tensor::<4>::from_data(TensorData::new(batch.images, batch.shape), device);
-        let logits = network.forward(images);
-        let targets = soft_targets(&batch.labels, classes, 0.0, device);
+        let logits = forward(&mut batch)?;
+        let targets = soft_targets(&batch.labels, classes, 0.0, &logits.device());
         let batch_loss = cross_entropy(logits.clone(), targets).into_scalar::<f32>();
         loss += f64::from(batch_loss) * count as f64;
         let values = logits.into_data().convert::<f32>().try_into_vec::<f32>().expect("f32");

@@ -19,7 +19,7 @@ pub(super) fn scores(row: &ClassRow) -> [f64; 3] {
 
 /// The bins of top-1 confidence, and the expected calibration error: the mean of |accuracy -
 /// confidence| over the bins, weighted by images.
-pub(super) fn calibration(predictions: &[Prediction]) -> (Vec<Bin>, f64) {
+pub(crate) fn calibration(predictions: &[Prediction]) -> (Vec<Bin>, f64) {
     let mut sums = [(0_u64, 0_u64, 0.0_f64); BINS];
     for prediction in predictions {
         let confidence = f64::from(prediction.probability);
@@ -44,7 +44,7 @@ pub(super) fn calibration(predictions: &[Prediction]) -> (Vec<Bin>, f64) {
 
 /// The exact two-sided p-value of McNemar's test: `b` images are right in one run alone, `c` in the
 /// other alone.
-pub(super) fn mcnemar(b: u64, c: u64) -> f64 {
+pub(crate) fn mcnemar(b: u64, c: u64) -> f64 {
     let (n, k) = (b + c, b.min(c));
     if n == 0 {
         return 1.0;

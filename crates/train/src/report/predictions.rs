@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use burn::module::Module as _;
 
+use crate::datasets::batch::Batch;
 use crate::datasets::image_folder::ImageFolder;
 use crate::datasets::loader::Mode;
 use crate::datasets::quarantine::relative;
 use crate::device::OpenedDevice;
 use crate::error::Error;
-use crate::learner::evaluate::{EvalReport, evaluate_each};
+use crate::learner::evaluate::{EvalReport, evaluate_each, forward};
 use crate::run::checkpoint::{Checkpoint, Manifest};
 use crate::run::open_data;
 use crate::run::retention::{BEST, LAST};
@@ -88,11 +89,11 @@ pub(super) fn evaluate(
     let each = |index: usize, label: usize, logits: &[f32]| {
         predictions.push(Prediction::new(index, label, logits));
     };
+    let network = network.valid();
     let report = evaluate_each(
-        &network.valid(),
+        &|batch: &mut Batch| Ok(forward(&network, batch, &opened.device)),
         &loader,
         &manifest.classes,
-        &opened.device,
         stop,
         |_| {},
         &|_| {},
