@@ -219,6 +219,42 @@ impl Classifier {
         self.forward(values).into_iter().enumerate().map(named).collect()
     }
 
+    /// A description of each prepared image `[n, 3, height, width]`, flat, for retrieval: the mean of the network's
+    /// last map, scaled to length 1, so that the dot product of two is their cosine.
+    ///
+    /// ```
+    /// use deploy::classifier::Classifier;
+    ///
+    /// let here = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
+    /// let classifier = Classifier::load(format!("{here}/fashion.ckpt"))?;
+    /// let image = classifier.prepare(&std::fs::read(format!("{here}/trouser.png")).unwrap())?;
+    /// let features = classifier.features(image.repeat(2));
+    /// let cosine: f32 = features[0].iter().zip(&features[1]).map(|(a, b)| a * b).sum();
+    /// assert!((cosine - 1.0).abs() < 1e-5);
+    /// # Ok::<(), deploy::error::Error>(())
+    /// ```
+    ///
+    /// # Panics
+    /// When `values` is no whole number of images.
+    pub fn features(&self, values: Vec<f32>) -> Vec<Vec<f32>> {
+        let (numbers, image) = (values.len(), self.preprocess.values());
+        assert_eq!(numbers % image, 0, "{numbers} numbers for images of {image}");
+        let ([height, width], count) = (self.preprocess.crop, numbers / image);
+        if count == 0 {
+            return Vec::new();
+        }
+        let data = TensorData::new(values, [count, 3, height, width]);
+        let means = inside(|| {
+            let means = self.network.forward_pooled(Tensor::<4>::from_data(data, &self.device));
+            means.into_data().convert::<f32>().try_into_vec::<f32>().expect("converted to f32")
+        });
+        let scaled = |row: &[f32]| {
+            let length = row.iter().map(|value| value * value).sum::<f32>().sqrt();
+            row.iter().map(|value| value / length.max(f32::MIN_POSITIVE)).collect()
+        };
+        means.chunks_exact(means.len() / count).map(scaled).collect()
+    }
+
     /// Prepares every item and sends those that succeed through the network together. `name` is an
     /// item's name in a message, by its index.
     fn batch<T>(

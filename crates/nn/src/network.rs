@@ -147,6 +147,15 @@ impl Network {
         backbone.forward_head(pooled, None)
     }
 
+    /// The mean of the last map over its pixels: what the classifier reads, and a description of an image for
+    /// retrieval.
+    ///
+    /// # Shapes
+    /// `[b, 3, h, w]` to `[b, c]`.
+    pub fn forward_pooled(&self, images: Tensor<4>) -> Tensor<2> {
+        self.backbone().forward_pooled(self.transform_input(images))
+    }
+
     /// The last map of every stride, the largest first, as a detector needs them.
     ///
     /// # Shapes

@@ -6,6 +6,7 @@
 
 mod advice;
 mod averaging;
+pub mod begin;
 pub mod build_objective;
 pub mod checkpoint;
 pub mod dashboard;

@@ -2,7 +2,7 @@
 //! reader copies works.
 //!
 //! A block that cannot run says why: ```` ```sh not-run: REASON ````. `<!-- test: WORDS -->` before a block appends the words
-//! to its training commands, so that the test stays short.
+//! to its training and exporting commands, so that the test stays short.
 //!
 //! Mutations caught: a misspelt command in a block.
 
@@ -40,7 +40,8 @@ fn blocks(name: &str, text: &str) -> Vec<Block> {
             None if info == "sh" => {
                 let with = |line: &&str| {
                     let command = line.split(" #").next().unwrap().trim_end();
-                    match command.starts_with("kindling train") {
+                    let long = ["kindling train", "kindling export"];
+                    match long.iter().any(|start| command.starts_with(start)) {
                         true => format!("{command}{appended}\n"),
                         false => format!("{command}\n"),
                     }

@@ -8,8 +8,7 @@ use crate::config::plan::Plan;
 use crate::config::recipe;
 use crate::err;
 use crate::error::Error;
-use crate::run::pretrained::follow_weights;
-use crate::run::task::follow_data;
+use crate::run::begin::complete;
 
 /// The end of the long help of a command that takes the options of a run.
 pub(crate) const PRECEDENCE: &str = "Every option of a run is also a key of the TOML file of --config, with _ for - in its \
@@ -27,16 +26,6 @@ pub(super) fn merge(flags: &Options, config: Option<&Path>) -> Result<Options, E
     let options = flags.over(&file);
     options.utf8()?;
     recipe::under(options)
-}
-
-/// The plan of a new run with these options, which flags, file and recipe gave, and what was chosen
-/// for its data, in sentences.
-///
-/// # Errors
-/// Pretrained weights that do not fit, a faulty data set, options that contradict each other.
-pub(super) fn complete(options: Options) -> Result<(Plan, Vec<String>), Error> {
-    let (options, notes) = follow_data(follow_weights(options)?)?;
-    Ok((options.plan()?, notes))
 }
 
 /// The plan of a new run with these flags; what was chosen for its data is said on standard error.

@@ -1,6 +1,6 @@
 //! `kindling train`: begins or resumes a run, trains it, and prints its result.
 
-use std::io::{self, IsTerminal as _};
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -14,20 +14,17 @@ use crate::datasets::shards::order::window_mb;
 use crate::device::OpenedDevice;
 use crate::err;
 use crate::error::Error;
-use crate::files::{create_folders, refuse_other_extension, write_atomically};
-use crate::optimizers::param_groups;
-use crate::run::build_objective::build_objective;
+use crate::files::refuse_other_extension;
+use crate::run;
+use crate::run::begin::{Begun, new_folder};
 use crate::run::checkpoint::Checkpoint;
 use crate::run::dashboard::Dashboard;
 use crate::run::fit::fit;
 use crate::run::logger::Logger;
 use crate::run::manifest::Manifest;
 use crate::run::observer::{Observer, Observers};
-use crate::run::open_data;
 use crate::run::resume::{Found, PLAN, changed, ended, find};
-use crate::run::retention::LAST;
 use crate::run::run_lock::RunLock;
-use crate::run::split_list;
 use crate::run::tensorboard::TensorBoard;
 use crate::run::trainer::{OUT_OF_TIME, Run, RunOutcome};
 use crate::signal::Stop;
@@ -99,7 +96,7 @@ pub fn train(args: &TrainArgs) -> Result<u8, Error> {
             None => return Ok(0),
         },
         None => {
-            let (plan, notes) = plan_args::complete(options)?;
+            let (plan, notes) = run::begin::complete(options)?;
             if args.dry_run {
                 notes.iter().for_each(|note| err!("note: {note}"));
                 let json = args.json || plan.logging.log_format == LogFormat::Json;
@@ -261,62 +258,7 @@ fn refuse_within_epoch(manifest: &Manifest, plan: &Plan) -> Result<(), Error> {
     )))
 }
 
-/// The folder of a new run, which no run has used yet.
-fn new_folder(plan: &Plan) -> Result<PathBuf, Error> {
-    let name = plan.logging.experiment.clone().unwrap_or_else(|| {
-        let now = chrono::Local::now().format("%Y%m%d-%H%M%S");
-        format!("{now}-{}-{}", plan.network.model, plan.data.img_size)
-    });
-    let folder = plan.logging.output.join("train").join(name);
-    if plan.logging.experiment.is_none() {
-        return Ok(folder);
-    }
-    refuse_another_run(&folder)?;
-    Ok(folder)
-}
-
-/// Refuses a folder that holds a run already.
-fn refuse_another_run(folder: &Path) -> Result<(), Error> {
-    match folder.join(LAST).exists() {
-        false => Ok(()),
-        true => Err(Error::usage(format!(
-            "{}: there is a run in it already; --resume {} goes on with it, another --experiment \
-             begins a new one",
-            folder.display(),
-            folder.display()
-        ))),
-    }
-}
-
-/// Makes the folder of a new run. A name that the program chose gets a number where another run has
-/// taken it in the same second; making the folder and claiming it are one operation of the file
-/// system.
-fn make_folder(folder: &Path, named: bool) -> Result<PathBuf, Error> {
-    let fault = |path: &Path, e: &io::Error| {
-        Error::file(format!("{}: cannot make the folder: {e}", path.display()))
-    };
-    if named {
-        create_folders(folder)?;
-        return Ok(folder.to_path_buf());
-    }
-    create_folders(folder.parent().unwrap_or(Path::new(".")))?;
-    let mut claimed = folder.to_path_buf();
-    for number in 2.. {
-        match std::fs::create_dir(&claimed) {
-            Ok(()) => break,
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                let mut name = folder.as_os_str().to_owned();
-                name.push(format!("-{number}"));
-                claimed = name.into();
-            }
-            Err(e) => return Err(fault(&claimed, &e)),
-        }
-    }
-    Ok(claimed)
-}
-
-/// Checks data, frozen weights and objective of a new run, makes its folder, unless its `lock` is
-/// held already, and reports what will be trained. Returns the folder and its lock.
+/// Begins a new run and says what will be trained. Returns the folder and its lock.
 fn begin(
     plan: &Plan,
     folder: &Path,
@@ -324,44 +266,21 @@ fn begin(
     opened: &OpenedDevice,
     (logger, chosen): (&Logger, &[String]),
 ) -> Result<(PathBuf, RunLock), Error> {
-    // Faulty data too is reported before the folder is made.
-    let raw = open_data::splits(plan, None)?;
-    let (data, val) = open_data::usable(plan, raw.clone())?;
-    let classes = data.classes.len();
-    let network = plan.network(classes);
-    param_groups::frozen(&network, &plan.network.frozen())?;
-    build_objective(plan, &data, &opened.device)?;
-    let (folder, lock) = match lock {
-        Some(lock) => (folder.to_path_buf(), lock),
-        None => {
-            let folder = make_folder(folder, plan.logging.experiment.is_some())?;
-            let lock = RunLock::acquire(&folder)?;
-            // Another process may have trained here while this one read its data.
-            refuse_another_run(&folder)?;
-            (folder, lock)
-        }
-    };
-    let text = toml::to_string(plan).expect("a plan is plain data");
-    write_atomically(&folder.join(PLAN), text.as_bytes())?;
+    let Begun { folder, lock, train, val, set_aside } =
+        run::begin::begin(plan, folder, lock, &opened.device)?;
     logger.log_to(&folder.join("train.log"))?;
-    write_atomically(&folder.join("classes.txt"), (data.classes.join("\n") + "\n").as_bytes())?;
-    if plan.data.val_fraction.is_some() {
-        split_list::write(&folder, &raw.0, &raw.1)?;
-    }
-    open_data::keep_quarantine(plan, &folder)?;
-    console::head(plan, (&data, &val), &opened.name).iter().for_each(|line| logger.note(line));
+    console::head(plan, (&train, &val), &opened.name).iter().for_each(|line| logger.note(line));
     logger.note(&format!("run folder: {}", folder.display()));
-    let set_aside = if plan.data.val_fraction.is_some() { &raw.1.notes[..] } else { &[] };
     chosen
         .iter()
-        .chain(set_aside)
+        .chain(&set_aside)
         .chain(&plan.notes())
         .for_each(|note| logger.note(&format!("note: {note}")));
     // A GPU out of memory is an error that the loop handles; a machine out of memory ends the run.
     if let (true, Some(available)) = (opened.is_host(), system_memory::available_mb()) {
-        let batch = plan.training.batch_size.min(data.items.len());
-        let windows = window_mb(&data, plan.data.shard_window);
-        let needs = |images| windows + computed_mb(plan, classes, images);
+        let batch = plan.training.batch_size.min(train.items.len());
+        let windows = window_mb(&train, plan.data.shard_window);
+        let needs = |images| windows + computed_mb(plan, train.classes.len(), images);
         let note = system_memory::note(batch, plan.training.grad_accum_steps, available, needs);
         note.iter().for_each(|note| logger.note(note));
     }

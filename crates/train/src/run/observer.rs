@@ -56,22 +56,22 @@ impl<'a> EpochRecord<'a> {
     }
 }
 
-/// Whoever follows a run.
+/// Whoever follows a run. What an observer does not implement it does not hear.
 pub trait Observer {
     /// A training batch is done.
-    fn batch(&self, record: &BatchRecord);
+    fn batch(&self, _record: &BatchRecord) {}
 
     /// An evaluation has done `done` of `all` images.
-    fn evaluated(&self, done: u64, all: usize);
+    fn evaluated(&self, _done: u64, _all: usize) {}
 
     /// An epoch was trained, and evaluated where that was due.
-    fn epoch(&self, record: &EpochRecord);
+    fn epoch(&self, _record: &EpochRecord) {}
 
     /// The equal average of the weights (SWA) was evaluated.
-    fn averaged(&self, report: &EvalReport);
+    fn averaged(&self, _report: &EvalReport) {}
 
     /// A sentence for people.
-    fn note(&self, text: &str);
+    fn note(&self, _text: &str) {}
 
     /// Whether the run shall save and stop.
     fn stop_requested(&self) -> bool {
