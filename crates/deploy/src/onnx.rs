@@ -3,7 +3,10 @@
 //! The file is checked before anybody gets it: its bytes are read back and run by another runtime (rten,
 //! in pure Rust), and its answers are compared with the network's own.
 
+mod builder;
+mod layers;
 mod model;
+mod preparation;
 mod proto;
 
 use image::{Rgb, RgbImage};
@@ -16,7 +19,7 @@ use serde_json::{Value, json};
 use transforms::decode::EncodedImage;
 use transforms::preprocess::{Preprocess, TransformScratch};
 
-pub use crate::onnx::model::{INPUT, LOGITS};
+pub use crate::onnx::model::{IMAGE, INPUT, LOGITS};
 
 use crate::classifier::Classifier;
 use crate::error::Error;
@@ -76,7 +79,7 @@ pub fn to_onnx(
     description: &Description,
     picture: Option<&[u8]>,
 ) -> Result<OnnxModel, Error> {
-    let bytes = encoded(classifier, description, None);
+    let bytes = encoded(classifier, description, None, None);
     let difference = check(classifier, &bytes, picture)?;
     Ok(OnnxModel { bytes, difference })
 }
@@ -92,7 +95,7 @@ pub fn to_onnx_int8(
     description: &Description,
     quantization: &Quantization,
 ) -> Result<OnnxModel, Error> {
-    let bytes = encoded(classifier, description, Some(quantization));
+    let bytes = encoded(classifier, description, Some(quantization), None);
     let fault = |why: String| Error::Onnx { why };
     let runner = OnnxRunner::new(&bytes, classifier)?;
     let (images, classes) = (&quantization.sample, classifier.classes().len());
@@ -111,11 +114,29 @@ pub fn to_onnx_int8(
     }
 }
 
+/// The bytes of a file that prepares images itself: its input is `image`, `[batch, height, width, 3]` bytes of
+/// decoded images, of any size but of one size a batch. For ONNX Runtime's CPU: other runtimes resize in
+/// another way or not at all, rten among them, so that the part behind the preparation is what
+/// [`to_onnx`] and [`to_onnx_int8`] check.
+///
+/// # Errors
+/// [`Error::Onnx`]: a preparation that nodes cannot do.
+pub fn to_onnx_of_images(
+    classifier: &Classifier,
+    description: &Description,
+    quantization: Option<&Quantization>,
+) -> Result<Vec<u8>, Error> {
+    let rule = classifier.preprocess();
+    preparation::check(rule).map_err(|why| Error::Onnx { why })?;
+    Ok(encoded(classifier, description, quantization, Some(rule)))
+}
+
 /// The bytes of an ONNX file.
 fn encoded(
     classifier: &Classifier,
     description: &Description,
     quantization: Option<&Quantization>,
+    preparation: Option<&Preprocess>,
 ) -> Vec<u8> {
     let mut metadata = vec![
         ("classes", json!(classifier.classes()).to_string()),
@@ -126,13 +147,17 @@ fn encoded(
     if let Some(crc) = description.source_crc32 {
         metadata.push(("source_crc32", format!("{crc:08x}")));
     }
+    if preparation.is_some() {
+        metadata.push(("preparation", "in the graph".to_owned()));
+    }
     if let Some(found) = quantization {
         metadata.push(("int8", json!({ "calibration_images": found.images }).to_string()));
     }
     let network = classifier.network();
     let weights = state_dict(network);
     let crop = classifier.preprocess().crop;
-    model::model(network.config(), &weights, crop, metadata, quantization).encode_to_vec()
+    let config = network.config();
+    model::model(config, &weights, crop, metadata, quantization, preparation).encode_to_vec()
 }
 
 /// An ONNX file run by rten.

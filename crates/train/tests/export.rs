@@ -124,6 +124,58 @@ fn the_guides_example_in_python_gives_the_same_answers() {
     }
 }
 
+/// The file that prepares images itself says what `predict` says, on images of any size and shape.
+///
+/// Mutations caught, each alone: samples beyond the border counted; no antialias; the offset of the crop truncated.
+#[test]
+fn a_file_that_prepares_images_itself_gives_the_same_answers() {
+    let place = TestFolder::new("export-image");
+    let trained = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/tests/fixtures/fashion.ckpt");
+    for words in
+        [&["-o", "a.onnx"][..], &["-o", "b.onnx", "--int8", "--force", "--calibrate", "data/train"]]
+    {
+        let output = place.run(&[&["export", trained, "--preprocessing", "graph"], words].concat());
+        assert_eq!(code(&output), 0, "{}", error(&output));
+        assert!(
+            said(&output).contains("input `image` [batch, height, width, 3]"),
+            "{}",
+            said(&output)
+        );
+    }
+    refused(
+        &place.run(&["export", trained, "--preprocessing", "graph", "-o", "a.html"]),
+        2,
+        &["--preprocessing graph", "ONNX alone"],
+    );
+    let Ok(python) = std::env::var("KINDLING_PYTHON") else {
+        eprintln!("KINDLING_PYTHON is not set: the files were not run in ONNX Runtime");
+        return;
+    };
+    let images = [
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/report.png").to_owned(),
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../transforms/tests/fixtures/decode/progressive.jpg")
+            .to_owned(),
+        place.path("data/val/bag/0001.png").display().to_string(),
+    ];
+    let images: Vec<&str> = images.iter().map(String::as_str).collect();
+    let words =
+        [&["predict", "--checkpoint", trained, "-k", "10", "--format", "json"], &images[..]];
+    let predicted = place.run(&words.concat());
+    assert_eq!(code(&predicted), 0, "{}", error(&predicted));
+    std::fs::write(place.path("predicted.json"), said(&predicted)).unwrap();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/image_input.py");
+    for (file, tolerance) in [("a.onnx", "0.003"), ("b.onnx", "0.3")] {
+        let compared = Command::new(&python)
+            .args([script, file, "predicted.json", tolerance])
+            .current_dir(place.path(""))
+            .output()
+            .unwrap();
+        let both = format!("{file}: {}{}", said(&compared), error(&compared));
+        println!("{both}");
+        assert!(compared.status.success(), "{both}");
+    }
+}
+
 /// The page says what `predict` says, on every kind of image that browsers read but PNG of 16 bits.
 ///
 /// Mutations caught, each alone: a PNG's or WebP's orientation not read; a JPEG turned that must not be; PNG through a canvas;

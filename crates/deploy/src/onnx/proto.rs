@@ -8,6 +8,7 @@ pub(super) const FLOAT: i32 = 1;
 pub(super) const UINT8: i32 = 2;
 pub(super) const INT8: i32 = 3;
 pub(super) const INT32: i32 = 6;
+pub(super) const INT64: i32 = 7;
 
 /// `ModelProto`: a file.
 #[derive(Clone, PartialEq, Message)]
@@ -83,6 +84,8 @@ pub(super) struct Attribute {
     pub(super) f: f32,
     #[prost(int64, tag = "3")]
     pub(super) i: i64,
+    #[prost(bytes = "vec", tag = "4")]
+    pub(super) s: Vec<u8>,
     #[prost(int64, repeated, packed = "false", tag = "8")]
     pub(super) ints: Vec<i64>,
     #[prost(int32, tag = "20")]
@@ -92,11 +95,17 @@ pub(super) struct Attribute {
 impl Attribute {
     const FLOAT: i32 = 1;
     const INT: i32 = 2;
+    const STRING: i32 = 3;
     const INTS: i32 = 7;
 
     /// A number.
     pub(super) fn float(name: &str, f: f32) -> Self {
         Self { name: name.into(), f, kind: Self::FLOAT, ..Self::default() }
+    }
+
+    /// A text.
+    pub(super) fn text(name: &str, s: &str) -> Self {
+        Self { name: name.into(), s: s.into(), kind: Self::STRING, ..Self::default() }
     }
 
     /// An integer.

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use deploy::classifier::Classifier;
-use deploy::onnx::{Description, INPUT, LOGITS, OnnxModel, to_onnx};
+use deploy::onnx::{Description, IMAGE, INPUT, LOGITS, OnnxModel, to_onnx, to_onnx_of_images};
+use deploy::quantization::Quantization;
 use deploy::web::{WebRuntime, page};
 use nn::geometry::Padding;
 use nn::weights::state_dict::state_dict_as;
@@ -47,6 +48,15 @@ impl Format {
     }
 }
 
+/// Who prepares images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Preprocessing {
+    /// Whoever runs the file, as its metadata says
+    Caller,
+    /// The file: its input are the bytes of decoded images, of any size. For ONNX Runtime on a CPU
+    Graph,
+}
+
 /// Arguments of `kindling export`.
 #[derive(Args)]
 pub struct ExportArgs {
@@ -71,6 +81,9 @@ pub struct ExportArgs {
     /// evaluation, otherwise a drawn one]
     #[arg(long, value_name = "FILE", hide_short_help = true)]
     image: Option<PathBuf>,
+    /// Who resizes, crops and normalises images, for ONNX
+    #[arg(long, value_enum, default_value = "caller", value_name = "WHO", hide_short_help = true)]
+    preprocessing: Preprocessing,
     #[command(flatten)]
     int8: Int8Args,
 }
@@ -95,14 +108,23 @@ pub fn export(args: &ExportArgs) -> Result<(), Error> {
             let own = Format::ALL.into_iter().find(|format| format.ending() == ending);
             (own.expect("one of them"), output.clone())
         }
-        (None | Some(Format::Onnx), None) if args.int8.int8 => {
-            (Format::Onnx, path.with_extension("int8.onnx"))
+        (None | Some(Format::Onnx), None) => {
+            let ending = match (args.int8.int8, args.preprocessing) {
+                (false, Preprocessing::Caller) => "onnx",
+                (true, Preprocessing::Caller) => "int8.onnx",
+                (false, Preprocessing::Graph) => "image.onnx",
+                (true, Preprocessing::Graph) => "image.int8.onnx",
+            };
+            (Format::Onnx, path.with_extension(ending))
         }
-        (format, None) => {
-            let format = format.unwrap_or(Format::Onnx);
-            (format, path.with_extension(format.ending()))
-        }
+        (Some(format), None) => (format, path.with_extension(format.ending())),
     };
+    if args.preprocessing == Preprocessing::Graph && format != Format::Onnx {
+        return Err(Error::usage(format!(
+            "--preprocessing graph: {}: it is for ONNX alone",
+            output.display()
+        )));
+    }
     if args.int8.int8 && format != Format::Onnx {
         return Err(Error::usage(format!(
             "--int8: {}: 8-bit integers are for ONNX alone; in a browser they are slower than floats",
@@ -169,10 +191,13 @@ fn onnx(
     if args.int8.int8 {
         return int8(args, path, output, classifier);
     }
-    let CheckedOnnx { model: OnnxModel { bytes, difference }, image, .. } =
+    let CheckedOnnx { model: OnnxModel { mut bytes, difference }, image, description } =
         checked(args, path, classifier)?;
+    if args.preprocessing == Preprocessing::Graph {
+        bytes = of_images(path, classifier, &description, None)?;
+    }
     write_atomically(output, &bytes)?;
-    said(output, &bytes, classifier, "ONNX opset 18");
+    said(args, output, &bytes, classifier, "ONNX opset 18");
     out!(
         "checked: rten ran the file on a random image and on {image}, alone and together; logits differ by at \
          most {difference:.0e} of their size"
@@ -189,10 +214,13 @@ fn int8(
 ) -> Result<(), Error> {
     let plan = Checkpoint::read(path)?.manifest.plan;
     let description = description(path, &plan)?;
-    let OnnxModel { bytes, difference } =
+    let (OnnxModel { mut bytes, difference }, quantization) =
         quantized(&args.int8, path, &plan, classifier, &description)?;
+    if args.preprocessing == Preprocessing::Graph {
+        bytes = of_images(path, classifier, &description, Some(&quantization))?;
+    }
     write_atomically(output, &bytes)?;
-    said(output, &bytes, classifier, "ONNX opset 18, int8 (QDQ)");
+    said(args, output, &bytes, classifier, "ONNX opset 18, int8 (QDQ)");
     out!(
         "checked: rten ran the file on calibration images; logits differ from the rounded network's by \
          {difference:.0e} of their size"
@@ -201,8 +229,23 @@ fn int8(
     Ok(())
 }
 
+/// The form of a file that prepares images itself.
+fn of_images(
+    path: &Path,
+    classifier: &Classifier,
+    description: &Description,
+    quantization: Option<&Quantization>,
+) -> Result<Vec<u8>, Error> {
+    to_onnx_of_images(classifier, description, quantization).map_err(|error| {
+        Error::checkpoint(format!(
+            "--preprocessing graph: {}: {error}; omit the flag: the metadata says how to prepare images",
+            path.display()
+        ))
+    })
+}
+
 /// What a file takes and gives.
-fn said(output: &Path, bytes: &[u8], classifier: &Classifier, form: &str) {
+fn said(args: &ExportArgs, output: &Path, bytes: &[u8], classifier: &Classifier, form: &str) {
     let config = classifier.network().config();
     let rule = classifier.preprocess();
     let [height, width] = rule.crop;
@@ -211,6 +254,14 @@ fn said(output: &Path, bytes: &[u8], classifier: &Classifier, form: &str) {
         false => "height, width".to_owned(),
     };
     out!("{}: {:.1} MB, {form}", output.display(), bytes.len() as f64 / 1e6);
+    if args.preprocessing == Preprocessing::Graph {
+        out!(
+            "input `{IMAGE}` [batch, height, width, 3] bytes, decoded and upright -> output `{LOGITS}` [batch, {}] f32",
+            config.num_classes
+        );
+        out!("for ONNX Runtime on a CPU: other runtimes resize in another way, or refuse");
+        return;
+    }
     out!(
         "input `{INPUT}` [batch, 3, {size}] f32 -> output `{LOGITS}` [batch, {}] f32",
         config.num_classes

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use deploy::classifier::Classifier;
 use deploy::onnx::{Description, OnnxModel, OnnxRunner, to_onnx_int8};
-use deploy::quantization::quantize;
+use deploy::quantization::{Quantization, quantize};
 
 use crate::commands::predict::gather;
 use crate::config::plan::Plan;
@@ -93,7 +93,7 @@ struct Comparison {
     agree: usize,
 }
 
-/// The ONNX model of a classifier in integers, and what its rounding costs, on the console.
+/// The ONNX model of a classifier in integers, how it is rounded, and what its rounding costs, on the console.
 ///
 /// # Errors
 /// No image to calibrate on; more than 2 points of accuracy lost without `--force`.
@@ -103,7 +103,7 @@ pub(super) fn quantized(
     plan: &Plan,
     classifier: &Classifier,
     description: &Description,
-) -> Result<OnnxModel, Error> {
+) -> Result<(OnnxModel, Quantization), Error> {
     let (images, whose) = calibration(args, checkpoint, plan)?;
     let mut values = Vec::new();
     let mut unread = 0;
@@ -135,7 +135,7 @@ pub(super) fn quantized(
             "note: the loss of accuracy was not measured: there are no images with labels; give --eval DIR"
         ),
     }
-    Ok(model)
+    Ok((model, quantization))
 }
 
 /// The images for the ranges and their name.
