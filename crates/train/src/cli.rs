@@ -187,8 +187,13 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
-    let result = prepare(program.threads, program.isa.as_deref())
-        .and_then(|()| inside(|| run_within_memory(program.command)));
+    let result = prepare(program.threads, program.isa.as_deref()).and_then(|()| {
+        match program.command {
+            // A server waits, and would keep a thread of the pool from the network.
+            command @ Command::Serve(_) => run_within_memory(command),
+            command => inside(|| run_within_memory(command)),
+        }
+    });
     match result {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {

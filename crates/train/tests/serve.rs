@@ -431,6 +431,15 @@ fn what_cannot_be_served_gets_one_sentence() {
     assert_eq!(served.end(), 0);
 }
 
+/// Mutations caught: the server waits on a thread of the kernels' pool (half the throughput on two cores, and no answer on one).
+#[test]
+fn the_server_takes_no_thread_from_the_network() {
+    let place = trained("serve-threads");
+    let served = Served::start(&place, &["model.ckpt", "--threads", "1"]);
+    assert_eq!(served.post("/predict", &[], &image(&place, "bag")).status, 200);
+    assert_eq!(served.end(), 0);
+}
+
 /// Good and bad requests from many clients at once: every one is answered, and the memory does not grow.
 #[test]
 fn a_crowd_with_bad_input_loses_no_request_and_no_memory() {
