@@ -20,6 +20,9 @@ const PAGE: &str = include_str!("web/page.html");
 /// How a page looks, in light and dark.
 pub(crate) const STYLE: &str = include_str!("web/style.css");
 
+/// The camera of a page.
+pub(crate) const CAMERA: &str = include_str!("web/camera.js");
+
 /// The files of `onnxruntime-web` that a page holds.
 #[derive(Clone, Copy, Debug)]
 pub struct WebRuntime<'a> {
@@ -34,14 +37,43 @@ impl WebRuntime<'_> {
     pub const VERSION: &'static str = "1.30.0";
 }
 
-/// The page of a classifier whose ONNX form is checked: choose, drop or paste a picture, and see the five
-/// most probable classes. The page decodes and prepares pictures as [`Classifier::classify`] does.
+/// The page of a classifier whose ONNX form is checked, in one file: choose, drop or paste a picture or use the
+/// camera, and see the five most probable classes. The page decodes and prepares pictures as
+/// [`Classifier::classify`] does.
 pub fn page(
     classifier: &Classifier,
     description: &Description,
     onnx: &OnnxModel,
     runtime: WebRuntime<'_>,
 ) -> String {
+    let within = |bytes: &[u8]| format!(">{}", packed(bytes));
+    let parts = [runtime.module, runtime.wasm, &onnx.bytes].map(within);
+    page_of(classifier, description, parts)
+}
+
+/// [`page`] as files for a web server, by their names: the page, its model and its runtime beside it, which a
+/// browser keeps apart. The server sends `.mjs` as text/javascript and `.wasm` as application/wasm.
+pub fn folder(
+    classifier: &Classifier,
+    description: &Description,
+    onnx: &OnnxModel,
+    runtime: WebRuntime<'_>,
+) -> [(&'static str, Vec<u8>); 4] {
+    let [module, wasm, model] =
+        ["ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm", "model.onnx"];
+    let parts = [module, wasm, model].map(|name| format!(" data-file=\"{name}\">"));
+    let page = page_of(classifier, description, parts);
+    [
+        (module, runtime.module.to_vec()),
+        (wasm, runtime.wasm.to_vec()),
+        (model, onnx.bytes.clone()),
+        // What leads to the others comes last.
+        ("index.html", page.into_bytes()),
+    ]
+}
+
+/// The page with its runtime, the runtime's code and the model, each as the rest of its element.
+fn page_of(classifier: &Classifier, description: &Description, parts: [String; 3]) -> String {
     let classes = classifier.classes();
     let about = json!({ "classes": classes, "rule": preprocessing(classifier.preprocess()) });
     let title = match description.model.is_empty() {
@@ -53,15 +85,17 @@ pub fn page(
         env!("CARGO_PKG_VERSION"),
         WebRuntime::VERSION
     );
+    let [module, wasm, model] = parts;
     let parts = [
         ("{{TITLE}}", escaped(title)),
         ("{{STYLE}}", STYLE.to_owned()),
+        ("{{CAMERA}}", CAMERA.to_owned()),
         ("{{CLASSES}}", escaped(&counted(classes))),
         ("{{FOOTER}}", escaped(&footer)),
         ("{{ABOUT}}", inert(&about)),
-        ("{{RUNTIME}}", packed(runtime.module)),
-        ("{{WASM}}", packed(runtime.wasm)),
-        ("{{MODEL}}", packed(&onnx.bytes)),
+        ("{{RUNTIME}}", module),
+        ("{{WASM}}", wasm),
+        ("{{MODEL}}", model),
     ];
     filled(PAGE, &parts)
 }

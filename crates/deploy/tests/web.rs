@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use burn::tensor::Device;
 use deploy::classifier::Classifier;
 use deploy::onnx::{Description, to_onnx};
-use deploy::web::{WebRuntime, page};
+use deploy::web::{WebRuntime, folder, page};
 use flate2::read::GzDecoder;
 use nn::models::variants::VARIANTS;
 use transforms::preprocess::Preprocess;
@@ -38,7 +38,17 @@ fn a_page_holds_the_model_the_runtime_and_the_classes() {
     let description = Description { model: "m & m".into(), source_crc32: None };
     let onnx = to_onnx(&classifier, &description, None).unwrap();
     let runtime = WebRuntime { module: b"export default 1", wasm: b"\0asm" };
+    let files = folder(&classifier, &description, &onnx, runtime);
     let page = page(&classifier, &description, &onnx, runtime);
+    // The files for a server: the same page without its parts, which it finds by their names.
+    let [.., (name, index)] = &files;
+    let index = String::from_utf8(index.clone()).unwrap();
+    assert_eq!((*name, element(&index, "about")), ("index.html", element(&page, "about")));
+    for (id, (name, bytes)) in ["runtime", "wasm", "model"].iter().zip(&files) {
+        assert_eq!(element(&index, id), "");
+        assert!(index.contains(&format!("id=\"{id}\" type=\"text/plain\" data-file=\"{name}\">")));
+        assert_eq!(unpacked(element(&page, id)), *bytes);
+    }
     assert_eq!(unpacked(element(&page, "model")), onnx.bytes);
     assert_eq!(unpacked(element(&page, "runtime")), runtime.module);
     assert_eq!(unpacked(element(&page, "wasm")), runtime.wasm);

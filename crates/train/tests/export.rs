@@ -205,19 +205,21 @@ fn a_page_in_chromium_gives_the_same_answers() {
     // Images as they are stored, and turned by their EXIF orientation.
     assert_eq!(code(&place.run(&["convert", trained, "stored.ckpt", "--no-exif"])), 0);
     assert_eq!(code(&place.run(&["convert", trained, "turned.ckpt", "--exif"])), 0);
-    for checkpoint in ["stored.ckpt", "turned.ckpt"] {
-        let words =
-            ["export", checkpoint, "--format", "web", "--runtime", &runtime, "-o", "p.html"];
+    // The one file, and the folder for a server.
+    for (checkpoint, to) in
+        [("stored.ckpt", "p.html"), ("turned.ckpt", "p.html"), ("turned.ckpt", "site")]
+    {
+        let words = ["export", checkpoint, "--format", "web", "--runtime", &runtime, "-o", to];
         let output = place.run(&words);
         assert_eq!(code(&output), 0, "{}", error(&output));
         let compared = Command::new("node")
-            .args([&format!("{browser}/browser.mjs"), env!("CARGO_BIN_EXE_kindling"), "p.html"])
+            .args([&format!("{browser}/browser.mjs"), env!("CARGO_BIN_EXE_kindling"), to])
             .arg(checkpoint)
             .args(&images)
             .current_dir(place.path("."))
             .output()
             .unwrap();
-        let both = format!("{checkpoint}: {}{}", said(&compared), error(&compared));
+        let both = format!("{checkpoint} {to}: {}{}", said(&compared), error(&compared));
         println!("{both}");
         assert!(compared.status.success(), "{both}");
     }

@@ -493,6 +493,34 @@ fn a_crowd_with_bad_input_loses_no_request_and_no_memory() {
     assert_eq!(served.end(), 0);
 }
 
+/// The page says what `predict` says, and the camera works.
+#[test]
+fn the_page_in_chromium_gives_the_same_answers() {
+    let Ok(browser) = std::env::var("KINDLING_BROWSER") else {
+        eprintln!("KINDLING_BROWSER is not set: the page was not opened");
+        return;
+    };
+    let place = trained("serve-browser");
+    let served = Served::start(&place, &["model.ckpt"]);
+    // An import is resolved beside the script.
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/tests/browser.mjs");
+    std::fs::copy(script, format!("{browser}/serve.mjs")).unwrap();
+    let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../transforms/tests/fixtures/decode");
+    let images =
+        ["cmyk.jpg", "deep.png", "rgb.tif", "rgba.webp", "animated.gif", "progressive.jpg"]
+            .map(|name| format!("{fixtures}/{name}"));
+    let compared = Command::new("node")
+        .args([&format!("{browser}/serve.mjs"), env!("CARGO_BIN_EXE_kindling")])
+        .args([&format!("http://127.0.0.1:{}/", served.port), "model.ckpt"])
+        .args(images)
+        .current_dir(place.path(""))
+        .output()
+        .unwrap();
+    let both = format!("{}{}", said(&compared), error(&compared));
+    assert!(compared.status.success(), "{both}");
+    assert_eq!(served.end(), 0);
+}
+
 /// Mutations caught: a page that loads something from elsewhere.
 #[test]
 fn the_page_holds_everything_and_may_ask_nobody_else() {

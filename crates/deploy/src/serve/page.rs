@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use crate::serve::shared::Shared;
-use crate::web::{STYLE, counted, escaped, filled, inert};
+use crate::web::{CAMERA, STYLE, counted, escaped, filled, inert};
 
 const PAGE: &str = include_str!("page.html");
 
@@ -36,6 +36,7 @@ pub(super) async fn page(State(shared): State<Arc<Shared>>) -> Response {
     let parts = [
         ("{{TITLE}}", escaped(&title)),
         ("{{STYLE}}", STYLE.to_owned()),
+        ("{{CAMERA}}", CAMERA.to_owned()),
         ("{{ABOUT}}", inert(&json!(about))),
         ("{{VERSION}}", env!("CARGO_PKG_VERSION").to_owned()),
     ];

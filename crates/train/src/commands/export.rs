@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use deploy::classifier::Classifier;
 use deploy::onnx::{Description, IMAGE, INPUT, LOGITS, OnnxModel, to_onnx, to_onnx_of_images};
 use deploy::quantization::Quantization;
-use deploy::web::{WebRuntime, page};
+use deploy::web::{WebRuntime, folder, page};
 use nn::geometry::Padding;
 use nn::weights::state_dict::state_dict_as;
 use transforms::preprocess::Preprocess;
@@ -20,7 +20,7 @@ use crate::datasets::layout::val_folder;
 use crate::datasets::listing::first_image;
 use crate::device::Backend;
 use crate::error::Error;
-use crate::files::{self, extension, write_atomically};
+use crate::files::{self, create_folders, extension, write_atomically};
 use crate::out;
 use crate::run::checkpoint::Checkpoint;
 
@@ -69,7 +69,8 @@ pub struct ExportArgs {
     /// Names of a .safetensors file, and the library whose call is printed
     #[arg(long, value_enum, default_value = "timm", value_name = "SCHEME")]
     names: Names,
-    /// File to write [default: CKPT with the ending of the format]
+    /// File to write; for `web` also a folder, for a server [default: CKPT with the ending of the
+    /// format]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     #[command(flatten)]
@@ -99,6 +100,10 @@ const DRAWN: &str = "a drawn one";
 pub fn export(args: &ExportArgs) -> Result<(), Error> {
     let path = chosen(args.checkpoint.as_deref())?;
     let (format, output) = match (args.format, &args.output) {
+        // A folder for a web server.
+        (Some(Format::Web), Some(output)) if output.extension().is_none() => {
+            (Format::Web, output.clone())
+        }
         (Some(format), Some(output)) => {
             extension(output, &[format.ending()])?;
             (format, output.clone())
@@ -278,6 +283,15 @@ fn web(
     let onnx = checked(args, path, classifier)?;
     let [module, wasm] = web_runtime(args.runtime.as_deref())?;
     let runtime = WebRuntime { module: &module, wasm: &wasm };
+    if output.extension().is_none() {
+        create_folders(output)?;
+        for (name, bytes) in folder(classifier, &onnx.description, &onnx.model, runtime) {
+            write_atomically(&output.join(name), &bytes)?;
+        }
+        out!("{}: index.html with its model and runtime, for a web server", output.display());
+        out!("browsers open it over http alone; without a server --output FILE.html is one page");
+        return Ok(());
+    }
     let page = page(classifier, &onnx.description, &onnx.model, runtime);
     write_atomically(output, page.as_bytes())?;
     out!("{}: {:.1} MB, one page with the model in it", output.display(), page.len() as f64 / 1e6);
