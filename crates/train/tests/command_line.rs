@@ -87,7 +87,7 @@ fn lacks(command: &clap::Command, argument: &clap::Arg) -> Option<String> {
         || !argument.get_default_values().is_empty()
         || help.contains("[default: ");
     let flags: Vec<&str> = command.get_arguments().filter_map(clap::Arg::get_long).collect();
-    let named = help.split(|c: char| !(c.is_ascii_lowercase() || c == '-'));
+    let named = help.split(|c: char| !(c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'));
     let unknown = named
         .filter_map(|word| word.strip_prefix("--"))
         .find(|word| !word.is_empty() && !flags.contains(word));

@@ -23,13 +23,13 @@ use crate::{err, out};
 /// Arguments of `kindling serve`.
 #[derive(Args)]
 pub struct ServeArgs {
-    /// Checkpoints or folders of runs, each with an optional name in front: `flowers=runs/a` [default: the
-    /// newest run in checkpoints]
+    /// Checkpoints or run folders, with a name in front or none [default: the newest run in
+    /// checkpoints]
     #[arg(value_name = "[NAME=]CKPT")]
     checkpoints: Vec<String>,
     #[command(flatten)]
     weights: WeightsArgs,
-    /// Address to listen on; 0.0.0.0 lets other machines in
+    /// Address to listen on, 0.0.0.0 for all
     #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST), value_name = "ADDRESS")]
     host: IpAddr,
     /// Port to listen on; 0 takes a free one
@@ -43,12 +43,15 @@ pub struct ServeArgs {
     /// [range: 0 to 10000]
     #[arg(long, default_value_t = 0, value_name = "MS")]
     #[arg(value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    #[arg(hide_short_help = true)]
     max_delay_ms: u32,
     /// Megabytes of one request, at most [range: 0.001 to 2000]
     #[arg(long, default_value_t = 10.0, value_name = "MB", value_parser = number(0.001..=2000.0))]
+    #[arg(hide_short_help = true)]
     max_megabytes: f64,
     /// Millions of pixels of one image, at most [range: 0.001 to 179]
     #[arg(long, default_value_t = 50.0, value_name = "MP", value_parser = number(0.001..=179.0))]
+    #[arg(hide_short_help = true)]
     max_megapixels: f64,
     /// Images of one request, at most [range: 1 to 4096]
     #[arg(long, default_value_t = 64, value_name = "N", hide_short_help = true)]
@@ -64,17 +67,19 @@ pub struct ServeArgs {
     max_connections: u32,
     /// Seconds for one request, at most [range: 0.1 to 3600]
     #[arg(long, default_value_t = 30.0, value_name = "S", value_parser = number(0.1..=3600.0))]
+    #[arg(hide_short_help = true)]
     timeout: f64,
     /// Seconds for the last requests after SIGTERM [range: 0 to 3600]
     #[arg(long, default_value_t = 30.0, value_name = "S", value_parser = number(0.0..=3600.0))]
+    #[arg(hide_short_help = true)]
     drain_timeout: f64,
     /// Seconds between SIGTERM and the end of accepting, for a load balancer that has to notice [range: 0 to
     /// 3600]
     #[arg(long, default_value_t = 0.0, value_name = "S", value_parser = number(0.0..=3600.0))]
     #[arg(hide_short_help = true)]
     drain_delay: f64,
-    /// Format of the line for each request, on standard error
-    #[arg(long, value_enum, default_value = "text")]
+    /// The line for each request, on standard error
+    #[arg(long, value_enum, default_value = "text", value_name = "FORMAT")]
     log_format: AccessLog,
     /// Backend; `list` prints those of this machine
     #[arg(long, value_enum, default_value = "auto", value_name = "NAME")]
