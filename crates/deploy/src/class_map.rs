@@ -162,7 +162,7 @@ impl Classifier {
 }
 
 impl ClassMap {
-    /// The value at a place of an image, both axes 0 to 1, between the map's pixels bilinear.
+    /// The value at a point of an image, both axes 0 to 1, between the map's pixels bilinear.
     fn at(&self, y: f32, x: f32) -> f32 {
         let [rows, columns] = self.size;
         let axis = |share: f32, count: usize| {

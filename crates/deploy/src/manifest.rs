@@ -88,7 +88,7 @@ pub fn named(text: &str, error: &serde_json::Error) -> String {
     }
 }
 
-/// The key of the value at a place in JSON text, by line and column from 1.
+/// The key of the value at a line and column of JSON text, both from 1.
 fn key_before(text: &str, line: usize, column: usize) -> Option<&str> {
     let line = text.lines().nth(line.checked_sub(1)?)?;
     let before = line.get(..column.min(line.len()))?;

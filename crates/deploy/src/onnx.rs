@@ -19,7 +19,8 @@ use serde_json::{Value, json};
 use transforms::decode::EncodedImage;
 use transforms::preprocess::{Preprocess, TransformScratch};
 
-pub use crate::onnx::model::{IMAGE, INPUT, LOGITS};
+pub use crate::onnx::model::{INPUT, LOGITS};
+pub use crate::onnx::preparation::IMAGE;
 
 use crate::classifier::Classifier;
 use crate::error::Error;

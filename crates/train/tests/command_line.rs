@@ -310,6 +310,7 @@ fn completion_scripts_complete() {
     assert_eq!(complete("kindling train --opt adam", "adam"), "adam\nadamw\n");
 }
 
+/// Mutations caught: options of the long help alone without their text.
 #[test]
 fn every_subcommand_has_a_manual_page() {
     let place = TestFolder::new("man");
@@ -318,6 +319,23 @@ fn every_subcommand_has_a_manual_page() {
         |name: &str| std::fs::read_to_string(place.path(&format!("pages/{name}.1"))).unwrap();
     for name in ["kindling", "kindling-eval", "kindling-lr-find", "kindling-data-check"] {
         assert!(page(name).contains(".SH SYNOPSIS"), "{name}");
+    }
+    // Every option has its text, those too that the short help hides.
+    for (path, command) in commands() {
+        let text = page(&[&["kindling".to_owned()], &path[..]].concat().join("-"));
+        let text = text.replace("\\-", "-");
+        for argument in command.get_arguments() {
+            let Some(help) = argument.get_help().map(ToString::to_string) else { continue };
+            let first = help
+                .split(|c: char| !c.is_alphanumeric())
+                .find(|word| word.len() > 3)
+                .unwrap_or_default();
+            let after = argument.get_long().and_then(|name| {
+                let flag = format!("\\fB--{name}\\fR");
+                text.split(&flag).last().map(|rest| rest.lines().take(3).collect::<String>())
+            });
+            assert!(after.is_none_or(|rest| rest.contains(first)), "{path:?}: no text: {help}");
+        }
     }
     let train = page("kindling-train");
     for word in ["\\-\\-lr\\-noise\\-pct", "\\-\\-threads", "range: 0 to 1"] {

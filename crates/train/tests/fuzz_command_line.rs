@@ -37,6 +37,9 @@ const RUNS: u64 = 150;
 /// Longest time of a case; most take less than a second.
 const LIMIT: Duration = Duration::from_mins(2);
 
+/// Time after which a server is asked to end.
+const SERVED: Duration = Duration::from_secs(3);
+
 /// Address space of the program: a request beyond it fails instead of taking the machine's memory.
 const ADDRESS_KB: &str = "16000000";
 
@@ -144,18 +147,24 @@ fn run(folder: &Path, words: &[OsString]) -> Option<Ended> {
         };
         let stdout = scope.spawn(move || read(&mut out));
         let stderr = scope.spawn(move || read(&mut err));
-        let status = wait(&mut child);
+        let status = wait(&mut child, words.iter().any(|word| word == "serve"));
         let (stdout, stderr) = (stdout.join().unwrap(), stderr.join().unwrap());
         status.map(|status| Ended { code: status.code(), signal: status.signal(), stdout, stderr })
     })
 }
 
-/// Waits for the end; a child that takes too long is killed.
-fn wait(child: &mut Child) -> Option<std::process::ExitStatus> {
+/// Waits for the end; a child that takes too long is killed, and one that `serves` is asked to end.
+fn wait(child: &mut Child, mut serves: bool) -> Option<std::process::ExitStatus> {
     let began = Instant::now();
     loop {
         if let Some(status) = child.try_wait().unwrap() {
             return Some(status);
+        }
+        // A server ends when it is asked to.
+        if serves && began.elapsed() > SERVED {
+            let id = child.id().to_string();
+            let _ = Command::new("kill").args(["-s", "TERM", &id]).status();
+            serves = false;
         }
         if began.elapsed() > LIMIT {
             child.kill().unwrap();
@@ -303,7 +312,7 @@ fn no_command_line_ends_in_a_panic_a_hang_or_without_a_sentence() {
 fn cases_hold_words_of_every_kind() {
     let mut root = train::cli::command();
     root.build();
-    let words: Vec<OsString> = (0..20_000).flat_map(|number| command_line(&root, number)).collect();
+    let words: Vec<OsString> = (0..60_000).flat_map(|number| command_line(&root, number)).collect();
     let any = |test: &dyn Fn(&OsStr) -> bool| words.iter().any(|word| test(word));
     assert!(any(&|word| word.to_str().is_none()), "a word that is not UTF-8");
     assert!(any(&|word| word.len() > 50_000), "a long word");

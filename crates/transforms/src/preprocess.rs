@@ -153,8 +153,8 @@ impl Preprocess {
             [0, size[axis] - self.crop[axis], centre.start]
         });
         let mut values = vec![0.0; 5 * self.values()];
-        let places = [(0, 0), (0, 1), (1, 0), (1, 1), (2, 2)];
-        for ((row, column), values) in places.into_iter().zip(values.chunks_mut(self.values())) {
+        let corners = [(0, 0), (0, 1), (1, 0), (1, 1), (2, 2)];
+        for ((row, column), values) in corners.into_iter().zip(values.chunks_mut(self.values())) {
             let (top, left) = (starts[0][row], starts[1][column]);
             let window = [&(top..top + height), &(left..left + width)];
             resize_window(pixels, patch, size, window, self.interpolation, &mut scratch.resize);

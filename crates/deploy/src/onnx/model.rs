@@ -11,7 +11,7 @@ use transforms::preprocess::Preprocess;
 
 use super::builder::OnnxBuilder;
 use super::layers::{LayerNumber, LayerWriter};
-use super::preparation::prepared;
+use super::preparation::{IMAGE, prepared};
 use super::proto::{
     Attribute, Dimension, Extent, FLOAT, Model, OnnxGraph, OperatorSet, Shape, StringEntry,
     TensorType, UINT8, ValueInfo, ValueType,
@@ -23,8 +23,6 @@ const OPSET: i64 = 18;
 const IR_VERSION: i64 = 8;
 /// Name of the model's input.
 pub const INPUT: &str = "input";
-/// Name of the input of a model that prepares images itself.
-pub const IMAGE: &str = "image";
 /// Name of the model's output.
 pub const LOGITS: &str = "logits";
 

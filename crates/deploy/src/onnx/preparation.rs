@@ -8,8 +8,10 @@ use transforms::preprocess::Preprocess;
 use transforms::resize::Interpolation;
 
 use super::builder::OnnxBuilder;
-use super::model::IMAGE;
 use super::proto::{Attribute, FLOAT, INT64};
+
+/// Name of the input of a model that prepares images itself.
+pub const IMAGE: &str = "image";
 
 /// Whether a rule can be written as nodes: one sentence where it cannot.
 pub(super) fn check(rule: &Preprocess) -> Result<(), String> {

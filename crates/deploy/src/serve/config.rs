@@ -1,4 +1,4 @@
-//! What a server is told: its models, its limits, who hears of requests; and why it does not start.
+//! The configuration of a server: models, limits, log; and why it does not start.
 
 use std::net::SocketAddr;
 use std::time::Duration;

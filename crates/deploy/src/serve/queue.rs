@@ -21,7 +21,7 @@ pub(super) struct Answer {
     pub(super) queue: f64,
     /// Seconds of the pass through the network.
     pub(super) infer: f64,
-    /// Images of the pass; told to one image of it alone, so that sums count a pass once.
+    /// Images of the pass, in the answer of its first image alone, so that sums count a pass once.
     pub(super) batch: Option<usize>,
 }
 

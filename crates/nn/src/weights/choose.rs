@@ -146,7 +146,7 @@ fn single(
     }
 }
 
-/// The place in [`AVERAGES`] of a word of the prefix; none where it is no average's.
+/// The index in [`AVERAGES`] of a word of the prefix; none where it is no average's.
 fn average_rank(prefix: &str) -> Option<usize> {
     let words: Vec<String> = prefix.split(['.', '_']).map(str::to_lowercase).collect();
     AVERAGES.iter().position(|average| words.iter().any(|word| word == average))

@@ -151,13 +151,13 @@ pub fn compare(args: &CompareArgs) -> Result<u8, Error> {
         );
     }
     out!("{images} images: both right {both}, A alone {a}, B alone {b}, both wrong {neither}");
-    out!("{}", verdict([a, b], p, args.level));
+    out!("{}", significance([a, b], p, args.level));
     shown(&found, args.output.as_deref());
     Ok(0)
 }
 
 /// Whether the difference is chance, in a sentence.
-fn verdict([a, b]: [u64; 2], p: f64, level: f64) -> String {
+fn significance([a, b]: [u64; 2], p: f64, level: f64) -> String {
     let test = format!("McNemar's exact test, p {p:.2}");
     let test = if p < 0.01 { "McNemar's exact test, p below 0.01".to_owned() } else { test };
     match (a.cmp(&b), p < level) {

@@ -129,7 +129,7 @@ pub(super) fn quantized(
         Some((folder, whose)) => {
             let found =
                 compared(&folder, args.eval_images as usize, classifier, &model).map_err(failed)?;
-            verdict(&found, &whose, args.force)?;
+            report_loss(&found, &whose, args.force)?;
         }
         None => err!(
             "note: the loss of accuracy was not measured: there are no images with labels; give --eval DIR"
@@ -217,7 +217,7 @@ fn compared(
 ///
 /// # Errors
 /// More than [`MAY_LOSE`] points, unless it is forced.
-fn verdict(found: &Comparison, whose: &str, force: bool) -> Result<(), Error> {
+fn report_loss(found: &Comparison, whose: &str, force: bool) -> Result<(), Error> {
     let &Comparison { images, right, agree } = found;
     if images == 0 {
         return Err(Error::data(format!("{whose}: no image of it can be read")));

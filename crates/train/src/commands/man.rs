@@ -24,8 +24,20 @@ pub fn man(args: &ManArgs, program: Command) -> Result<(), Error> {
         Error::file(format!("{}: cannot write man pages: {why}", path.display()))
     };
     std::fs::create_dir_all(&args.dir).map_err(|why| fail(&args.dir, why))?;
-    clap_mangen::generate_to(program, &args.dir).map_err(|why| fail(&args.dir, why))?;
+    clap_mangen::generate_to(explained(program), &args.dir).map_err(|why| fail(&args.dir, why))?;
     let dir = args.dir.display();
     out!("wrote the man pages to {dir}; `man -l {dir}/kindling-train.1` shows one");
     Ok(())
+}
+
+/// A command whose every option has its text in a page: clap_mangen leaves out the text of an option that the
+/// short help hides, unless it is the long one.
+fn explained(command: Command) -> Command {
+    let names: Vec<String> =
+        command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
+    let command = command.mut_args(|arg| match (arg.get_help().cloned(), arg.get_long_help()) {
+        (Some(help), None) => arg.long_help(help),
+        _ => arg,
+    });
+    names.into_iter().fold(command, |command, name| command.mut_subcommand(name, explained))
 }

@@ -46,14 +46,14 @@ pub fn recipes(args: &RecipesArgs) -> Result<(), Error> {
             percent(recipe.top5),
             options.training.epochs.map_or_else(|| "-".to_owned(), |e| e.to_string())
         );
-        let told = |text: &str| !text.trim_end_matches('.').eq_ignore_ascii_case("none");
+        let says = |text: &str| !text.trim_end_matches('.').eq_ignore_ascii_case("none");
         let texts = [
             ("source", recipe.source.as_str()),
             ("departs", recipe.departures.as_str()),
             ("unconfirmed", recipe.unconfirmed.as_str()),
             ("ours", recipe.ours.as_str()),
         ];
-        for (word, text) in texts.into_iter().filter(|(_, text)| told(text)) {
+        for (word, text) in texts.into_iter().filter(|(_, text)| says(text)) {
             out!("{}", wrapped(&format!("    {word}: {text}"), width(), 6));
         }
     }

@@ -174,7 +174,7 @@ fn config(args: &ServeArgs) -> ServeConfig {
     }
 }
 
-/// An address that a browser takes: one for all interfaces is no place to go to.
+/// An address that a browser takes: one for all interfaces cannot be opened.
 fn shown(address: SocketAddr) -> String {
     match address.ip().is_unspecified() {
         true => format!("localhost:{}", address.port()),

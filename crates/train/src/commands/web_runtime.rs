@@ -41,9 +41,9 @@ pub(super) fn web_runtime(folder: Option<&Path>) -> Result<[Vec<u8>; 2], Error> 
 
 fn in_folder(folder: &Path) -> Result<[Vec<u8>; 2], Error> {
     // The package's own folder, or its `dist`.
-    let places = [folder.to_path_buf(), folder.join("dist"), folder.join("package/dist")];
-    let has = |place: &&PathBuf| FILES.iter().all(|file| place.join(file).is_file());
-    let place = places.iter().find(has).ok_or_else(|| {
+    let folders = [folder.to_path_buf(), folder.join("dist"), folder.join("package/dist")];
+    let has = |folder: &&PathBuf| FILES.iter().all(|file| folder.join(file).is_file());
+    let found = folders.iter().find(has).ok_or_else(|| {
         Error::file(format!(
             "--runtime {}: expected {} and {} of npm's onnxruntime-web {} there; `npm pack onnxruntime-web@{3}` \
              fetches them",
@@ -54,7 +54,7 @@ fn in_folder(folder: &Path) -> Result<[Vec<u8>; 2], Error> {
         ))
     })?;
     let read = |file: &str| {
-        let path = place.join(file);
+        let path = found.join(file);
         files::read(&path)
             .map_err(|error| Error::file(format!("{}: cannot read it: {error}", path.display())))
     };

@@ -94,7 +94,7 @@ pub(crate) struct PixelCache {
     busy: Vec<AtomicBool>,
     /// Whether more is kept.
     open: AtomicBool,
-    /// Why not, until it is told.
+    /// Why not, until it is reported.
     warning: Mutex<Option<String>>,
     /// Height and width from which an image is not kept, because the run decodes it smaller.
     large: Option<[usize; 2]>,
@@ -325,8 +325,8 @@ impl PixelCache {
                 Ok(()) => Some(Cow::Owned(pixels)),
                 Err(error) => {
                     self.open.store(false, Ordering::Relaxed);
-                    let told = unwritable(disk.folder(), &error);
-                    *lock(&self.warning) = Some(told);
+                    let message = unwritable(disk.folder(), &error);
+                    *lock(&self.warning) = Some(message);
                     None
                 }
             },

@@ -118,10 +118,10 @@ fn examine(
     }
     // Equal numbers mean equal names in both splits: val's classes have the numbers of train's, others follow.
     let names = splits[0].classes.iter().map(|(name, _)| name.as_str());
-    let places: HashMap<&str, usize> = names.zip(0..).collect();
+    let indices: HashMap<&str, usize> = names.zip(0..).collect();
     for (_, split, class) in files.iter_mut().filter(|(_, split, _)| *split > 0) {
         let own = splits[*split].classes[*class].0.as_str();
-        *class = places.get(own).copied().unwrap_or(places.len() + *class);
+        *class = indices.get(own).copied().unwrap_or(indices.len() + *class);
     }
     let began = Instant::now();
     let (all, done) = (files.len(), AtomicUsize::new(0));

@@ -2,7 +2,7 @@
 //! torchvision and timm as text (10 before 2). Where classes come with their names that makes no
 //! difference; where weights come without names, it is the meaning of every logit.
 
-/// The classes at the first place where the order of numbers differs from the order of text: (here,
+/// The classes at the first index where the order of numbers differs from the order of text: (here,
 /// torchvision's). None where both orders are one.
 pub(crate) fn unlike_torchvision(classes: &[String]) -> Option<(&str, &str)> {
     let mut as_text: Vec<&str> = classes.iter().map(String::as_str).collect();
@@ -23,7 +23,7 @@ pub(crate) fn notes(classes: &[String]) -> Option<String> {
     let (here, there) = unlike_torchvision(classes)?;
     Some(format!(
         "the classes are ordered as numbers; torchvision and timm order folders as text, where `{there}` \
-         comes in the place of `{here}`: give --classes in the order of the logits"
+         has the index of `{here}`: give --classes in the order of the logits"
     ))
 }
 

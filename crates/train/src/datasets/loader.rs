@@ -75,7 +75,7 @@ pub struct Loader {
     config: LoaderConfig,
     sampler: Sampler,
     cache: Arc<PixelCache>,
-    /// Images that no batch has, although they have a place in the order.
+    /// Images that no batch has, although they stay in the order.
     left_out: Arc<HashSet<usize>>,
     /// Gets the key of every image that is read; none where nobody asks.
     keys: Option<Arc<ImageKeys>>,

@@ -59,7 +59,7 @@ impl ImageFolder {
             }
             let wanted = ((own.len() as f64 * share).round() as usize).clamp(1, own.len() - 1);
             let order = permutation(own.len(), seed, label as u64);
-            let shuffled: Vec<usize> = order.into_iter().map(|place| own[place]).collect();
+            let shuffled: Vec<usize> = order.into_iter().map(|index| own[index]).collect();
             chosen.extend(choose(&shuffled, &groups, wanted));
         }
         let (val, train): (Vec<(usize, &Item)>, _) =

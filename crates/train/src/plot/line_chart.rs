@@ -128,24 +128,24 @@ impl LineChart {
     /// Where the names of the curves stand: left edge and row of each.
     fn legend(&self) -> Vec<(f64, usize)> {
         let (mut left, mut row) = (LEFT, 0);
-        let places = self.series.iter().map(|series| {
+        let positions = self.series.iter().map(|series| {
             let width = 37.0 + 7.0 * shortened(&series.name, LETTERS).chars().count() as f64;
             if left > LEFT && left + width > SIZE[0] {
                 (left, row) = (LEFT, row + 1);
             }
-            let place = (left, row);
+            let position = (left, row);
             left += width;
-            place
+            position
         });
-        places.collect()
+        positions.collect()
     }
 
     /// The names of the curves, each behind a stroke of its colour.
-    fn draw_legend(&self, svg: &mut Svg, places: &[(f64, usize)]) {
+    fn draw_legend(&self, svg: &mut Svg, positions: &[(f64, usize)]) {
         if self.series.len() < 2 {
             return;
         }
-        for (number, (series, &(left, row))) in self.series.iter().zip(places).enumerate() {
+        for (number, (series, &(left, row))) in self.series.iter().zip(positions).enumerate() {
             let top = 34.0 + ROW * row as f64;
             svg.curve(&[[left, top], [left + 16.0, top]], number);
             svg.word([left + 21.0, top + 4.0], "start", "", &shortened(&series.name, LETTERS));

@@ -43,9 +43,9 @@ impl Scale {
 
     /// The pixel of a value.
     pub fn at(&self, value: f64) -> f64 {
-        let place = |value: f64| if self.log { value.ln() } else { value };
-        let [low, high] = self.values.map(place);
-        let share = (place(value) - low) / (high - low);
+        let mapped = |value: f64| if self.log { value.ln() } else { value };
+        let [low, high] = self.values.map(mapped);
+        let share = (mapped(value) - low) / (high - low);
         self.pixels[0] + share * (self.pixels[1] - self.pixels[0])
     }
 

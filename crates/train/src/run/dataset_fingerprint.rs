@@ -55,7 +55,7 @@ pub(super) fn same_data(
             "{}: the training images{} changed since the run began ({} then, {} now); restore \
              them, or start anew with --pretrained-path",
             manifest.plan.data.data_dir.display(),
-            if manifest.plan.data.shard_window > 0 { " or their places in the shards" } else { "" },
+            if manifest.plan.data.shard_window > 0 { " or their order in the shards" } else { "" },
             manifest.data.images,
             data.images
         )));

@@ -30,8 +30,8 @@ fn loss(stats: &EpochStats) -> String {
     }
 }
 
-/// The place of an epoch: `epoch  3/30`.
-pub(super) fn place(epoch: u64, epochs: u64) -> String {
+/// An epoch's number: `epoch  3/30`.
+pub(super) fn epoch_number(epoch: u64, epochs: u64) -> String {
     let width = epochs.to_string().len();
     format!("epoch {:>width$}/{epochs}", epoch + 1)
 }
@@ -56,7 +56,8 @@ fn slow_data(stats: &EpochStats) -> Option<String> {
 /// A trained epoch for people; `left` is the expected time to the end of the run.
 pub(super) fn epoch(record: &EpochRecord, left: &str, colour: bool) -> String {
     let stats = &record.stats;
-    let mut parts = vec![place(record.epoch, record.epochs), format!("train {}", loss(stats))];
+    let mut parts =
+        vec![epoch_number(record.epoch, record.epochs), format!("train {}", loss(stats))];
     if let Some((report, average)) = record.chosen() {
         parts.push(format!("val {:.3}", report.loss));
         let best = if record.better { " (best)" } else { "" };

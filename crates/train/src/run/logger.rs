@@ -184,10 +184,10 @@ impl Logger {
 impl Observer for Logger {
     fn batch(&self, record: &BatchRecord) {
         *self.left.lock().unwrap_or_else(PoisonError::into_inner) = Some(record.remaining);
-        let place = log_lines::place(record.epoch, record.epochs);
+        let number = log_lines::epoch_number(record.epoch, record.epochs);
         let numbers = log_lines::batch(record);
         let message = format!("{DOT}{numbers}");
-        self.move_bar(&place, record.batch as u64, record.batches as u64, &message);
+        self.move_bar(&number, record.batch as u64, record.batches as u64, &message);
         self.say_time(record);
         let (due, last) =
             (record.batch.is_multiple_of(self.interval), record.batch == record.batches);
@@ -196,7 +196,7 @@ impl Observer for Logger {
         match self.format {
             LogFormat::Text if due && !ends => {
                 let line =
-                    format!("{place}{DOT}batch {}/{}{DOT}{numbers}", record.batch, record.batches);
+                    format!("{number}{DOT}batch {}/{}{DOT}{numbers}", record.batch, record.batches);
                 match self.bar {
                     Some(_) => self.append(&line),
                     None => self.put(&line, &line),

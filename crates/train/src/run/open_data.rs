@@ -89,7 +89,7 @@ pub struct RunImages {
     /// The validation images.
     pub val: ImageFolder,
     /// Numbers of training images that the quarantine list got since the run began. They keep their
-    /// places, so that the order of all others and every bit of their batches stay.
+    /// indices, so that the order of all others and every bit of their batches stay.
     pub left_out: HashSet<usize>,
 }
 

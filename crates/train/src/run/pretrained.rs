@@ -187,15 +187,15 @@ fn match_classes(
     if names == classes {
         return Head::Same;
     }
-    let places: HashMap<&String, usize> = names.iter().zip(0..).collect();
+    let indices: HashMap<&String, usize> = names.iter().zip(0..).collect();
     let order: Option<Vec<usize>> =
-        classes.iter().map(|class| places.get(class).copied()).collect();
-    let order = order.filter(|_| places.len() == names.len() && names.len() == classes.len());
+        classes.iter().map(|class| indices.get(class).copied()).collect();
+    let order = order.filter(|_| indices.len() == names.len() && names.len() == classes.len());
     let Some(order) = order else { return Head::Other };
     let heads = classifier_names(config, recognise(config, weights));
     for tensor in weights.iter_mut().filter(|tensor| heads.contains(&tensor.name)) {
         let row = tensor.values.len() / names.len();
-        let rows = order.iter().flat_map(|place| &tensor.values[place * row..][..row]);
+        let rows = order.iter().flat_map(|index| &tensor.values[index * row..][..row]);
         tensor.values = rows.copied().collect();
     }
     Head::Reordered

@@ -10,7 +10,7 @@ use crate::decode::error::{DecodeError, checked_size};
 use crate::decode::lzw::lzw;
 use crate::decode::palette::Palette;
 
-/// The place of a frame on the screen, and how its pixels are stored.
+/// The position of a frame on the screen, and how its pixels are stored.
 struct Frame {
     top: usize,
     left: usize,
@@ -57,7 +57,7 @@ fn palette(flags: u8, reader: &mut ByteReader) -> Result<Option<Palette>, Decode
     Ok(Some(Palette::new(colours.as_chunks::<3>().0.iter().copied())))
 }
 
-/// Reads blocks up to the first frame: its place, and the transparent colour.
+/// Reads blocks up to the first frame: its position, and the transparent colour.
 fn first_frame(reader: &mut ByteReader) -> Result<(Frame, Option<u8>), DecodeError> {
     let mut transparent = None;
     loop {
@@ -110,7 +110,7 @@ fn pixels(reader: &mut ByteReader, frame: &Frame) -> Result<Vec<u8>, DecodeError
     lzw(Decoder::new(BitOrder::Lsb, bits), &codes, frame.width * frame.height)
 }
 
-/// The row that stands at place `number` of an interlaced frame: every eighth, those between, every
+/// The row that stands at index `number` of an interlaced frame: every eighth, those between, every
 /// fourth, every second.
 fn interlaced_row(number: usize, height: usize) -> usize {
     let mut before = 0;

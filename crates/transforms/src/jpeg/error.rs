@@ -11,7 +11,7 @@ pub enum JpegError {
     /// A kind of JPEG that this decoder does not read, by its name.
     #[error("{0}")]
     Unsupported(&'static str),
-    /// A fault, with its place.
+    /// A fault, with its position.
     #[error("{0}")]
     Damaged(&'static str),
     /// More pixels than the caller allows.

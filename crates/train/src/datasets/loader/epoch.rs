@@ -135,7 +135,7 @@ pub struct Epoch {
     shared: Arc<SharedEpoch>,
     threads: Vec<JoinHandle<()>>,
     waited: Duration,
-    /// Why no thread could be started, until it is told.
+    /// Why no thread could be started, until it is reported.
     no_thread: Option<String>,
 }
 
