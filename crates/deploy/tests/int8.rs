@@ -98,7 +98,7 @@ fn error(classifier: &Classifier, bytes: &[u8], images: &[f32]) -> f64 {
 /// The first maps of random MobileNetV1s hardly differ between images, and nothing leads around a layer: what rounding
 /// changes there is a large part of what differs.
 ///
-/// Mutations caught, each alone: the zero point of the maps off by one; the padding's zeros not the zero point.
+/// Mutations caught: the zero point of the maps off by one.
 #[test]
 fn every_architecture_keeps_its_logits_in_integers() {
     let mut wrong = Vec::new();

@@ -70,14 +70,26 @@ fn views_are_averaged() {
     let both = probabilities(&place, &[&plain[..], &["--tta", "hflip"]].concat());
     assert!((both[0] - best).abs() < 1e-4, "{both:?} {mean:?}");
 
-    // Ten crops of an image of one colour are ten times the same.
-    image::RgbImage::from_pixel(70, 50, image::Rgb([90, 30, 200]))
-        .save(folder.join("a.png"))
-        .unwrap();
-    let crop = ["--crop-pct", "0.8"];
-    let one = probabilities(&place, &[&plain[..], &crop].concat());
-    let ten = probabilities(&place, &[&plain[..], &crop, &["--tta", "ten-crop"]].concat());
-    assert!((one[0] - ten[0]).abs() < 1e-5, "{one:?} {ten:?}");
+    // Ten crops are the mean of five crops, each with its mirror image. The image is not resized.
+    let bag = |words: &[&str]| -> Vec<f64> {
+        assert_eq!(code(&place.run(&[words, &["--predictions", "p.csv"]].concat())), 0);
+        let text = std::fs::read_to_string(place.path("p.csv")).unwrap();
+        text.lines().skip(1).map(|line| line.split(',').nth(4).unwrap().parse().unwrap()).collect()
+    };
+    let wide = image::RgbImage::from_fn(61, 40, |x, y| {
+        image::Rgb([(4 * x) as u8, (x * y) as u8, (255 - 6 * y) as u8])
+    });
+    wide.save(folder.join("a.png")).unwrap();
+    let ten = bag(&[&plain[..], &["--crop-pct", "0.8", "--tta", "ten-crop"]].concat());
+    let crops = place.path("crops/bag");
+    std::fs::create_dir_all(&crops).unwrap();
+    for (number, (x, y)) in [(0, 0), (29, 0), (0, 8), (29, 8), (14, 4)].into_iter().enumerate() {
+        let crop = image::imageops::crop_imm(&wide, x, y, 32, 32).to_image();
+        crop.save(crops.join(format!("{number}.png"))).unwrap();
+    }
+    let five = bag(&["eval", TRAINED, "crops", "--crop-pct", "1", "--tta", "hflip"]);
+    let mean = five.iter().sum::<f64>() / 5.0;
+    assert!(five.len() == 5 && (ten[0] - mean).abs() < 1e-5, "{ten:?} {five:?}");
     let on_data = |more: &[&str]| {
         let report = json(&place, &[&["eval", TRAINED, DATA, "--json"], more].concat());
         report["top1"].as_f64().unwrap()
@@ -168,7 +180,7 @@ fn two_checkpoints_are_compared_image_by_image() {
     refused(&place.run(&["compare", TRAINED, "absent.ckpt", DATA]), 6, &["absent.ckpt"]);
 }
 
-/// Mutations caught, each alone: a name that is there already overwritten; the map of another class.
+/// Mutations caught: a file that is there already overwritten.
 #[test]
 fn what_spoke_for_a_class_is_drawn() {
     let place = TestFolder::new("evaluate-cam");

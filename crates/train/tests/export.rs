@@ -151,20 +151,34 @@ fn a_file_that_prepares_images_itself_gives_the_same_answers() {
         eprintln!("KINDLING_PYTHON is not set: the files were not run in ONNX Runtime");
         return;
     };
+    // The long edge becomes 39 pixels, of which an odd number is cropped.
+    let odd = image::RgbImage::from_fn(65, 60, |x, y| {
+        image::Rgb([(3 * x + y) as u8, (x * y / 9) as u8, (4 * (x / 3 % 2) * y) as u8])
+    });
+    odd.save(place.path("odd.png")).unwrap();
     let images = [
+        place.path("odd.png").display().to_string(),
         concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/report.png").to_owned(),
         concat!(env!("CARGO_MANIFEST_DIR"), "/../transforms/tests/fixtures/decode/progressive.jpg")
             .to_owned(),
         place.path("data/val/bag/0001.png").display().to_string(),
     ];
     let images: Vec<&str> = images.iter().map(String::as_str).collect();
-    let words =
-        [&["predict", "--checkpoint", trained, "-k", "10", "--format", "json"], &images[..]];
-    let predicted = place.run(&words.concat());
-    assert_eq!(code(&predicted), 0, "{}", error(&predicted));
-    std::fs::write(place.path("predicted.json"), said(&predicted)).unwrap();
+    // The border of an image counts where the crop is the whole short edge.
+    let whole = place.train("whole", &["--crop-pct", "1.0"]);
+    assert_eq!(code(&whole), 0, "{}", error(&whole));
+    let whole = "out/train/whole/last.ckpt";
+    let output = place.run(&["export", whole, "--preprocessing", "graph", "-o", "c.onnx"]);
+    assert_eq!(code(&output), 0, "{}", error(&output));
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/image_input.py");
-    for (file, tolerance) in [("a.onnx", "0.003"), ("b.onnx", "0.3")] {
+    for (file, checkpoint, tolerance) in
+        [("a.onnx", trained, "0.001"), ("b.onnx", trained, "0.3"), ("c.onnx", whole, "0.003")]
+    {
+        let words =
+            [&["predict", "--checkpoint", checkpoint, "-k", "10", "--format", "json"], &images[..]];
+        let predicted = place.run(&words.concat());
+        assert_eq!(code(&predicted), 0, "{}", error(&predicted));
+        std::fs::write(place.path("predicted.json"), said(&predicted)).unwrap();
         let compared = Command::new(&python)
             .args([script, file, "predicted.json", tolerance])
             .current_dir(place.path(""))

@@ -1,6 +1,5 @@
 //! `kindling serve`: checkpoints over HTTP.
 
-use std::collections::HashSet;
 use std::io::{self, IsTerminal as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -188,7 +187,6 @@ fn named(given: &[String]) -> Result<Vec<(String, PathBuf)>, Error> {
         let path = chosen(None)?;
         return Ok(vec![(own_name(&path), path)]);
     }
-    let mut taken = HashSet::new();
     let mut models = Vec::with_capacity(given.len());
     for word in given {
         // A path may hold `=`; what exists is a path.
@@ -198,12 +196,6 @@ fn named(given: &[String]) -> Result<Vec<(String, PathBuf)>, Error> {
         };
         let path = chosen(Some(Path::new(path)))?;
         let name = name.unwrap_or_else(|| own_name(&path));
-        if !taken.insert(name.clone()) {
-            return Err(Error::usage(format!(
-                "{}: `{name}` is the name of another model already; write NAME={0}",
-                path.display()
-            )));
-        }
         models.push((name, path));
     }
     Ok(models)
