@@ -100,6 +100,7 @@ fn key_before(text: &str, line: usize, column: usize) -> Option<&str> {
 mod tests {
     use super::key_before;
 
+    /// Mutations caught: the first key of the line.
     #[test]
     fn the_key_of_a_wrong_value_is_found() {
         let text = r#"{"format":1,"plan":{"epochs":3,"cooldown_epochs":-1,"lr":0.1}}"#;

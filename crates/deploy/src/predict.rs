@@ -65,6 +65,7 @@ impl Prediction {
 mod tests {
     use super::Prediction;
 
+    /// Mutations caught: of equal probabilities the larger index first.
     #[test]
     fn the_first_k_are_the_most_probable() {
         let classes = ["a", "b", "c", "d"].map(str::to_owned);

@@ -149,6 +149,7 @@ pub(crate) fn inert(value: &Value) -> String {
 mod tests {
     use super::{escaped, inert};
 
+    /// Mutations caught, each alone: a script's end in JSON; a quotation mark in an element.
     #[test]
     fn a_class_name_ends_no_script_and_opens_no_element() {
         let name = "</script><b onclick=\"x\">&";

@@ -113,6 +113,7 @@ fn a_path_its_bytes_and_its_pixels_give_the_same() {
     }
 }
 
+/// Mutations caught: the room of an image that cannot be read kept in the batch.
 #[test]
 fn a_batch_gives_the_same_as_its_images_one_by_one() {
     let classifier = fashion();
@@ -142,6 +143,7 @@ fn a_batch_gives_the_same_as_its_images_one_by_one() {
     assert!(classifier.classify_batch::<PathBuf>(&[]).is_empty());
 }
 
+/// Mutations caught: the average always.
 #[test]
 fn the_better_weights_are_taken_unless_others_are_named() {
     let folder = Folder::new("weights");
@@ -268,6 +270,7 @@ fn a_file_is_written_whole_or_not_at_all() {
 }
 
 /// Weights that are not finite, and finite ones whose logits are not: no class, and no confidence.
+/// Mutations caught: logits that are not finite named.
 #[test]
 fn what_is_not_finite_has_no_class() {
     let folder = Folder::new("odd");

@@ -212,6 +212,8 @@ mod tests {
 
     /// TensorFlow's rule: on even sizes at stride 2 a 3x3 kernel pads (0, 1) and a 5x5 kernel (1,
     /// 2). At stride 1 and on odd sizes the rule agrees with symmetric padding.
+    ///
+    /// Mutations caught: the odd zero in front.
     #[test]
     fn same_padding_differs_from_symmetric_on_even_sizes_at_stride_2_only() {
         let pads = |k, s, n| Conv::depthwise(4, k, s).with_padding(Padding::Same).pads([n, n])[0];
@@ -223,10 +225,13 @@ mod tests {
         assert_eq!(same.output_size([7, 8]), [4, 4]);
     }
 
+    /// Mutations caught, each alone: symmetric padding, and the reach of SAME, without the dilation.
     #[test]
     fn a_dilated_kernel_reaches_further_and_keeps_the_size() {
         let conv = Conv::depthwise(4, 5, 1).with_dilation(2);
         assert_eq!(conv.pads([9, 9]), [(4, 4), (4, 4)]);
         assert_eq!(conv.output_size([9, 11]), [9, 11]);
+        let same = Conv::depthwise(4, 3, 1).with_dilation(2).with_padding(Padding::Same);
+        assert_eq!(same.pads([9, 9]), [(2, 2), (2, 2)]);
     }
 }

@@ -271,6 +271,7 @@ fn absolute(url: &str, to: &str) -> String {
 mod tests {
     use super::*;
 
+    /// Mutations caught: the name of the file alone behind a mirror.
     #[test]
     fn mirrors_and_redirects_keep_the_path() {
         let url = "https://download.pytorch.org/models/a.pth";

@@ -126,6 +126,7 @@ mod tests {
 
     use super::{extension, refuse_other_extension};
 
+    /// Mutations caught: no suggestion.
     #[test]
     fn the_ending_of_a_name_is_a_known_one_or_the_nearest_is_suggested() {
         let known = ["safetensors", "ckpt"];

@@ -19,11 +19,14 @@ pub fn did_you_mean<S: AsRef<str>>(word: &str, known: &[S]) -> String {
 mod tests {
     use super::{did_you_mean, nearest};
 
+    /// Mutations caught: any word suggested that is a little alike.
     #[test]
     fn the_nearest_word_is_suggested_and_none_that_is_far() {
         let known = ["adam", "adamw", "sgd"];
         assert_eq!(nearest("adamww", &known), Some("adamw"));
         assert_eq!(did_you_mean("adamww", &known), " (did you mean `adamw`?)");
         assert_eq!(did_you_mean("quux", &known), "");
+        // One letter in common, .6 alike.
+        assert_eq!(did_you_mean("sum", &known), "");
     }
 }

@@ -71,9 +71,12 @@ pub fn wrapped(text: &str, width: usize, indent: usize) -> String {
 mod tests {
     use super::wrapped;
 
+    /// Mutations caught, each alone: the space between words not counted; lines that follow not indented.
     #[test]
     fn lines_break_between_words_and_fit() {
         assert_eq!(wrapped("one two three four", 9, 2), "one two\n  three\n  four");
+        assert_eq!(wrapped("one two", 7, 0), "one two");
+        assert_eq!(wrapped("one two", 6, 0), "one\ntwo");
         assert_eq!(wrapped("unbreakable", 4, 2), "unbreakable");
         assert_eq!(wrapped("  a: b c", 6, 4), "  a: b\n    c");
         assert_eq!(wrapped("", 4, 2), "");

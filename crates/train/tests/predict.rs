@@ -8,6 +8,7 @@ use deploy::classifier::Classifier;
 use deploy::manifest::WeightsKind;
 use test_folder::{TestFolder, code, error, refused};
 
+/// Mutations caught: exit code 0 with an image that cannot be read.
 #[test]
 fn the_program_and_the_library_agree() {
     let place = TestFolder::new("predict");

@@ -50,6 +50,7 @@ fn a_run_leaves_its_facts_steps_log_and_tables() {
     assert_eq!(table, confusion);
 }
 
+/// Mutations caught: an evaluation every epoch.
 #[test]
 fn evaluations_can_be_rare_and_the_last_epoch_is_always_evaluated() {
     let place = TestFolder::new("rare");
@@ -60,6 +61,7 @@ fn evaluations_can_be_rare_and_the_last_epoch_is_always_evaluated() {
     assert_eq!(epochs, ["1", "2"]);
 }
 
+/// Mutations caught: patience without effect.
 #[test]
 fn patience_ends_a_run_that_gets_no_better() {
     let place = TestFolder::new("patience");

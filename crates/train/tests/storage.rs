@@ -69,6 +69,8 @@ fn a_folder_that_is_gone_for_a_moment_is_waited_for() {
 
 /// A folder that stays away ends the run with code 3 and its newest step saved; `--resume` gives the
 /// bits of a run that saw nothing of it. A signal ends the waiting.
+///
+/// Mutations caught: a folder that is gone taken for images that cannot be read.
 #[test]
 fn a_folder_that_stays_away_ends_the_run_with_its_last_step_saved() {
     let place = TestFolder::new("away");

@@ -373,6 +373,7 @@ fn drawing(e: &Estimate) -> String {
 mod tests {
     use super::sparkline;
 
+    /// Mutations caught: other groups of values.
     #[test]
     fn a_line_of_bars_follows_the_values() {
         let rise: Vec<f64> = (0..24).map(f64::from).collect();

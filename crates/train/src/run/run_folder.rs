@@ -263,6 +263,7 @@ pub(super) fn append(path: &Path, line: &str) -> Result<(), Error> {
 mod tests {
     use super::record_in;
 
+    /// Mutations caught: the first brace alone tried.
     #[test]
     fn a_record_is_found_behind_half_of_another_one() {
         let whole = r#"{"epoch":1,"batch":2}"#;

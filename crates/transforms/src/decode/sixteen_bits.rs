@@ -9,6 +9,7 @@ pub(super) fn rounded(sample: u16) -> u8 {
 mod tests {
     use super::rounded;
 
+    /// Mutations caught: truncated.
     #[test]
     fn sixteen_bits_are_rounded() {
         let check = |from, to| assert_eq!(rounded(from), to, "{from}");
