@@ -1,8 +1,8 @@
 //! Where in an image a class was seen: Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391).
 //!
-//! Every network here ends in the mean of its last map and one or two linear layers. The weight of a channel is
-//! the derivative of the class's logit by the channel's mean; with one linear layer it is that layer's weight
-//! (class activation mapping, Zhou et al. 2016).
+//! Every network here ends in the mean of its last map and one or two linear layers. The weight of
+//! a channel is the derivative of the class's logit by the channel's mean; with one linear layer it
+//! is that layer's weight (class activation mapping, Zhou et al. 2016).
 
 use burn::tensor::{Tensor, TensorData};
 use image::{Rgb, RgbImage};
@@ -222,8 +222,8 @@ mod tests {
         }
     }
 
-    /// Against finite differences. Mutations caught, each alone: the slope of hard-swish omitted; the wrong class; the
-    /// weights read by column.
+    /// Against finite differences. Mutations caught, each alone: the slope of hard-swish omitted;
+    /// the wrong class.
     #[test]
     fn the_gradient_of_a_head_is_that_of_finite_differences() {
         let head = [(layer(7, 5, 1), Activation::HardSwish), (layer(3, 7, 2), Activation::Linear)];

@@ -92,8 +92,8 @@ impl Classifier {
     /// A classifier of a network that is in memory, on its own device.
     ///
     /// # Errors
-    /// [`Error::Parts`]: another number of class names than of logits, or an image too small for the
-    /// network.
+    /// [`Error::Parts`]: another number of class names than of logits, or an image too small for
+    /// the network.
     pub fn new(
         network: Network,
         preprocess: Preprocess,
@@ -219,8 +219,9 @@ impl Classifier {
         self.forward(values).into_iter().enumerate().map(named).collect()
     }
 
-    /// A description of each prepared image `[n, 3, height, width]`, flat, for retrieval: the mean of the network's
-    /// last map, scaled to length 1, so that the dot product of two is their cosine.
+    /// A description of each prepared image `[n, 3, height, width]`, flat, for retrieval: the mean
+    /// of the network's last map, scaled to length 1, so that the dot product of two is their
+    /// cosine.
     ///
     /// ```
     /// use deploy::classifier::Classifier;

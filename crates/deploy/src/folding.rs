@@ -48,8 +48,8 @@ pub(crate) fn fold(
     Some(FoldedLayer { name: key(0).name.clone(), shape, weights: values, bias })
 }
 
-/// A convolution's weights and bias with batch norm folded in, computed in f64. `norm` is scale, shift,
-/// running mean and running variance.
+/// A convolution's weights and bias with batch norm folded in, computed in f64. `norm` is scale,
+/// shift, running mean and running variance.
 fn folded(weights: &[f32], norm: [&[f32]; 4], epsilon: f64) -> (Vec<f32>, Vec<f32>) {
     let [gamma, beta, mean, variance] = norm;
     let size = weights.len() / gamma.len();

@@ -16,10 +16,9 @@
 //! # Ok::<(), deploy::error::Error>(())
 //! ```
 //!
-//! In reading order: `classifier`, `predict` (guesses), `class_map` (Grad-CAM), `manifest` (the part of a checkpoint's
-//! manifest that a classifier needs), `container` (the file), `quantization` (8-bit
-//! integers), `onnx` (for other runtimes), `web` (a page), `serve`
-//! (HTTP), `files`, `error`.
+//! In reading order: `classifier`, `predict` (guesses), `class_map` (Grad-CAM), `manifest` (the
+//! part of a checkpoint's manifest that a classifier needs), `container` (the file), `quantization`
+//! (8-bit integers), `onnx` (for other runtimes), `web` (a page), `serve` (HTTP), `files`, `error`.
 
 #![forbid(unsafe_code)]
 

@@ -1,7 +1,7 @@
 //! A classifier as an ONNX file, which the world's runtimes take.
 //!
-//! The file is checked before anybody gets it: its bytes are read back and run by another runtime (rten,
-//! in pure Rust), and its answers are compared with the network's own.
+//! The file is checked before anybody gets it: its bytes are read back and run by another runtime
+//! (rten, in pure Rust), and its answers are compared with the network's own.
 
 mod builder;
 mod layers;
@@ -34,8 +34,8 @@ const OF_NOISE: f64 = 4.0;
 /// No network may differ by more: a wrong operation changes the first digits.
 const MOST: f64 = 1e-2;
 
-/// Largest mean difference of the logits of an integer file, in units of their size: a sum that is rounded in
-/// another order falls to the next byte now and then.
+/// Largest mean difference of the logits of an integer file, in units of their size: a sum that is
+/// rounded in another order falls to the next byte now and then.
 const MOST_INT8: f64 = 0.1;
 
 /// What an ONNX file says about its model, beside the classes and the preparation of images.
@@ -57,9 +57,10 @@ pub struct OnnxModel {
     pub difference: f64,
 }
 
-/// Writes a classifier as ONNX: opset 18, batch norm folded, input `input` (`[batch, 3, height, width]`,
-/// f32, prepared as the metadata's `preprocessing` says), output `logits` (`[batch, classes]`). `picture`
-/// is the file of an image that the check runs, otherwise a drawn one.
+/// Writes a classifier as ONNX: opset 18, batch norm folded, input `input`
+/// (`[batch, 3, height, width]`, f32, prepared as the metadata's `preprocessing` says), output
+/// `logits` (`[batch, classes]`). `picture` is the file of an image that the check runs, otherwise
+/// a drawn one.
 ///
 /// ```
 /// use deploy::classifier::Classifier;
@@ -73,8 +74,8 @@ pub struct OnnxModel {
 /// ```
 ///
 /// # Errors
-/// [`Error::Onnx`]: the file cannot be read back, or answers otherwise than the network; [`Error::Bytes`]:
-/// `picture` is no image.
+/// [`Error::Onnx`]: the file cannot be read back, or answers otherwise than the network;
+/// [`Error::Bytes`]: `picture` is no image.
 pub fn to_onnx(
     classifier: &Classifier,
     description: &Description,
@@ -85,9 +86,9 @@ pub fn to_onnx(
     Ok(OnnxModel { bytes, difference })
 }
 
-/// [`to_onnx`] in 8-bit integers: weights of int8 with a scale a channel, maps of uint8, input and output in
-/// floats. The file is read back and run by rten on images of the calibration; `difference` is that to the
-/// rounded network's own logits.
+/// [`to_onnx`] in 8-bit integers: weights of int8 with a scale a channel, maps of uint8, input and
+/// output in floats. The file is read back and run by rten on images of the calibration;
+/// `difference` is that to the rounded network's own logits.
 ///
 /// # Errors
 /// As [`to_onnx`].
@@ -115,10 +116,10 @@ pub fn to_onnx_int8(
     }
 }
 
-/// The bytes of a file that prepares images itself: its input is `image`, `[batch, height, width, 3]` bytes of
-/// decoded images, of any size but of one size a batch. For ONNX Runtime's CPU: other runtimes resize in
-/// another way or not at all, rten among them, so that the part behind the preparation is what
-/// [`to_onnx`] and [`to_onnx_int8`] check.
+/// The bytes of a file that prepares images itself: its input is `image`,
+/// `[batch, height, width, 3]` bytes of decoded images, of any size but of one size a batch. For
+/// ONNX Runtime's CPU: other runtimes resize in another way or not at all, rten among them, so that
+/// the part behind the preparation is what [`to_onnx`] and [`to_onnx_int8`] check.
 ///
 /// # Errors
 /// [`Error::Onnx`]: a preparation that nodes cannot do.
@@ -215,8 +216,8 @@ pub(crate) fn preprocessing(rule: &Preprocess) -> Value {
     })
 }
 
-/// Runs a file on a random and on a real image, each alone and both in one batch; the largest difference
-/// of its logits to the network's, in units of the root of their mean square.
+/// Runs a file on a random and on a real image, each alone and both in one batch; the largest
+/// difference of its logits to the network's, in units of the root of their mean square.
 fn check(classifier: &Classifier, bytes: &[u8], picture: Option<&[u8]>) -> Result<f64, Error> {
     let fault = |why: String| Error::Onnx { why };
     let runner = OnnxRunner::new(bytes, classifier)?;
@@ -276,8 +277,8 @@ fn mean_difference(theirs: &[f32], ours: &[f32]) -> f64 {
     if size(ours) > 0.0 { size(&differences) / size(ours) } else { size(&differences) }
 }
 
-/// Compares the logits of a batch, `classes` an image: their relative difference, or why they are no
-/// answer or another one.
+/// Compares the logits of a batch, `classes` an image: their relative difference, or why they are
+/// no answer or another one.
 fn compare(theirs: &[f32], ours: &[f32], classes: usize) -> Result<f64, String> {
     if theirs.len() != ours.len() {
         return Err(format!("{} logits where the network has {}", theirs.len(), ours.len()));
@@ -315,7 +316,8 @@ fn drawn() -> RgbImage {
 mod tests {
     use super::compare;
 
-    /// Mutations caught, each alone: another first class passed; a number that is not finite passed.
+    /// Mutations caught, each alone: another first class passed; a number that is not finite
+    /// passed.
     #[test]
     fn logits_that_differ_or_name_another_class_are_refused() {
         let ours = [1.0, 2.0, 3.0, -1.0, 0.5, 0.0];

@@ -1,10 +1,12 @@
 //! Classifiers over HTTP: KServe's Open Inference Protocol v2, `POST /predict`, and a page at `/`.
 //!
-//! A request's images are decoded on tokio's blocking threads and wait in the queue of their model. One thread a
-//! model takes all that wait, at most a batch, and sends them through the network together.
+//! A request's images are decoded on tokio's blocking threads and wait in the queue of their model.
+//! One thread a model takes all that wait, at most a batch, and sends them through the network
+//! together.
 //!
-//! In reading order: `serve/config`, `connections` (sockets, drain), `routes`, `predict` and `kserve` (the two
-//! protocols), `page`, `shared`, `body` (limits), `model` (reload), `queue` (batches), `metrics`, `refusal`.
+//! In reading order: `serve/config`, `connections` (sockets, drain), `routes`, `predict` and
+//! `kserve` (the two protocols), `page`, `shared`, `body` (limits), `model` (reload), `queue`
+//! (batches), `metrics`, `refusal`.
 
 mod body;
 mod config;
@@ -106,8 +108,8 @@ impl Server {
         ServerHandle { shared: Arc::clone(&self.shared), phase: self.phase.clone() }
     }
 
-    /// Answers requests until [`ServerHandle::drain`] and the last answer: whether every request was
-    /// answered before the time limit.
+    /// Answers requests until [`ServerHandle::drain`] and the last answer: whether every request
+    /// was answered before the time limit.
     pub fn run(self) -> bool {
         let finished = self.runtime.block_on(serve(self.listener, Arc::clone(&self.shared)));
         // A blocking thread may still decode an image that nobody waits for.
@@ -117,14 +119,14 @@ impl Server {
 }
 
 impl ServerHandle {
-    /// Ends the server: not ready at once, then no new connections, and the requests that are there are
-    /// answered.
+    /// Ends the server: not ready at once, then no new connections, and the requests that are there
+    /// are answered.
     pub fn drain(&self) {
         self.phase.send_replace(Phase::Draining);
     }
 
-    /// Reads every model again. A model that cannot be read stays as it is. One line a model: its name, and
-    /// what happened.
+    /// Reads every model again. A model that cannot be read stays as it is. One line a model: its
+    /// name, and what happened.
     pub fn reload(&self) -> Vec<(String, Result<(), String>)> {
         let reload = |model: &Model| {
             let result = model.reload(&self.shared.config);

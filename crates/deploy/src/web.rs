@@ -1,7 +1,8 @@
-//! A classifier as one HTML page: the model, a runtime in WebAssembly and the page itself in one file, which
-//! works from `file://` and asks no server.
+//! A classifier as one HTML page: the model, a runtime in WebAssembly and the page itself in one
+//! file, which works from `file://` and asks no server.
 //!
-//! The runtime is ONNX Runtime's (`onnxruntime-web` in npm's registry, MIT). Its two files are given.
+//! The runtime is ONNX Runtime's (`onnxruntime-web` in npm's registry, MIT). Its two files are
+//! given.
 
 use std::io::Write as _;
 
@@ -37,9 +38,9 @@ impl WebRuntime<'_> {
     pub const VERSION: &'static str = "1.30.0";
 }
 
-/// The page of a classifier whose ONNX form is checked, in one file: choose, drop or paste a picture or use the
-/// camera, and see the five most probable classes. The page decodes and prepares pictures as
-/// [`Classifier::classify`] does.
+/// The page of a classifier whose ONNX form is checked, in one file: choose, drop or paste a
+/// picture or use the camera, and see the five most probable classes. The page decodes and prepares
+/// pictures as [`Classifier::classify`] does.
 pub fn page(
     classifier: &Classifier,
     description: &Description,
@@ -51,8 +52,9 @@ pub fn page(
     page_of(classifier, description, parts)
 }
 
-/// [`page`] as files for a web server, by their names: the page, its model and its runtime beside it, which a
-/// browser keeps apart. The server sends `.mjs` as text/javascript and `.wasm` as application/wasm.
+/// [`page`] as files for a web server, by their names: the page, its model and its runtime beside
+/// it, which a browser keeps apart. The server sends `.mjs` as text/javascript and `.wasm` as
+/// application/wasm.
 pub fn folder(
     classifier: &Classifier,
     description: &Description,

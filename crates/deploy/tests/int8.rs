@@ -1,4 +1,5 @@
-//! Every architecture in 8-bit integers: another runtime reads the file and answers nearly as the network does.
+//! Every architecture in 8-bit integers: another runtime reads the file and answers nearly as the
+//! network does.
 
 #![expect(clippy::print_stdout, reason = "what was measured")]
 
@@ -12,7 +13,8 @@ use nn::weights::load::{HeadPolicy, load_state_dict};
 use nn::weights::state_dict::state_dict;
 use transforms::preprocess::Preprocess;
 
-/// A classifier whose scales differ from channel to channel, in depthwise layers up to `spread` times.
+/// A classifier whose scales differ from channel to channel, in depthwise layers up to `spread`
+/// times.
 fn classifier(name: &str, size: usize, spread: f64) -> Classifier {
     let device = Device::flex();
     let mut config = Variant::parse(name).unwrap().config(10);
@@ -36,9 +38,9 @@ fn classifier(name: &str, size: usize, spread: f64) -> Classifier {
     Classifier::new(network, Preprocess::imagenet(size, size), classes).unwrap()
 }
 
-/// A MobileNetV2 as training makes them, to the worst: a depthwise filter has one large weight among eight that round to
-/// zero, so that rounding shifts its mean; and of two neighbouring channels one has maps 32 times smaller and weights 32
-/// times larger.
+/// A MobileNetV2 as training makes them, to the worst: a depthwise filter has one large weight
+/// among eight that round to zero, so that rounding shifts its mean; and of two neighbouring
+/// channels one has maps 32 times smaller and weights 32 times larger.
 fn uneven() -> Classifier {
     let even = classifier("mobilenet_v2", 64, 1.0);
     let mut tensors = state_dict(even.network());
@@ -95,8 +97,8 @@ fn error(classifier: &Classifier, bytes: &[u8], images: &[f32]) -> f64 {
     (apart / square(&mut ours.iter().copied())).sqrt()
 }
 
-/// The first maps of random MobileNetV1s hardly differ between images, and nothing leads around a layer: what rounding
-/// changes there is a large part of what differs.
+/// The first maps of random MobileNetV1s hardly differ between images, and nothing leads around a
+/// layer: what rounding changes there is a large part of what differs.
 ///
 /// Mutations caught: the zero point of the maps off by one.
 #[test]
@@ -141,8 +143,8 @@ fn carried(classifier: &Classifier, split: &str, step: usize) -> Vec<f32> {
     paths.flat_map(|path| classifier.prepare(&std::fs::read(path).unwrap()).unwrap()).collect()
 }
 
-/// Mutations caught, each alone: hard-swish's negative side cut off; the gate's range cut to [-1, 1]; the correction added
-/// the other way.
+/// Mutations caught, each alone: hard-swish's negative side cut off; the gate's range cut to [-1,
+/// 1]; the correction added the other way.
 #[test]
 fn a_trained_network_answers_the_same_in_integers() {
     let here = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");

@@ -1,7 +1,8 @@
 //! Every variant becomes an ONNX file that another runtime reads and answers as the network does.
 //!
-//! Mutations caught, each alone: batch norm's epsilon of another network; the padding's two ends exchanged; hard-sigmoid with
-//! the default alpha; the mean of padded windows without the padding; a sum with a wrong map.
+//! Mutations caught, each alone: batch norm's epsilon of another network; the padding's two ends
+//! exchanged; hard-sigmoid with the default alpha; the mean of padded windows without the padding;
+//! a sum with a wrong map.
 
 use burn::tensor::Device;
 use deploy::classifier::Classifier;

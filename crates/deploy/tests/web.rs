@@ -1,7 +1,8 @@
-//! The page of a classifier holds its parts whole, whatever its classes are called. What it says to pictures is compared with
-//! `kindling predict` in a browser, by `browser.mjs`.
+//! The page of a classifier holds its parts whole, whatever its classes are called. What it says to
+//! pictures is compared with `kindling predict` in a browser, by `browser.mjs`.
 //!
-//! Mutations caught, each alone: the parts put in by replacing one mark after the other; classes that end the script.
+//! Mutations caught, each alone: the parts put in by replacing one mark after the other; classes
+//! that end the script.
 
 use std::io::Read as _;
 

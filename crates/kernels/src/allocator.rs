@@ -5,12 +5,13 @@
 //! The library only offers [`Recycler`]; a binary makes it its global allocator.
 //!
 //! # Missing memory
-//! Rust ends the process where an allocation fails, unless the caller asked with `try_reserve`. Maps
-//! do (`written`), and a caller can catch their panic and ask for less. What is allocated beside
-//! the maps (gradients, lists, the message of the panic) cannot. A program that calls
+//! Rust ends the process where an allocation fails, unless the caller asked with `try_reserve`.
+//! Maps do (`written`), and a caller can catch their panic and ask for less. What is allocated
+//! beside the maps (gradients, lists, the message of the panic) cannot. A program that calls
 //! [`Recycler::guard`] therefore keeps a reserve: an allocation that finds no memory gets it, and
 //! the next map is refused in its place, until the reserve is whole again. Where the reserve too is
-//! used up, the process ends with a sentence and an exit code instead of Rust's message and SIGABRT.
+//! used up, the process ends with a sentence and an exit code instead of Rust's message and
+//! SIGABRT.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -24,14 +25,15 @@ const LARGE: usize = 64 * 1024;
 const HUGE: usize = 2 * 1024 * 1024;
 /// Most blocks that are kept.
 const SLOTS: usize = 1024;
-/// Bytes of the reserve: more than the weights of the largest network, whose gradients are made when the
-/// graph of a failed pass is freed. No page of it is written: it takes addresses, no memory. A block of
-/// more than 32 MB does not move the size from which glibc maps blocks of their own.
+/// Bytes of the reserve: more than the weights of the largest network, whose gradients are made
+/// when the graph of a failed pass is freed. No page of it is written: it takes addresses, no
+/// memory. A block of more than 32 MB does not move the size from which glibc maps blocks of their
+/// own.
 const RESERVE: usize = 128 << 20;
 
 /// Bytes from which a request that fails is left to the caller, who may have asked with
-/// `try_reserve`, as `std::fs::read` and decoders do for a file that claims to be huge. Less is missing
-/// only where nothing can be done any more.
+/// `try_reserve`, as `std::fs::read` and decoders do for a file that claims to be huge. Less is
+/// missing only where nothing can be done any more.
 const ODD: usize = 256 << 20;
 
 /// Address of the reserve; 0 while there is none.
@@ -274,8 +276,8 @@ fn reserve_layout() -> Layout {
     Layout::from_size_align(RESERVE, 4096).expect("a power of two")
 }
 
-/// Whether nothing of the reserve is in use. A reserve that was spent is made anew if there is memory
-/// for it again.
+/// Whether nothing of the reserve is in use. A reserve that was spent is made anew if there is
+/// memory for it again.
 fn reserve_is_whole() -> bool {
     let Some(guarded) = GUARDED.get() else { return true };
     if RESERVED.load(Ordering::Relaxed) != 0 {
@@ -299,9 +301,9 @@ fn reserve_is_whole() -> bool {
     true
 }
 
-/// Whether the system would give this process `bytes` of addresses now; they are given back at once.
-/// Rust ends the process where a new thread finds no room for its signal stack, so a thread is
-/// started only where there is room. Always true where addresses are not limited.
+/// Whether the system would give this process `bytes` of addresses now; they are given back at
+/// once. Rust ends the process where a new thread finds no room for its signal stack, so a thread
+/// is started only where there is room. Always true where addresses are not limited.
 #[must_use]
 pub fn has_room(bytes: usize) -> bool {
     #[cfg(target_os = "linux")]
@@ -319,12 +321,13 @@ pub fn has_room(bytes: usize) -> bool {
     }
 }
 
-/// Writes the last words of a guarded program and ends it with its code; returns where there is none.
+/// Writes the last words of a guarded program and ends it with its code; returns where there is
+/// none.
 fn end_without_memory() {
     #[cfg(unix)]
     if let Some(Guarded { last_words, exit_code, .. }) = GUARDED.get() {
-        // SAFETY: the range is the string's. Nothing can be done where it cannot be written. Both calls
-        // allocate nothing and may be made in a signal's handler.
+        // SAFETY: the range is the string's. Nothing can be done where it cannot be written. Both
+        // calls allocate nothing and may be made in a signal's handler.
         unsafe {
             let _ = libc::write(2, last_words.as_ptr().cast(), last_words.len());
             libc::_exit(*exit_code);
@@ -392,8 +395,8 @@ unsafe impl GlobalAlloc for Recycler {
     }
 }
 
-/// An empty vector with room for `count` values; none where there is no memory for them. The reserve
-/// is left alone.
+/// An empty vector with room for `count` values; none where there is no memory for them. The
+/// reserve is left alone.
 pub fn try_with_capacity<T>(count: usize) -> Option<Vec<T>> {
     let mut values = Vec::new();
     let before = FALLIBLE.replace(true);

@@ -23,10 +23,10 @@
 //!
 //! # NaN and infinity
 //!
-//! They go through every kernel as in torch, and to no other image. Two kernels spread them further:
-//! Winograd's, within the tiles that read the value, where infinity becomes NaN; and a weight that is
-//! not finite reaches outputs whose tap lies on the padding, as in torch's kernels that gather
-//! patches.
+//! They go through every kernel as in torch, and to no other image. Two kernels spread them
+//! further: Winograd's, within the tiles that read the value, where infinity becomes NaN; and a
+//! weight that is not finite reaches outputs whose tap lies on the padding, as in torch's kernels
+//! that gather patches.
 
 #![expect(
     clippy::inline_always,

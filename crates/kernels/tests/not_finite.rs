@@ -1,6 +1,6 @@
-//! NaN and infinity through every kernel, on every instruction set of this machine and at odd sizes:
-//! planted at one place of one operand, the result is torch's. No kernel makes a finite value of
-//! them, and none takes them to another image.
+//! NaN and infinity through every kernel, on every instruction set of this machine and at odd
+//! sizes: planted at one place of one operand, the result is torch's. No kernel makes a finite
+//! value of them, and none takes them to another image.
 //!
 //! Two kernels spread them further than torch: a 3x3 convolution by Winograd's algorithm within the
 //! tiles that read the value; and a weight that is not finite reaches the outputs whose tap lies on

@@ -1,6 +1,6 @@
 //! NaN and infinity through the operations on tensors: the kernels of ndarray and flex in f32, and
-//! the bodies composed of Burn's operations (f64, groups, wgpu), with one value planted. Where one of
-//! them has NaN or infinity, none has a finite value.
+//! the bodies composed of Burn's operations (f64, groups, wgpu), with one value planted. Where one
+//! of them has NaN or infinity, none has a finite value.
 
 #[path = "random/odd.rs"]
 mod odd;
@@ -151,8 +151,8 @@ fn a_layer_of_inference_hides_nothing() {
     }
 }
 
-/// A statistic that is not finite, or a negative variance, leaves no number in its channel and every
-/// number in the others.
+/// A statistic that is not finite, or a negative variance, leaves no number in its channel and
+/// every number in the others.
 ///
 /// Mutations caught: ReLU of NaN 0.
 #[test]

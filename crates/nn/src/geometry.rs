@@ -225,7 +225,8 @@ mod tests {
         assert_eq!(same.output_size([7, 8]), [4, 4]);
     }
 
-    /// Mutations caught, each alone: symmetric padding, and the reach of SAME, without the dilation.
+    /// Mutations caught, each alone: symmetric padding, and the reach of SAME, without the
+    /// dilation.
     #[test]
     fn a_dilated_kernel_reaches_further_and_keeps_the_size() {
         let conv = Conv::depthwise(4, 5, 1).with_dilation(2);

@@ -1,7 +1,7 @@
 //! The graph of a network: its layers and which map each of them reads.
 //!
-//! The graph is data: an exporter, a quantiser or another executor reads the order of the operations,
-//! the branches, skips and gates from it. The test `graph` runs it beside the module.
+//! The graph is data: an exporter, a quantiser or another executor reads the order of the
+//! operations, the branches, skips and gates from it. The test `graph` runs it beside the module.
 
 use crate::activation::Activation;
 use crate::layer_spec::LayerSpec;

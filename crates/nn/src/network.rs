@@ -147,8 +147,8 @@ impl Network {
         backbone.forward_head(pooled, None)
     }
 
-    /// The mean of the last map over its pixels: what the classifier reads, and a description of an image for
-    /// retrieval.
+    /// The mean of the last map over its pixels: what the classifier reads, and a description of an
+    /// image for retrieval.
     ///
     /// # Shapes
     /// `[b, 3, h, w]` to `[b, c]`.

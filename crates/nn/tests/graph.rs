@@ -1,8 +1,9 @@
-//! The graph is the network: run node by node with plain operations, it gives the module's logits, on every architecture at
-//! an odd size that is not square.
+//! The graph is the network: run node by node with plain operations, it gives the module's logits,
+//! on every architecture at an odd size that is not square.
 //!
-//! Mutations caught, each alone: a block's sum omitted; the gate multiplied onto another map; Xception's skip after the
-//! ReLU; two branches concatenated in another order; the input's transform omitted.
+//! Mutations caught, each alone: a block's sum omitted; the gate multiplied onto another map;
+//! Xception's skip after the ReLU; two branches concatenated in another order; the input's
+//! transform omitted.
 
 use std::collections::HashMap;
 
@@ -41,7 +42,8 @@ fn filled(config: &NetworkConfig, device: &Device) -> (Network, Vec<NamedTensor>
     (network.unwrap().0, tensors)
 }
 
-/// Every window reduced by its definition: the maximum of its pixels, or their sum over the whole window.
+/// Every window reduced by its definition: the maximum of its pixels, or their sum over the whole
+/// window.
 fn pooled(x: Tensor<4>, pool: Pool, maximum: bool) -> Tensor<4> {
     let [batch, channels, height, width] = x.dims();
     let device = x.device();

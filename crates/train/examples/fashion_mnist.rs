@@ -40,8 +40,8 @@ struct Args {
     val_per_class: usize,
 }
 
-/// The payload of an idx file of unsigned bytes (Y. LeCun's format): a big-endian header of one magic
-/// word and one word per axis, then the bytes. Gzipped or not.
+/// The payload of an idx file of unsigned bytes (Y. LeCun's format): a big-endian header of one
+/// magic word and one word per axis, then the bytes. Gzipped or not.
 fn idx(folder: &Path, name: &str, axes: usize) -> anyhow::Result<Vec<u8>> {
     let plain = folder.join(name);
     let packed = folder.join(format!("{name}.gz"));

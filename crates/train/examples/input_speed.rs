@@ -1,9 +1,10 @@
 //! How many images a second the loader prepares, nobody consuming them:
 //! `input_speed DIR WORKERS [EPOCHS [exact|scaled [WINDOW [SIZE [none|ram|CACHE_DIR]]]]]`.
 //!
-//! Random resized crop to SIZE (224), mirror image, normalised, batches of 64; one line of JSON. Of 0 epochs the first one
-//! counts, which otherwise warms the file cache. WINDOW is `--shard-window` of a folder of shards. `benches/input.py` runs
-//! it beside torchvision's and timm's loaders, `benches/shards.py` by place and in windows.
+//! Random resized crop to SIZE (224), mirror image, normalised, batches of 64; one line of JSON. Of
+//! 0 epochs the first one counts, which otherwise warms the file cache. WINDOW is `--shard-window`
+//! of a folder of shards. `benches/input.py` runs it beside torchvision's and timm's loaders,
+//! `benches/shards.py` by place and in windows.
 #![expect(clippy::print_stdout, reason = "an example prints")]
 
 use std::path::Path;
@@ -76,7 +77,8 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Calls that read, bytes that they gave, bytes that came from a disk: of this process, where Linux counts them.
+/// Calls that read, bytes that they gave, bytes that came from a disk: of this process, where Linux
+/// counts them.
 fn reads() -> [u64; 3] {
     let text = std::fs::read_to_string("/proc/self/io").unwrap_or_default();
     let of = |name: &str| {

@@ -1,4 +1,5 @@
-//! Trains a classifier on a folder of class folders from a program, follows its epochs, and uses it.
+//! Trains a classifier on a folder of class folders from a program, follows its epochs, and uses
+//! it.
 //!
 //! Usage: `cargo run --example train_in_rust -- DIR IMAGE`
 

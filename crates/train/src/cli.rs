@@ -70,8 +70,8 @@ pub const OUT_OF_MEMORY: &str = "error: out of memory: an allocation failed; the
 /// The exit code that follows: that of [`crate::error::ErrorKind::Memory`].
 pub const OUT_OF_MEMORY_CODE: i32 = 7;
 
-/// Chooses the instructions, where they are given, and makes the one pool of threads; before anything
-/// has run.
+/// Chooses the instructions, where they are given, and makes the one pool of threads; before
+/// anything has run.
 fn prepare(threads: Option<u32>, isa: Option<&str>) -> Result<(), Error> {
     if let Some(isa) = isa {
         Isa::force(isa).map_err(|why| Error::usage(format!("--isa: {why}")))?;

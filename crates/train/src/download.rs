@@ -1,4 +1,5 @@
-//! Files from the network: fetched with progress, resumed where they were cut, checked by their hash.
+//! Files from the network: fetched with progress, resumed where they were cut, checked by their
+//! hash.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};

@@ -42,8 +42,8 @@ pub(crate) fn failed(error: WriteError) -> Error {
     Error::file(error.to_string())
 }
 
-/// `KINDLING_TEST_CRASH`, for tests: `kill@7` ends the process at its seventh point as SIGKILL does,
-/// `term@7` sends SIGTERM there. A point is a change of a file, or a batch of an evaluation.
+/// `KINDLING_TEST_CRASH`, for tests: `kill@7` ends the process at its seventh point as SIGKILL
+/// does, `term@7` sends SIGTERM there. A point is a change of a file, or a batch of an evaluation.
 static CRASH: LazyLock<Option<(i32, u64)>> = LazyLock::new(|| {
     let variable = std::env::var("KINDLING_TEST_CRASH").ok()?;
     let (signal, number) = variable.split_once('@')?;

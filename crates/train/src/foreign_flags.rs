@@ -1,6 +1,6 @@
 //! Flags of other trainers, typed from memory: timm's `train.py`, torchvision's
-//! `references/classification`, Ultralytics' `yolo classify train`. Each is taken under Kindling's name,
-//! taken with a note where there is nothing to do, or refused with what there is instead.
+//! `references/classification`, Ultralytics' `yolo classify train`. Each is taken under Kindling's
+//! name, taken with a note where there is nothing to do, or refused with what there is instead.
 
 use std::ffi::OsString;
 use std::path::Path;

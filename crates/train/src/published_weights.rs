@@ -1,4 +1,5 @@
-//! Published weights by name: the catalogue in `configs/weights.csv`, and their files in the user's cache.
+//! Published weights by name: the catalogue in `configs/weights.csv`, and their files in the user's
+//! cache.
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
@@ -63,7 +64,8 @@ impl PublishedWeights {
     /// Those of this name; without one the most accurate of the model.
     ///
     /// # Errors
-    /// [`crate::error::ErrorKind::Usage`]: no such name, with the nearest one; a model without published weights.
+    /// [`crate::error::ErrorKind::Usage`]: no such name, with the nearest one; a model without
+    /// published weights.
     pub fn find(name: Option<&str>, model: &str) -> Result<&'static Self, Error> {
         let Some(name) = name else {
             let own = CATALOGUE.iter().filter(|weights| weights.model == model);

@@ -1,9 +1,9 @@
 //! Signals that end a run: the first one asks the loop to save and stop.
 //!
-//! SIGINT is Ctrl-C, SIGTERM a shutdown, SIGQUIT Ctrl-\\: a second one of them ends the process at once.
-//! SIGHUP is a lost terminal, SIGUSR1, SIGUSR2 and SIGXCPU are the warnings of Slurm and other batch
-//! systems before a time limit: they come more than once (a shell passes on the SIGHUP that the kernel
-//! sends, too) and never end the process at once.
+//! SIGINT is Ctrl-C, SIGTERM a shutdown, SIGQUIT Ctrl-\\: a second one of them ends the process at
+//! once. SIGHUP is a lost terminal, SIGUSR1, SIGUSR2 and SIGXCPU are the warnings of Slurm and
+//! other batch systems before a time limit: they come more than once (a shell passes on the SIGHUP
+//! that the kernel sends, too) and never end the process at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -52,8 +52,8 @@ impl Stop {
     }
 }
 
-/// Lets a write beyond the limit on file sizes (`ulimit -f`) fail with a reason, where SIGXFSZ would
-/// end the process. A system that does not know the signal needs nothing.
+/// Lets a write beyond the limit on file sizes (`ulimit -f`) fail with a reason, where SIGXFSZ
+/// would end the process. A system that does not know the signal needs nothing.
 pub fn survive_file_size_limit() {
     let _ = signal_hook::flag::register(SIGXFSZ, Arc::default());
 }

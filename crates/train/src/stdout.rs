@@ -3,8 +3,8 @@
 use std::fmt::Arguments;
 use std::io::{self, ErrorKind, Write as _};
 
-/// Prints a line on standard error like `eprintln!`, which would panic where standard error is gone:
-/// a program without a console still ends with its own exit code.
+/// Prints a line on standard error like `eprintln!`, which would panic where standard error is
+/// gone: a program without a console still ends with its own exit code.
 #[macro_export]
 macro_rules! err {
     ($($words:tt)*) => {{
@@ -13,7 +13,8 @@ macro_rules! err {
     }};
 }
 
-/// Exit code of a report whose reader has gone: 128 + SIGPIPE, as of a program that the signal ends.
+/// Exit code of a report whose reader has gone: 128 + SIGPIPE, as of a program that the signal
+/// ends.
 const READER_GONE: i32 = 141;
 
 /// Writes one line to standard output.

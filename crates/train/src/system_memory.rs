@@ -67,8 +67,8 @@ pub fn note(
 mod tests {
     use super::*;
 
-    /// Mutations caught: the accumulation not multiplied; the first half chosen although it is still
-    /// too large.
+    /// Mutations caught: the accumulation not multiplied; the first half chosen although it is
+    /// still too large.
     #[test]
     fn the_note_names_a_batch_that_fits() {
         let needs = |images: usize| 100.0 + 10.0 * images as f64;

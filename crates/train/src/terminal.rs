@@ -71,7 +71,8 @@ pub fn wrapped(text: &str, width: usize, indent: usize) -> String {
 mod tests {
     use super::wrapped;
 
-    /// Mutations caught, each alone: the space between words not counted; lines that follow not indented.
+    /// Mutations caught, each alone: the space between words not counted; lines that follow not
+    /// indented.
     #[test]
     fn lines_break_between_words_and_fit() {
         assert_eq!(wrapped("one two three four", 9, 2), "one two\n  three\n  four");

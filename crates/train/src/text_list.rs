@@ -1,6 +1,6 @@
 //! Text files that people write: class names, class weights, quarantine lists, options. Windows'
-//! editors put a byte order mark before the text, write UTF-16, and end lines with CR LF; all of that is
-//! read as the same text.
+//! editors put a byte order mark before the text, write UTF-16, and end lines with CR LF; all of
+//! that is read as the same text.
 
 use std::path::Path;
 
@@ -17,8 +17,8 @@ pub struct Line<'a> {
     pub whole: &'a str,
 }
 
-/// Reads a text file: UTF-8, or UTF-16 behind a byte order mark. The text has neither a byte order mark
-/// nor a carriage return.
+/// Reads a text file: UTF-8, or UTF-16 behind a byte order mark. The text has neither a byte order
+/// mark nor a carriage return.
 ///
 /// # Errors
 /// The fault without the path: a file that cannot be read, another encoding, with its line.

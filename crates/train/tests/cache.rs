@@ -65,7 +65,8 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// A JPEG without some of its last bytes but with its end: a region above decodes, the whole does not.
+/// A JPEG without some of its last bytes but with its end: a region above decodes, the whole does
+/// not.
 fn damaged_jpeg(place: &TestFolder) {
     let mut draw = Counter::new(1, 0, 0, 0);
     let image = RgbImage::from_fn(96, 96, |_, _| Rgb([draw.range(256) as u8; 3]));
@@ -82,8 +83,8 @@ fn damaged_jpeg(place: &TestFolder) {
     std::fs::write(place.path("data/train/bag/damaged.jpg"), bytes).unwrap();
 }
 
-/// A JPEG that training decodes smaller is not kept: neither in memory nor taken from the files of a run that decoded
-/// it whole. Mutations caught: large images kept, those of the other run taken.
+/// A JPEG that training decodes smaller is not kept: neither in memory nor taken from the files of
+/// a run that decoded it whole. Mutations caught: large images kept, those of the other run taken.
 #[test]
 fn a_image_that_is_decoded_smaller_is_not_kept() {
     let place = TestFolder::new("cache-large");
@@ -123,8 +124,8 @@ fn every_kind_and_size_of_cache_gives_the_same_bits() {
     assert!(files(&place.path("cache")).iter().all(|file| file.extension().unwrap() == "rgb"));
 }
 
-/// Mutations caught: the limit not compared; room not given back by the second thread with the same image; what the
-/// folder holds already not counted.
+/// Mutations caught: the limit not compared; room not given back by the second thread with the same
+/// image; what the folder holds already not counted.
 #[test]
 fn a_cache_takes_no_more_than_its_limit() {
     let place = TestFolder::new("cache-limit");
@@ -149,9 +150,10 @@ fn a_cache_takes_no_more_than_its_limit() {
     assert_eq!(read.len(), 10);
 }
 
-/// Mutations caught, each alone: the checksum not compared; the length; of the stamp nothing compared; neither the
-/// change of the file nor its inode; not the change; the change in whole seconds without the inode. Size and time alone
-/// cannot be missed here: the change sees what they would.
+/// Mutations caught, each alone: the checksum not compared; the length; of the stamp nothing
+/// compared; neither the change of the file nor its inode; not the change; the change in whole
+/// seconds without the inode. Size and time alone cannot be missed here: the change sees what they
+/// would.
 #[test]
 fn what_is_old_or_broken_is_decoded_anew() {
     let place = TestFolder::new("cache-old");
@@ -269,8 +271,8 @@ fn exif_and_its_absence_do_not_share_pixels() {
     assert!(run(true, &Caching::Nothing) != run(false, &Caching::Nothing));
 }
 
-/// The whole program: options, the line at the start, a folder that cannot be written, a second run.
-/// Mutations caught: the trouble not told, at the start and on the way.
+/// The whole program: options, the line at the start, a folder that cannot be written, a second
+/// run. Mutations caught: the trouble not told, at the start and on the way.
 #[test]
 fn the_program_says_what_fits_and_goes_on_without() {
     let place = TestFolder::new("cache-program");

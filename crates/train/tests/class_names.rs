@@ -1,5 +1,5 @@
-//! Which class a logit means: lists as editors write them, weights from elsewhere, many classes, and
-//! images that a network was trained on.
+//! Which class a logit means: lists as editors write them, weights from elsewhere, many classes,
+//! and images that a network was trained on.
 
 #[path = "test_folder/test_folder.rs"]
 mod test_folder;
@@ -210,7 +210,7 @@ fn a_pretrained_classifier_is_kept_reordered_or_anew_and_the_user_is_told() {
     let output = place
         .run(&[&convert[..], &["--classes", "n.txt", "--resize", "32", "--crop", "32"]].concat());
     said(&output);
-    assert!(error(&output).contains("where `10` comes in the place of `2`"), "{}", error(&output));
+    assert!(error(&output).contains("where `10` has the index of `2`"), "{}", error(&output));
 }
 
 /// Mutations caught: cached images not counted.

@@ -347,7 +347,8 @@ fn every_subcommand_has_a_manual_page() {
 
 /// Every flag that people know from timm, torchvision and Ultralytics, typed as they type it.
 ///
-/// Mutations caught, each alone: a renamed flag whose name does not exist; the value of a flag without meaning kept.
+/// Mutations caught, each alone: a renamed flag whose name does not exist; the value of a flag
+/// without meaning kept.
 #[test]
 fn a_hundred_flags_of_other_trainers_are_answered() {
     use std::ffi::OsString;

@@ -1,8 +1,8 @@
-//! A run that ends between any two of its changes of files, or within an evaluation, resumes to what
-//! the uninterrupted run makes: every checkpoint in every bit, every row, every file.
+//! A run that ends between any two of its changes of files, or within an evaluation, resumes to
+//! what the uninterrupted run makes: every checkpoint in every bit, every row, every file.
 //!
-//! `KINDLING_TEST_CRASH=kill@7` ends the program at its seventh point as SIGKILL does, `term@7` sends
-//! SIGTERM there. A point is a change of a file, or a batch of an evaluation.
+//! `KINDLING_TEST_CRASH=kill@7` ends the program at its seventh point as SIGKILL does, `term@7`
+//! sends SIGTERM there. A point is a change of a file, or a batch of an evaluation.
 
 #[path = "test_folder/test_folder.rs"]
 mod test_folder;

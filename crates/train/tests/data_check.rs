@@ -1,9 +1,11 @@
-//! `kindling data check` on a folder with every fault planted, and the quarantine list in training and evaluation.
+//! `kindling data check` on a folder with every fault planted, and the quarantine list in training
+//! and evaluation.
 //!
-//! Mutations caught: every check taken out, each in the list that the first test prints: `orientation`, the extension
-//! against the content, the size, truncation, duplicates in train, the splits of a leak, the labels of a contradiction,
-//! the mirrored look, hidden folders, loose and overlooked images, alike and numeric names, empty, missing and
-//! extra classes, other splits, imbalance; and by themselves: the frame header's components (cmyk), `same_bytes`.
+//! Mutations caught: every check taken out, each in the list that the first test prints:
+//! `orientation`, the extension against the content, the size, truncation, duplicates in train, the
+//! splits of a leak, the labels of a contradiction, the mirrored look, hidden folders, loose and
+//! overlooked images, alike and numeric names, empty, missing and extra classes, other splits,
+//! imbalance; and by themselves: the frame header's components (cmyk), `same_bytes`.
 
 #[path = "test_folder/test_folder.rs"]
 mod test_folder;
@@ -232,9 +234,9 @@ fn warnings_alone_are_no_failure_unless_strict_and_the_table_is_readable() {
     assert_eq!(code(&whole), 0, "{}", error(&whole));
 }
 
-/// Pairs of Fashion-MNIST (`fixtures/alike`): four of the same product photo, four of different sandals before a black
-/// ground, which makes their mean difference small. Mutations caught: without the comparison
-/// with the contrast; with half of its share.
+/// Pairs of Fashion-MNIST (`fixtures/alike`): four of the same product photo, four of different
+/// sandals before a black ground, which makes their mean difference small. Mutations caught:
+/// without the comparison with the contrast; with half of its share.
 #[test]
 fn a_wide_ground_does_not_make_two_things_alike() {
     let place = TestFolder::new("doctor-ground");

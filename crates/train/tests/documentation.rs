@@ -1,8 +1,8 @@
-//! Every `sh` block of README.md and docs/guide.md is run, in order, in one folder for each document: a command that a
-//! reader copies works.
+//! Every `sh` block of README.md and docs/guide.md is run, in order, in one folder for each
+//! document: a command that a reader copies works.
 //!
-//! A block that cannot run says why: ```` ```sh not-run: REASON ````. `<!-- test: WORDS -->` before a block appends the words
-//! to its training and exporting commands, so that the test stays short.
+//! A block that cannot run says why: ```` ```sh not-run: REASON ````. `<!-- test: WORDS -->` before
+//! a block appends the words to its training and exporting commands, so that the test stays short.
 //!
 //! Mutations caught: a misspelt command in a block.
 

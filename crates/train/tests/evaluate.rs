@@ -25,9 +25,11 @@ fn probabilities(place: &TestFolder, words: &[&str]) -> Vec<f64> {
     text.lines().skip(1).map(|line| line.split(',').nth(column).unwrap().parse().unwrap()).collect()
 }
 
-/// An image that is its own mirror image has the same answer from both views; a checkpoint's answers move for others.
+/// An image that is its own mirror image has the same answer from both views; a checkpoint's
+/// answers move for others.
 ///
-/// Mutations caught, each alone: the mean of the logits; the mirror image top to bottom; one corner left out.
+/// Mutations caught, each alone: the mean of the logits; the mirror image top to bottom; one corner
+/// left out.
 #[test]
 fn views_are_averaged() {
     let place = TestFolder::new("evaluate-tta");
@@ -102,13 +104,15 @@ fn views_are_averaged() {
     assert!(hflip > plain - 3.0 && ten > plain - 8.0, "{plain} {hflip} {ten}");
 }
 
-/// Mutations caught, each alone: lists by the order of the folder's classes; classes that may not be answered in the mean.
+/// Mutations caught, each alone: lists by the order of the folder's classes; classes that may not
+/// be answered in the mean.
 #[test]
 fn real_labels_and_valid_labels_count_as_in_timm() {
     let place = TestFolder::new("evaluate-real");
     let plain = json(&place, &["eval", TRAINED, DATA, "--json"]);
     assert!(plain["ece"].as_f64().unwrap() < 0.5 && plain["real"].is_null());
-    // The same labels as lists give the same accuracy. Names repeat in the classes, so that the order is by name and class.
+    // The same labels as lists give the same accuracy. Names repeat in the classes, so that the
+    // order is by name and class.
     let classes = std::fs::read_dir(format!("{DATA}/val")).unwrap().count();
     let lists: Vec<Vec<usize>> = (0..500).map(|i| vec![i % classes]).collect();
     std::fs::write(place.path("real.json"), serde_json::to_string(&lists).unwrap()).unwrap();

@@ -1,6 +1,8 @@
-//! The examples for programs that use Kindling as a library run, and the guide shows them as they are.
+//! The examples for programs that use Kindling as a library run, and the guide shows them as they
+//! are.
 //!
-//! Mutations caught: a line of the guide that the example does not have; features that are not those of the image.
+//! Mutations caught: a line of the guide that the example does not have; features that are not
+//! those of the image.
 
 #[path = "test_folder/test_folder.rs"]
 mod test_folder;

@@ -1,7 +1,8 @@
 //! Whether images are turned by EXIF: a rule of the run, which its checkpoint keeps.
 //!
-//! Mutations caught: a default of false, `--no-exif` weaker than a file, `--no-exif` of `preprocess` without effect, the
-//! classifier turning nothing, `convert` ignoring the flag or leaving weights of others as stored.
+//! Mutations caught: a default of false, `--no-exif` weaker than a file, `--no-exif` of
+//! `preprocess` without effect, the classifier turning nothing, `convert` ignoring the flag or
+//! leaving weights of others as stored.
 
 #[path = "test_folder/test_folder.rs"]
 mod test_folder;

@@ -1,8 +1,10 @@
-//! `kindling export`: an ONNX file that ONNX Runtime runs with the checkpoint's answers, on every architecture.
+//! `kindling export`: an ONNX file that ONNX Runtime runs with the checkpoint's answers, on every
+//! architecture.
 //!
-//! ONNX Runtime is run where `KINDLING_PYTHON` names a Python that has `onnxruntime` and `numpy`; `.ci/run` installs one.
-//! Without it the file is held to rten alone, by the check of `export` itself, and the test says so. The page is opened in
-//! Chromium where `KINDLING_BROWSER` names a folder with npm's `playwright-core` and `onnxruntime-web`.
+//! ONNX Runtime is run where `KINDLING_PYTHON` names a Python that has `onnxruntime` and `numpy`;
+//! `.ci/run` installs one. Without it the file is held to rten alone, by the check of `export`
+//! itself, and the test says so. The page is opened in Chromium where `KINDLING_BROWSER` names a
+//! folder with npm's `playwright-core` and `onnxruntime-web`.
 
 #![expect(
     clippy::print_stdout,
@@ -29,8 +31,8 @@ const NETWORKS: [(&str, &str); 8] = [
     ("xception", "48"),
 ];
 
-/// Exports a checkpoint and compares the file's logits for images of the test folder with `forward`'s, in ONNX Runtime where
-/// it is there.
+/// Exports a checkpoint and compares the file's logits for images of the test folder with
+/// `forward`'s, in ONNX Runtime where it is there.
 fn agrees(place: &TestFolder, name: &str, checkpoint: &str, tolerance: &str) {
     let run = |words: &[&str]| {
         let output = place.run(words);
@@ -126,7 +128,8 @@ fn the_guides_example_in_python_gives_the_same_answers() {
 
 /// The file that prepares images itself says what `predict` says, on images of any size and shape.
 ///
-/// Mutations caught, each alone: samples beyond the border counted; no antialias; the offset of the crop truncated.
+/// Mutations caught, each alone: samples beyond the border counted; no antialias; the offset of the
+/// crop truncated.
 #[test]
 fn a_file_that_prepares_images_itself_gives_the_same_answers() {
     let place = TestFolder::new("export-image");
@@ -192,8 +195,9 @@ fn a_file_that_prepares_images_itself_gives_the_same_answers() {
 
 /// The page says what `predict` says, on every kind of image that browsers read but PNG of 16 bits.
 ///
-/// Mutations caught, each alone: a PNG's or WebP's orientation not read; a JPEG turned that must not be; PNG through a canvas;
-/// a resize without antialias; the long edge resized to the short one.
+/// Mutations caught, each alone: a PNG's or WebP's orientation not read; a JPEG turned that must
+/// not be; PNG through a canvas; a resize without antialias; the long edge resized to the short
+/// one.
 #[test]
 fn a_page_in_chromium_gives_the_same_answers() {
     let Ok(browser) = std::env::var("KINDLING_BROWSER") else {

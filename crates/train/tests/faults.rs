@@ -24,7 +24,8 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// Mutations caught: the console's lines printed as a report's (`print_line`), which ends the program.
+/// Mutations caught: the console's lines printed as a report's (`print_line`), which ends the
+/// program.
 #[test]
 fn a_run_outlives_its_console() {
     let place = TestFolder::new("console");

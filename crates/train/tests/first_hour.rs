@@ -1,7 +1,9 @@
-//! A folder of photos and no flag: what is found in the folder, what is chosen for it, what is said.
+//! A folder of photos and no flag: what is found in the folder, what is chosen for it, what is
+//! said.
 //!
-//! Mutations caught, each alone: an evaluation split looked for by its lower-case name alone; the only folder in a folder
-//! not entered; a rule over a flag; mirrored copies on both sides; `split.csv` not read by `eval`.
+//! Mutations caught, each alone: an evaluation split looked for by its lower-case name alone; the
+//! only folder in a folder not entered; a rule over a flag; mirrored copies on both sides;
+//! `split.csv` not read by `eval`.
 
 #[path = "test_folder/test_folder.rs"]
 mod test_folder;
@@ -193,7 +195,8 @@ fn a_flag_wins_over_the_rules_and_a_recipe_knows_none() {
     assert!(!said(&output).contains("defaults for"), "{}", said(&output));
 }
 
-/// `--result` leaves standard output to the JSON alone; `--log-format json` has nothing but JSON lines.
+/// `--result` leaves standard output to the JSON alone; `--log-format json` has nothing but JSON
+/// lines.
 ///
 /// Mutations caught, each alone: the lines on standard output; a share in place of percent.
 #[test]

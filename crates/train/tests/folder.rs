@@ -152,7 +152,8 @@ fn links_are_followed_and_each_image_is_listed_once() {
     link("../../elsewhere", "train/a/more");
     let wanted = ["0 a/1.png", "0 a/2.png", "0 a/more/2.png", "1 b/1.png"];
     assert_eq!(names(&place.train().unwrap()), wanted);
-    // To itself, to the folder above, to the one above that, to a sibling that was read, from outside.
+    // To itself, to the folder above, to the one above that, to a sibling that was read, from
+    // outside.
     for (target, name) in [
         (".", "train/a/self"),
         ("..", "train/a/up"),

@@ -118,8 +118,8 @@ fn a_run_that_stays_not_finite_goes_back_and_then_gives_up() {
     assert_eq!(std::fs::read(&path).unwrap(), before);
 }
 
-/// Every training image overflows, and no step is made: the epochs have no loss, and the run goes on
-/// with the weights that it has.
+/// Every training image overflows, and no step is made: the epochs have no loss, and the run goes
+/// on with the weights that it has.
 ///
 /// Mutations caught: the sums of skipped steps left in the epoch's.
 #[test]

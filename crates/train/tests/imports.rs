@@ -1,7 +1,8 @@
-//! Imports run downwards: between crates, between the folders of a crate, and never in a circle of files.
+//! Imports run downwards: between crates, between the folders of a crate, and never in a circle of
+//! files.
 //!
-//! The test reads every `use` line and every inline path (`crate::a::b`, `child::c`) below `crates/*/src`. Test modules
-//! are exempt: a test may look at anything.
+//! The test reads every `use` line and every inline path (`crate::a::b`, `child::c`) below
+//! `crates/*/src`. Test modules are exempt: a test may look at anything.
 //!
 //! Mutations caught: an import from `optimizers` to `run`, from `learner` to `commands`, from
 //! `transforms` to `nn`; two files that import each other; a file that no floor names.
@@ -13,8 +14,8 @@ use std::path::{Path, PathBuf};
 /// The crates from the top floor to the ground; crates on one floor do not know each other.
 const CRATES: [&[&str]; 4] = [&["train"], &["deploy"], &["nn", "transforms"], &["kernels"]];
 
-/// The floors of a crate, from the top to the ground: names of folders and files directly below `src`. What stands on one
-/// floor may import each other, without a circle of files.
+/// The floors of a crate, from the top to the ground: names of folders and files directly below
+/// `src`. What stands on one floor may import each other, without a circle of files.
 const FLOORS: [(&str, &[&[&str]]); 5] = [
     (
         "kernels",
@@ -133,7 +134,8 @@ fn code(text: &str) -> String {
         if line.trim_start().starts_with("#[cfg(test)]") {
             break;
         }
-        // A `//` inside a string hides the rest of a line from the test, which then sees less, never more.
+        // A `//` inside a string hides the rest of a line from the test, which then sees less,
+        // never more.
         code.push_str(line.split("//").next().unwrap());
         code.push('\n');
     }
@@ -189,7 +191,8 @@ fn paths(code: &str) -> Vec<Vec<String>> {
     found
 }
 
-/// The absolute path that `path` means in `module`, crate first; none for what belongs to other crates.
+/// The absolute path that `path` means in `module`, crate first; none for what belongs to other
+/// crates.
 fn absolute(path: &[String], module: &[String], children: &BTreeSet<&str>) -> Option<Vec<String>> {
     let crates: Vec<&str> = CRATES.iter().copied().flatten().copied().collect();
     match path[0].as_str() {

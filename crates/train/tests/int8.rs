@@ -1,5 +1,5 @@
-//! `kindling export --int8`: a file that ONNX Runtime runs in integers, under its default optimisations, and a refusal where
-//! too much is lost.
+//! `kindling export --int8`: a file that ONNX Runtime runs in integers, under its default
+//! optimisations, and a refusal where too much is lost.
 
 #![expect(
     clippy::print_stdout,
@@ -61,7 +61,8 @@ fn a_trained_network_keeps_its_accuracy_in_integers() {
 fn a_loss_of_more_than_two_points_is_refused_with_its_numbers() {
     let place = TestFolder::new("int8-refused");
     std::fs::copy(TRAINED, place.path("f.ckpt")).unwrap();
-    // The ranges of a gray image, which is nearly zero when it is prepared, are too small for every other.
+    // The ranges of a gray image, which is nearly zero when it is prepared, are too small for every
+    // other.
     std::fs::create_dir(place.path("gray")).unwrap();
     let gray = image::RgbImage::from_pixel(40, 40, image::Rgb([124, 116, 104]));
     gray.save(place.path("gray/a.png")).unwrap();

@@ -1,9 +1,9 @@
-//! What lies among the images and is none of ours: photos of other formats, litter of file managers and archives,
-//! images without a class. Each kind is counted and named once, by every command that reads a folder, and makes no
-//! class.
+//! What lies among the images and is none of ours: photos of other formats, litter of file managers
+//! and archives, images without a class. Each kind is counted and named once, by every command that
+//! reads a folder, and makes no class.
 //!
-//! Mutations caught: `@eaDir` listed as a class, the notes dropped by the folder, by `predict` or by `data check`, loose
-//! images not counted, capitals of an extension not read.
+//! Mutations caught: `@eaDir` listed as a class, the notes dropped by the folder, by `predict` or
+//! by `data check`, loose images not counted, capitals of an extension not read.
 
 #[path = "test_folder/test_folder.rs"]
 mod test_folder;

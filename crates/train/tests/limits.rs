@@ -1,5 +1,5 @@
-//! Too little of what a system gives: memory, threads, open files. What is asked for is the result, or
-//! one sentence with its exit code; never an abort, a panic or a hang.
+//! Too little of what a system gives: memory, threads, open files. What is asked for is the result,
+//! or one sentence with its exit code; never an abort, a panic or a hang.
 #![cfg(target_os = "linux")]
 
 #[path = "test_folder/test_folder.rs"]

@@ -16,8 +16,8 @@ fn changed(bytes: &[u8], path: &str, value: Value) -> Vec<u8> {
     container_of(&manifest.to_string(), container.tensors.iter().map(TensorRef::from))
 }
 
-/// Mutations caught: ranges of a plan not checked on reading, the first three counts not checked, the
-/// key of a wrong value not named (66 faults).
+/// Mutations caught: ranges of a plan not checked on reading, the first three counts not checked,
+/// the key of a wrong value not named (66 faults).
 #[test]
 fn mad_values_are_refused_by_name() {
     let place = TestFolder::new("manifests");

@@ -1,5 +1,5 @@
-//! The subcommands about networks and weights: summary, explain, convert, forward, and training every
-//! architecture for an epoch.
+//! The subcommands about networks and weights: summary, explain, convert, forward, and training
+//! every architecture for an epoch.
 
 #[path = "test_folder/test_folder.rs"]
 mod test_folder;

@@ -1,6 +1,7 @@
 //! What `predict` and `eval` write for other programs, and where they look for a checkpoint.
 //!
-//! Mutations caught, each alone: the threshold compared the wrong way; right answers among the wrong ones.
+//! Mutations caught, each alone: the threshold compared the wrong way; right answers among the
+//! wrong ones.
 
 #[path = "test_folder/test_folder.rs"]
 mod test_folder;

@@ -1,5 +1,6 @@
-//! What the program of 33c264c made of flags, files, recipes and older manifests (`fixtures/make_plans.py` wrote it
-//! down), and what this one makes of them: the same plans, to the last bit of a number.
+//! What the program of 33c264c made of flags, files, recipes and older manifests
+//! (`fixtures/make_plans.py` wrote it down), and what this one makes of them: the same plans, to
+//! the last bit of a number.
 
 use std::fs;
 use std::path::PathBuf;

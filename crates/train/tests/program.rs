@@ -1,5 +1,5 @@
-//! The program as its users run it: it learns, resumes to the bit after SIGKILL, evaluates, predicts,
-//! and meets every mistake with one sentence and an exit code.
+//! The program as its users run it: it learns, resumes to the bit after SIGKILL, evaluates,
+//! predicts, and meets every mistake with one sentence and an exit code.
 
 #[path = "test_folder/test_folder.rs"]
 mod test_folder;
@@ -45,8 +45,8 @@ fn it_learns_and_the_checkpoint_alone_evaluates_and_predicts() {
     assert_eq!(csv.lines().count(), 1 + 12);
 }
 
-/// Mutations caught: each of: numbers of at least 1 not checked, ranges not checked, NaN taken for a number, words without
-/// the word they need let through, no near name told.
+/// Mutations caught: each of: numbers of at least 1 not checked, ranges not checked, NaN taken for
+/// a number, words without the word they need let through, no near name told.
 #[test]
 fn mistakes_on_the_command_line_are_told() {
     let place = TestFolder::new("flags");

@@ -1,4 +1,5 @@
-//! `--pretrained` against a server on this machine: redirects, a cut in the middle, wrong bytes, no network.
+//! `--pretrained` against a server on this machine: redirects, a cut in the middle, wrong bytes, no
+//! network.
 //!
 //! Mutations caught: the hash not compared.
 

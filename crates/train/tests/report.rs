@@ -1,7 +1,8 @@
 //! The report of a run: what is written, what stands in it, and how runs are compared.
 //!
-//! Mutations caught, each alone: a class name that is not escaped; `--no-report` ignored; every option among those that
-//! differ; the mistakes in the order of the folder; an old drawing left; images compared by their names alone.
+//! Mutations caught, each alone: a class name that is not escaped; `--no-report` ignored; every
+//! option among those that differ; the mistakes in the order of the folder; an old drawing left;
+//! images compared by their names alone.
 
 #[path = "test_folder/test_folder.rs"]
 mod test_folder;

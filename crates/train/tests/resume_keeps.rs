@@ -221,7 +221,8 @@ fn images_that_came_on_the_quarantine_list_are_left_out() {
     refused(&output, 3, &["changed since the run began", "34 then, 35 now"]);
 }
 
-/// Mutations caught, each alone: changed without a fresh optimizer; the step of the schedule not counted anew.
+/// Mutations caught, each alone: changed without a fresh optimizer; the step of the schedule not
+/// counted anew.
 #[test]
 fn rate_and_batch_size_may_change_with_a_fresh_optimizer() {
     let place = TestFolder::new("keeps-rate");

@@ -64,8 +64,8 @@ fn a_second_process_is_refused_by_the_name_of_the_first() {
 
 /// The killed process stays a zombie here, because nobody waits for it.
 ///
-/// Mutations caught: a zombie taken for a process that runs; the name of the dead holder told, because
-/// the new one has not written its own yet.
+/// Mutations caught: a zombie taken for a process that runs; the name of the dead holder told,
+/// because the new one has not written its own yet.
 #[test]
 fn a_killed_run_holds_nothing_and_of_many_successors_one_gets_the_lock() {
     let place = TestFolder::new("lock-killed");

@@ -1,7 +1,8 @@
-//! `kindling serve` as its clients meet it: the three forms of `/predict`, KServe's protocol, what is refused and how,
-//! batches, reload, and the end.
+//! `kindling serve` as its clients meet it: the three forms of `/predict`, KServe's protocol, what
+//! is refused and how, batches, reload, and the end.
 //!
-//! `tritonclient[http]` is run where `KINDLING_PYTHON` names a Python that has it; `.ci/run` installs it.
+//! `tritonclient[http]` is run where `KINDLING_PYTHON` names a Python that has it; `.ci/run`
+//! installs it.
 
 #![expect(clippy::print_stderr, reason = "what was not compared")]
 
@@ -69,7 +70,8 @@ fn refusal(reply: &Reply, status: u16, words: &[&str]) {
     assert!(!error.ends_with('.') && !error.contains("panicked"), "{error}");
 }
 
-/// Mutations caught, each alone: images of a form in another order; the model's name ignored; `topk` ignored.
+/// Mutations caught, each alone: images of a form in another order; the model's name ignored;
+/// `topk` ignored.
 #[test]
 fn the_three_forms_of_predict_give_what_the_command_gives() {
     let place = trained("serve-predict");
@@ -114,8 +116,8 @@ fn the_three_forms_of_predict_give_what_the_command_gives() {
     assert_eq!(served.end(), 0);
 }
 
-/// Mutations caught, each alone: the pixels counted after decoding; a body read without a limit; a damaged image
-/// taken for another kind; the fallback without JSON.
+/// Mutations caught, each alone: the pixels counted after decoding; a body read without a limit; a
+/// damaged image taken for another kind; the fallback without JSON.
 #[test]
 fn bad_requests_get_their_status_and_one_sentence() {
     let place = trained("serve-refuse");
@@ -179,8 +181,8 @@ fn infer(json: &Value, tensor: &[u8]) -> (Vec<u8>, String) {
     (body, length)
 }
 
-/// Mutations caught, each alone: the id omitted; probabilities in place of logits; `binary_data` of an output without
-/// effect; the length of a string omitted.
+/// Mutations caught, each alone: the id omitted; probabilities in place of logits; `binary_data` of
+/// an output without effect; the length of a string omitted.
 #[test]
 fn kserve_takes_tensors_in_json_and_in_binary() {
     let place = trained("serve-kserve");
@@ -258,7 +260,7 @@ fn kserve_takes_tensors_in_json_and_in_binary() {
     for _ in 0..2 {
         let (length, more) = rest.split_first_chunk::<4>().unwrap();
         let (text, more) = more.split_at(u32::from_le_bytes(*length) as usize);
-        assert_eq!(text.iter().filter(|byte| **byte == b':').count(), 2, "{text:?}");
+        assert_eq!(String::from_utf8_lossy(text).matches(':').count(), 2, "{text:?}");
         rest = more;
     }
     assert!(rest.is_empty());
@@ -385,8 +387,8 @@ fn sighup_reads_the_checkpoints_again_and_keeps_what_works() {
     assert_eq!(served.end(), 0);
 }
 
-/// Mutations caught, each alone: the end waits for a connection with half a header; it does not wait for a request;
-/// `ready` while it ends.
+/// Mutations caught, each alone: the end waits for a connection with half a header; it does not
+/// wait for a request; `ready` while it ends.
 #[test]
 fn sigterm_answers_what_is_under_way_and_waits_for_nothing_else() {
     let place = trained("serve-drain");
@@ -452,7 +454,8 @@ fn what_cannot_be_served_gets_one_sentence() {
     assert_eq!(served.end(), 0);
 }
 
-/// Mutations caught: the server waits on a thread of the kernels' pool (half the throughput on two cores, and no answer on one).
+/// Mutations caught: the server waits on a thread of the kernels' pool (half the throughput on two
+/// cores, and no answer on one).
 #[test]
 fn the_server_takes_no_thread_from_the_network() {
     let place = trained("serve-threads");
@@ -461,7 +464,8 @@ fn the_server_takes_no_thread_from_the_network() {
     assert_eq!(served.end(), 0);
 }
 
-/// Good and bad requests from many clients at once: every one is answered, and the memory does not grow.
+/// Good and bad requests from many clients at once: every one is answered, and the memory does not
+/// grow.
 #[test]
 fn a_crowd_with_bad_input_loses_no_request_and_no_memory() {
     let place = trained("serve-soak");

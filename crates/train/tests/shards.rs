@@ -1,4 +1,5 @@
-//! Shards give what the folder gives, bit for bit; any tar reads them; what is wrong with them is told.
+//! Shards give what the folder gives, bit for bit; any tar reads them; what is wrong with them is
+//! told.
 
 #[path = "test_folder/test_folder.rs"]
 mod test_folder;
@@ -20,7 +21,8 @@ use train::run::checkpoint::Checkpoint;
 use transforms::augment::Augment;
 use transforms::preprocess::Preprocess;
 
-/// All batches of two epochs of training and one of evaluation; both leave out what a list of the folder says.
+/// All batches of two epochs of training and one of evaluation; both leave out what a list of the
+/// folder says.
 fn batches(place: &TestFolder, folder: &str, caching: &Caching) -> Vec<Batch> {
     let config = LoaderConfig {
         batch_size: 5,
@@ -121,8 +123,8 @@ fn several_files_give_the_folders_bits() {
     refused(&eval(&["--val-split", "test"]), 3, &["shards", "no split `test`", "train, val"]);
 }
 
-/// Mutations caught: what was left out not in the index; listed names looked for as files; nothing left out; a class
-/// without an image put up with.
+/// Mutations caught: what was left out not in the index; listed names looked for as files; nothing
+/// left out; a class without an image put up with.
 #[test]
 fn a_quarantine_list_means_the_same_beside_folder_and_shards() {
     let place = with_long_name("shards-list");
@@ -177,9 +179,9 @@ fn a_quarantine_list_means_the_same_beside_folder_and_shards() {
     refused(&place.run(&words), 3, &["data/quarantine.txt", "class sandal"]);
 }
 
-/// Folders by other names, and one without splits, keep their names for lists.
-/// Mutations caught: the split called val whatever its folder; its own name not taken by --val-split; class folders alone
-/// given the name train.
+/// Folders by other names, and one without splits, keep their names for lists. Mutations caught:
+/// the split called val whatever its folder; its own name not taken by --val-split; class folders
+/// alone given the name train.
 #[test]
 fn other_names_and_a_folder_without_splits_can_be_sharded() {
     let place = TestFolder::new("shards-names");
@@ -214,7 +216,8 @@ fn other_names_and_a_folder_without_splits_can_be_sharded() {
     let told = said(&train(&place, "flat", "none", &[]));
     assert!(told.contains("20 % of each class are set aside"), "{told}");
     let parted = ["--val-fraction", "0.25"];
-    // The folder counts the listed image where it parts, the shards do not have it: without the list both agree.
+    // The folder counts the listed image where it parts, the shards do not have it: without the
+    // list both agree.
     std::fs::remove_file(place.path("data/quarantine.txt")).unwrap();
     shard(&place, "flat-all", &[]);
     said(&train(&place, "data", "folder", &parted));
@@ -261,10 +264,9 @@ fn members(path: &Path) -> Vec<(String, Vec<u8>)> {
     found
 }
 
-/// Names, order and labels as webdataset takes them: two members of one key for an image. Mutations caught: the sum
-/// taken over zeros instead of blanks. Mutations caught besides: a key given twice, dots in a key, no extended header or one with
-/// half of the name,
-/// ustar's prefix left out.
+/// Names, order and labels as webdataset takes them: two members of one key for an image. Mutations
+/// caught: the sum taken over zeros instead of blanks. Mutations caught besides: a key given twice,
+/// dots in a key, no extended header or one with half of the name, ustar's prefix left out.
 #[test]
 fn the_files_are_tar_and_webdataset() {
     let place = with_long_name("shards-tar");
@@ -355,7 +357,8 @@ fn a_few_handles_are_enough_for_any_number_of_files() {
     said(&limited);
 }
 
-/// Mutations caught: files not removed; the words of training for an unreadable image; a name made UTF-8 by force.
+/// Mutations caught: files not removed; the words of training for an unreadable image; a name made
+/// UTF-8 by force.
 #[test]
 fn what_cannot_be_sharded_leaves_nothing_behind() {
     let place = TestFolder::new("shards-left");
@@ -497,8 +500,8 @@ fn a_damaged_tar_file_is_named_and_one_that_is_gone_is_waited_for() {
     assert!(read(&open).is_none(), "it is back");
 }
 
-/// Mutations caught: the checksum not compared, the length not compared. Mutations caught besides: two
-/// images of one name; an index sought beside train/, in training and in `data check`.
+/// Mutations caught: the checksum not compared, the length not compared. Mutations caught besides:
+/// two images of one name; an index sought beside train/, in training and in `data check`.
 #[test]
 fn what_is_wrong_with_shards_is_told() {
     let place = sharded("shards-wrong");

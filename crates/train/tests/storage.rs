@@ -1,5 +1,5 @@
-//! Images that vanish while a run reads them, and a storage that is gone for a moment: the run waits,
-//! or ends with what it has saved, and says what is missing.
+//! Images that vanish while a run reads them, and a storage that is gone for a moment: the run
+//! waits, or ends with what it has saved, and says what is missing.
 #![cfg(target_os = "linux")]
 
 #[path = "test_folder/test_folder.rs"]
@@ -47,8 +47,8 @@ fn weights(place: &TestFolder, run: &str) -> Vec<Vec<f32>> {
     checkpoint.weights.into_iter().map(|tensor| tensor.values).collect()
 }
 
-/// The whole folder, and the folder of one class, gone for a second: the run waits and gives the bits
-/// of a run that saw nothing of it.
+/// The whole folder, and the folder of one class, gone for a second: the run waits and gives the
+/// bits of a run that saw nothing of it.
 #[test]
 fn a_folder_that_is_gone_for_a_moment_is_waited_for() {
     let place = TestFolder::new("moment");
@@ -67,8 +67,8 @@ fn a_folder_that_is_gone_for_a_moment_is_waited_for() {
     }
 }
 
-/// A folder that stays away ends the run with code 3 and its newest step saved; `--resume` gives the
-/// bits of a run that saw nothing of it. A signal ends the waiting.
+/// A folder that stays away ends the run with code 3 and its newest step saved; `--resume` gives
+/// the bits of a run that saw nothing of it. A signal ends the waiting.
 ///
 /// Mutations caught: a folder that is gone taken for images that cannot be read.
 #[test]

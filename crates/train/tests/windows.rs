@@ -1,5 +1,5 @@
-//! Shards read in windows: the same batches whoever makes them, whatever is kept, cut off or resumed; what is wrong is
-//! told; and what `data shard` writes for it, interrupted or not.
+//! Shards read in windows: the same batches whoever makes them, whatever is kept, cut off or
+//! resumed; what is wrong is told; and what `data shard` writes for it, interrupted or not.
 
 #[path = "test_folder/test_folder.rs"]
 mod test_folder;
@@ -74,9 +74,9 @@ fn indices(batches: &[Batch]) -> Vec<usize> {
     batches.iter().flat_map(|batch| batch.indices.clone()).collect()
 }
 
-/// Mutations caught, each alone: the windows of a batch without repeats (which waits for ever); the place of an image
-/// without them; the bytes of the image next to it; an order that the number of workers or the first batch has a part
-/// in; the order of epoch 0 for ever.
+/// Mutations caught, each alone: the windows of a batch without repeats (which waits for ever); the
+/// place of an image without them; the bytes of the image next to it; an order that the number of
+/// workers or the first batch has a part in; the order of epoch 0 for ever.
 #[test]
 fn batches_depend_on_seed_and_epoch_alone() {
     let place = sharded("windows-workers");
@@ -134,8 +134,8 @@ fn batches_depend_on_seed_and_epoch_alone() {
     }
 }
 
-/// Mutations caught, each alone: the image next to it read in its stead; items left in the order of the files. That
-/// what is kept is not read ahead is seen in `loader`.
+/// Mutations caught, each alone: the image next to it read in its stead; items left in the order of
+/// the files. That what is kept is not read ahead is seen in `loader`.
 #[test]
 fn caches_lists_and_shares_change_no_bit() {
     let place = sharded("windows-kept");
@@ -186,8 +186,9 @@ fn caches_lists_and_shares_change_no_bit() {
     assert!(seen.into_iter().eq(0..count));
 }
 
-/// Mutations caught, each alone: files written in the folder's order; items left in the order of the files; one seed
-/// for all; a version of 2 for files that are not shuffled; an order with a number twice put up with.
+/// Mutations caught, each alone: files written in the folder's order; items left in the order of
+/// the files; one seed for all; a version of 2 for files that are not shuffled; an order with a
+/// number twice put up with.
 #[test]
 fn files_are_shuffled_and_give_the_folders_order_back() {
     let place = TestFolder::new("windows-order");
@@ -249,8 +250,8 @@ fn train(place: &TestFolder, folder: &str, run: &str, more: &[&str]) -> std::pro
     place.run(&[&words[..], &["--experiment", run], more].concat())
 }
 
-/// A folder of three classes one after the other: windows of a third of it. Mutations caught: files in the folder's order,
-/// and with a note where there is nothing to say.
+/// A folder of three classes one after the other: windows of a third of it. Mutations caught: files
+/// in the folder's order, and with a note where there is nothing to say.
 #[test]
 fn windows_hold_all_classes_and_it_is_told_where_they_do_not() {
     let place = TestFolder::new("windows-classes");
@@ -281,8 +282,8 @@ fn windows_hold_all_classes_and_it_is_told_where_they_do_not() {
     assert!(poor.contains("class after class") && poor.contains("without --no-shuffle"), "{poor}");
 }
 
-/// Mutations caught, each alone: an image that does not decode taken for a fault of the folder; altered bytes let
-/// through; a file cut off while it is read not named.
+/// Mutations caught, each alone: an image that does not decode taken for a fault of the folder;
+/// altered bytes let through; a file cut off while it is read not named.
 #[test]
 fn what_is_broken_in_a_window_is_named() {
     let place = TestFolder::new("windows-broken");
@@ -350,9 +351,9 @@ fn same_bits(place: &TestFolder, one: &str, other: &str) {
     }
 }
 
-/// The program, killed at whatever step and cut off after every step. Mutations caught, each alone: an order that the
-/// first batch or the number of workers has a part in; another window, a folder, or shards in another order put up
-/// with at the resume.
+/// The program, killed at whatever step and cut off after every step. Mutations caught, each alone:
+/// an order that the first batch or the number of workers has a part in; another window, a folder,
+/// or shards in another order put up with at the resume.
 #[test]
 fn a_run_in_windows_resumes_to_the_same_bits() {
     let place = sharded("windows-resume");
@@ -390,13 +391,14 @@ fn a_run_in_windows_resumes_to_the_same_bits() {
         &["--shard-window 7", "data is no folder of shards"],
     );
     shard(&place, "other", &["--seed", "1"]);
-    refused(&resume(&["--data-dir", "other"]), 3, &["or their places in the shards changed"]);
+    refused(&resume(&["--data-dir", "other"]), 3, &["or their order in the shards changed"]);
     std::fs::rename(place.path("shards"), place.path("moved")).unwrap();
     let resumed = resume(&["--data-dir", "moved"]);
     assert_eq!(code(&resumed), 0, "{}", error(&resumed));
 }
 
-/// Mutations caught, each alone: a folder put up with; draws from everywhere put up with; the memory of one window.
+/// Mutations caught, each alone: a folder put up with; draws from everywhere put up with; the
+/// memory of one window.
 #[test]
 fn windows_are_refused_where_they_make_no_sense_and_their_memory_is_foreseen() {
     let place = sharded("windows-refused");
@@ -455,8 +457,8 @@ fn scratch(place: &TestFolder) -> Vec<String> {
     found.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
-/// Mutations caught, each alone: signals not listened to, the files left, the folder left, the exit code 0, finished files
-/// under their names before all are made.
+/// Mutations caught, each alone: signals not listened to, the files left, the folder left, the exit
+/// code 0, finished files under their names before all are made.
 #[test]
 #[cfg(unix)]
 fn an_interrupted_sharding_leaves_nothing() {
@@ -478,8 +480,8 @@ fn an_interrupted_sharding_leaves_nothing() {
     }
 }
 
-/// Mutations caught, each alone: files of a killed run left; all files that end in `.tmp` removed; finished files under
-/// their names before all are made.
+/// Mutations caught, each alone: files of a killed run left; all files that end in `.tmp` removed;
+/// finished files under their names before all are made.
 #[test]
 #[cfg(unix)]
 fn what_a_killed_sharding_left_is_removed_by_the_next() {

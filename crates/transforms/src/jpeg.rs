@@ -11,8 +11,9 @@
 //! (`kernels::image::jpeg::reduced`); the entropy code is read in full.
 //!
 //! The result equals that of libjpeg, and so of Pillow, in every bit at every scale
-//! (`kernels::image::jpeg`; `tests/jpeg.rs` compares). After ITU T.81. `markers` and `tables` read the
-//! segments, `huffman` the entropy code; `scans`, `coefficients` and `pixels` are [`decode_any`].
+//! (`kernels::image::jpeg`; `tests/jpeg.rs` compares). After ITU T.81. `markers` and `tables` read
+//! the segments, `huffman` the entropy code; `scans`, `coefficients` and `pixels` are
+//! [`decode_any`].
 
 mod coefficients;
 mod error;

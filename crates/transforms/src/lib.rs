@@ -14,9 +14,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! In reading order: `decode`, `jpeg` and `exif` (bytes to pixels), `resize`, `preprocess` (the rule of
-//! evaluation), `augment` and `mixup` (the random part of training), `train_transform` (both
-//! together), `random` (the draws).
+//! In reading order: `decode`, `jpeg` and `exif` (bytes to pixels), `resize`, `preprocess` (the
+//! rule of evaluation), `augment` and `mixup` (the random part of training), `train_transform`
+//! (both together), `random` (the draws).
 
 #![forbid(unsafe_code)]
 

@@ -84,7 +84,8 @@ impl Orientation {
     /// Turns stored pixels.
     ///
     /// # Shapes
-    /// `stored` is `[height, width, 3]`; `turned` becomes the same pixels, of [`Orientation::size`].
+    /// `stored` is `[height, width, 3]`; `turned` becomes the same pixels, of
+    /// [`Orientation::size`].
     ///
     /// # Panics
     /// When `stored` has another length.

@@ -127,10 +127,12 @@ impl Preprocess {
         Ok(())
     }
 
-    /// Prepares the four corners of a resized image and its centre: torchvision's `Resize`, `FiveCrop`.
+    /// Prepares the four corners of a resized image and its centre: torchvision's `Resize`,
+    /// `FiveCrop`.
     ///
     /// # Shapes
-    /// `[5, 3, crop height, crop width]`, flat: top left, top right, bottom left, bottom right, centre.
+    /// `[5, 3, crop height, crop width]`, flat: top left, top right, bottom left, bottom right,
+    /// centre.
     ///
     /// # Errors
     /// See [`EncodedImage::region`].

@@ -71,8 +71,9 @@ impl Counter {
         self.normals()[0]
     }
 
-    /// The logarithm of a number with the Gamma distribution of this shape and scale 1 (Marsaglia and Tsang
-    /// 2000). The logarithm, because at small shapes the number itself is below what f64 holds.
+    /// The logarithm of a number with the Gamma distribution of this shape and scale 1 (Marsaglia
+    /// and Tsang 2000). The logarithm, because at small shapes the number itself is below what f64
+    /// holds.
     fn ln_gamma(&mut self, shape: f64) -> f64 {
         // Below shape 1: the number of shape + 1 times the shape-th root of a uniform number.
         let root = if shape < 1.0 { (1.0 - self.unit()).ln() / shape } else { 0.0 };
@@ -188,8 +189,8 @@ mod tests {
         [mean, variance]
     }
 
-    /// Mutations caught: a radius without the factor 2, no root below shape 1, shape for `d`, the two
-    /// Gammas of a Beta alike.
+    /// Mutations caught: a radius without the factor 2, no root below shape 1, shape for `d`, the
+    /// two Gammas of a Beta alike.
     #[test]
     fn normal_beta_and_dirichlet_have_their_moments() {
         let mut counter = Counter::new(5, 6, 7, 8);
@@ -201,7 +202,8 @@ mod tests {
             let [mean, variance] = moments(|| counter.beta(a, b));
             let expected = a / (a + b);
             let spread = a * b / ((a + b) * (a + b) * (a + b + 1.0));
-            // Five deviations of a mean of 40,000; the variance's own deviation is at most about a half more.
+            // Five deviations of a mean of 40,000; the variance's own deviation is at most about a
+            // half more.
             let slack = 5.0 * (spread / 40_000.0).sqrt();
             assert!((mean - expected).abs() < slack, "Beta({a}, {b}): mean {mean}");
             assert!((variance / spread - 1.0).abs() < 0.04, "Beta({a}, {b}): variance {variance}");

@@ -1,8 +1,8 @@
 //! The EXIF orientation is found in every container, in every type and byte order, and turns whole
 //! images and regions alike.
 //!
-//! Mutations caught: PNG searched only before its data, the prefix kept, LONG read as SHORT, only the
-//! first APP1, orientations 6 and 8 exchanged, the borders of a smaller patch not turned.
+//! Mutations caught: PNG searched only before its data, the prefix kept, LONG read as SHORT, only
+//! the first APP1, orientations 6 and 8 exchanged, the borders of a smaller patch not turned.
 
 use std::path::Path;
 

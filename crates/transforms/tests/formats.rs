@@ -4,16 +4,18 @@
 //! `fixtures/make_formats.py` made the files and Pillow's checksums, and says what departs from
 //! Pillow on purpose.
 //!
-//! Mutations caught, each by the files of its kind: the transparent colour or the offset of a GIF's frame ignored,
-//! the screen not enlarged, the passes of interlacing exchanged, stray bytes refused; a BMP's rows in the other order,
-//! the palette not skipped, words aligned from the data instead of the file, 565 as 555, a delta without rows, runs past
-//! the row; a PNG's 16 bits of colour the lower byte, of gray the higher, 2 and 4 bits not spread, a missing end not
-//! added; a WebP's frame at the corner; of TIFF: predictor 2 of 16 bits by bytes, associated alpha not divided, CMYK
-//! without black or truncated, YCbCr's table rounded down, two-dimensional rows read in one dimension, b1 at the start of
-//! a row skipped, chroma of the row before, orientation ignored, FillOrder 2 not reversed, a palette's levels rounded,
-//! planes one after another, signed bytes refused, floats not named, tags of BigTIFF too short, byte counts believed,
-//! white 0 not inverted, luma of a JPEG taken for red, the rows of the last strip not bounded, the first of several
-//! offsets taken, YCbCr's coefficients or levels ignored.
+//! Mutations caught, each by the files of its kind: the transparent colour or the offset of a GIF's
+//! frame ignored, the screen not enlarged, the passes of interlacing exchanged, stray bytes
+//! refused; a BMP's rows in the other order, the palette not skipped, words aligned from the data
+//! instead of the file, 565 as 555, a delta without rows, runs past the row; a PNG's 16 bits of
+//! colour the lower byte, of gray the higher, 2 and 4 bits not spread, a missing end not added; a
+//! WebP's frame at the corner; of TIFF: predictor 2 of 16 bits by bytes, associated alpha not
+//! divided, CMYK without black or truncated, YCbCr's table rounded down, two-dimensional rows read
+//! in one dimension, b1 at the start of a row skipped, chroma of the row before, orientation
+//! ignored, FillOrder 2 not reversed, a palette's levels rounded, planes one after another, signed
+//! bytes refused, floats not named, tags of BigTIFF too short, byte counts believed, white 0 not
+//! inverted, luma of a JPEG taken for red, the rows of the last strip not bounded, the first of
+//! several offsets taken, YCbCr's coefficients or levels ignored.
 
 use std::io::Read as _;
 

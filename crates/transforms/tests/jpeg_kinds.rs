@@ -36,14 +36,14 @@ fn cases() -> Vec<(Case, &'static [u8])> {
 
 /// The usual kinds have a decoder of their own: both give the same pixels.
 ///
-/// Mutations caught: JFIF does not outweigh Adobe; a JFIF or Adobe segment that is too short counts;
-/// names that say RGB ignored; YCCK read as CMYK; CMYK not inverted; two components of one name read
-/// as one; no standard tables; blocks that fill up units expected in a scan of one component; a run of
-/// 15 zeros; no refinement; the end of a band one block late; a value behind its band dropped; products
-/// not truncated to 16 bits; sums of the transform not wrapped; rows above and below exchanged; narrow
-/// images interpolated; constants kept over a restart marker; a marker that comes too early taken for
-/// the one expected; one that comes too late taken; units decoded from bits that ran out; a file that
-/// ends early, or without its last scans, passed.
+/// Mutations caught: JFIF does not outweigh Adobe; a JFIF or Adobe segment that is too short
+/// counts; names that say RGB ignored; YCCK read as CMYK; CMYK not inverted; two components of one
+/// name read as one; no standard tables; blocks that fill up units expected in a scan of one
+/// component; a run of 15 zeros; no refinement; the end of a band one block late; a value behind
+/// its band dropped; products not truncated to 16 bits; sums of the transform not wrapped; rows
+/// above and below exchanged; narrow images interpolated; constants kept over a restart marker; a
+/// marker that comes too early taken for the one expected; one that comes too late taken; units
+/// decoded from bits that ran out; a file that ends early, or without its last scans, passed.
 #[test]
 fn every_kind_has_pillows_pixels_or_a_name() {
     let (mut faults, mut usual, mut passed) = (Vec::new(), 0, 0);

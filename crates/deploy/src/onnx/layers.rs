@@ -1,9 +1,10 @@
 //! The layers of a network as nodes of ONNX, in floats or in 8-bit integers.
 //!
-//! In integers every map stands between a QuantizeLinear and a DequantizeLinear, every weight behind a
-//! DequantizeLinear (the form QDQ): a runtime turns `Dequantize, Conv, Quantize` into one integer operation. A
-//! convolution left in floats would be rounded per tensor by ONNX Runtime itself, so none is. ReLU and ReLU6
-//! before a QuantizeLinear are omitted: the smallest and the largest byte do their work.
+//! In integers every map stands between a QuantizeLinear and a DequantizeLinear, every weight
+//! behind a DequantizeLinear (the form QDQ): a runtime turns `Dequantize, Conv, Quantize` into one
+//! integer operation. A convolution left in floats would be rounded per tensor by ONNX Runtime
+//! itself, so none is. ReLU and ReLU6 before a QuantizeLinear are omitted: the smallest and the
+//! largest byte do their work.
 
 use std::collections::HashMap;
 
@@ -81,7 +82,8 @@ impl LayerWriter<'_> {
         [weight, bias]
     }
 
-    /// The names of a layer's weights and bias, in floats or in integers; none for a bias that is not there.
+    /// The names of a layer's weights and bias, in floats or in integers; none for a bias that is
+    /// not there.
     fn weights(&mut self, layer: &LayerSpec, number: LayerNumber) -> Vec<String> {
         let folded = fold(layer, &self.weights, self.epsilon).expect("a layer with weights");
         let bias = format!("{}.bias", layer.name);
@@ -192,8 +194,8 @@ impl LayerWriter<'_> {
 }
 
 fn pool_attributes(pool: Pool) -> Vec<Attribute> {
-    // Runtimes disagree on the last window of a padded pool with ceil_mode. The one padded pool with
-    // ceil_mode has stride 1, where it does nothing.
+    // Runtimes disagree on the last window of a padded pool with ceil_mode. The one padded pool
+    // with ceil_mode has stride 1, where it does nothing.
     let ceil = pool.ceil && pool.stride > 1;
     assert!(!ceil || pool.padding == 0, "a padded pool with ceil_mode and stride {}", pool.stride);
     vec![

@@ -1,4 +1,5 @@
-//! A network's graph as an ONNX model: one node an operation, batch norm folded into the convolutions.
+//! A network's graph as an ONNX model: one node an operation, batch norm folded into the
+//! convolutions.
 
 use std::collections::HashMap;
 
@@ -18,7 +19,8 @@ use super::proto::{
 };
 use crate::quantization::Quantization;
 
-/// Opset 18 and IR 8: the lowest that hold every node (`HardSwish` needs 14) and all of today's runtimes.
+/// Opset 18 and IR 8: the lowest that hold every node (`HardSwish` needs 14) and all of today's
+/// runtimes.
 const OPSET: i64 = 18;
 const IR_VERSION: i64 = 8;
 /// Name of the model's input.
@@ -26,10 +28,11 @@ pub const INPUT: &str = "input";
 /// Name of the model's output.
 pub const LOGITS: &str = "logits";
 
-/// The model of a network for images of `size` (height, width) at export. The batch is free; the size is
-/// free too unless the padding depends on it, as TensorFlow's SAME does. With a quantization the model is in
-/// 8-bit integers; its input and output stay floats. With a preparation its input is `image`, bytes
-/// `[batch, height, width, 3]`, images of any size but of one size a batch.
+/// The model of a network for images of `size` (height, width) at export. The batch is free; the
+/// size is free too unless the padding depends on it, as TensorFlow's SAME does. With a
+/// quantization the model is in 8-bit integers; its input and output stay floats. With a
+/// preparation its input is `image`, bytes `[batch, height, width, 3]`, images of any size but of
+/// one size a batch.
 ///
 /// # Panics
 /// When `weights` lack a tensor of the network.

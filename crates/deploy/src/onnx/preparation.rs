@@ -1,8 +1,9 @@
 //! The preparation of images as nodes: bytes in, the network's input out.
 //!
-//! ONNX's `Resize` with antialias on bytes is Pillow's resize: ONNX Runtime rounds between the passes as Pillow
-//! does. `exclude_outside` leaves out the samples beyond the border, as Pillow does. The attribute `axes` would
-//! be shorter than four sizes, and ONNX Runtime cannot load it behind a Transpose.
+//! ONNX's `Resize` with antialias on bytes is Pillow's resize: ONNX Runtime rounds between the
+//! passes as Pillow does. `exclude_outside` leaves out the samples beyond the border, as Pillow
+//! does. The attribute `axes` would be shorter than four sizes, and ONNX Runtime cannot load it
+//! behind a Transpose.
 
 use transforms::preprocess::Preprocess;
 use transforms::resize::Interpolation;

@@ -1,5 +1,6 @@
-//! The messages of ONNX (onnx.proto, IR version 8) that a classifier needs, with the field numbers of the
-//! standard. A field that is not here is not written. ONNX's file is of proto2: lists are not packed.
+//! The messages of ONNX (onnx.proto, IR version 8) that a classifier needs, with the field numbers
+//! of the standard. A field that is not here is not written. ONNX's file is of proto2: lists are
+//! not packed.
 
 use prost::Message;
 

@@ -33,7 +33,8 @@ mod tests {
 
     use super::Affine;
 
-    /// Mutations caught, each alone: the zero point omitted; a range without zero in it; no saturation.
+    /// Mutations caught, each alone: the zero point omitted; a range without zero in it; no
+    /// saturation.
     #[test]
     fn zero_is_exact_and_values_outside_saturate() {
         let of = Affine::of_range([-1.0, 3.0]);

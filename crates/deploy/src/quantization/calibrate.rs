@@ -26,8 +26,8 @@ const SAMPLE: usize = 8;
 const MOST_WEIGHT: f32 = 127.0;
 const MOST_BIAS: f64 = (1 << 30) as f64;
 
-/// Rounds a classifier to 8 bits on prepared calibration images `[n, 3, height, width]`, flat: a hundred
-/// training images do, prepared as for an evaluation.
+/// Rounds a classifier to 8 bits on prepared calibration images `[n, 3, height, width]`, flat: a
+/// hundred training images do, prepared as for an evaluation.
 ///
 /// ```
 /// use deploy::classifier::Classifier;
@@ -299,8 +299,8 @@ pub(crate) fn same_range(operation: &NodeOperation, layers: &[LayerSpec]) -> Opt
     }
 }
 
-/// The scale of every output channel: its largest weight is 127. A channel of tiny weights and a large bias
-/// gets a larger one, so that the bias fits 32 bits.
+/// The scale of every output channel: its largest weight is 127. A channel of tiny weights and a
+/// large bias gets a larger one, so that the bias fits 32 bits.
 fn scales(folded: &FoldedLayer, bias: &[f32], input_scale: f32) -> Vec<f32> {
     let size = folded.weights.len() / folded.shape[0];
     let rows = folded.weights.chunks_exact(size).zip(bias);
@@ -326,7 +326,8 @@ mod tests {
     use super::{integers, scales};
     use crate::folding::FoldedLayer;
 
-    /// Mutations caught, each alone: one scale for all channels; a bias beyond 32 bits; a scale of zero.
+    /// Mutations caught, each alone: one scale for all channels; a bias beyond 32 bits; a scale of
+    /// zero.
     #[test]
     fn every_channel_has_its_scale_and_room_for_its_bias() {
         let weights = vec![1.27, -0.5, 0.0127, 0.005, 0.0, 0.0, 1e-12, 0.0];

@@ -23,8 +23,8 @@ fn too_large(limit: usize) -> Refusal {
 /// Reads the body of a request and decompresses it.
 ///
 /// # Errors
-/// 413 above the limit, 408 where the body does not come in time, 415 for another compression, 400 for a
-/// body that cannot be decompressed or was cut off.
+/// 413 above the limit, 408 where the body does not come in time, 415 for another compression, 400
+/// for a body that cannot be decompressed or was cut off.
 pub(super) async fn bytes(
     headers: &HeaderMap,
     body: Body,

@@ -25,8 +25,8 @@ pub struct ServeConfig {
     pub address: SocketAddr,
     /// Most images in one pass through the network.
     pub max_batch: usize,
-    /// How long the first image of a batch waits for others. On a CPU waiting gains nothing: images are
-    /// computed one per thread.
+    /// How long the first image of a batch waits for others. On a CPU waiting gains nothing: images
+    /// are computed one per thread.
     pub max_delay: Duration,
     /// Most bytes of a request, after decompression.
     pub max_body: usize,

@@ -1,7 +1,7 @@
 //! Accepts connections, and ends them.
 //!
-//! `axum::serve` sets no timer for request headers, so a client that stops in the middle of one would hold its
-//! connection for ever: hence hyper's own loop.
+//! `axum::serve` sets no timer for request headers, so a client that stops in the middle of one
+//! would hold its connection for ever: hence hyper's own loop.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,8 +22,8 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 /// How long the last answers may take on the wire.
 const FLUSH: Duration = Duration::from_millis(500);
 
-/// Serves until the phase is [`Phase::Draining`] and every request has its answer: whether all had one
-/// before the time limit.
+/// Serves until the phase is [`Phase::Draining`] and every request has its answer: whether all had
+/// one before the time limit.
 pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) -> bool {
     let service = router(Arc::clone(&shared));
     let connections = Arc::new(Semaphore::new(shared.config.max_connections));
@@ -65,8 +65,8 @@ pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) -> bool {
     finish(graceful, &shared).await
 }
 
-/// Waits for the requests that are under way, and no longer than the time limit. A connection without a
-/// request, or with half a header, is not waited for.
+/// Waits for the requests that are under way, and no longer than the time limit. A connection
+/// without a request, or with half a header, is not waited for.
 async fn finish(graceful: GracefulShutdown, shared: &Shared) -> bool {
     let deadline = Instant::now() + shared.config.drain_timeout;
     let closed = graceful.shutdown();

@@ -1,8 +1,10 @@
-//! KServe's Open Inference Protocol v2 with its extension for binary tensors, as `tritonclient[http]` speaks it.
+//! KServe's Open Inference Protocol v2 with its extension for binary tensors, as
+//! `tritonclient[http]` speaks it.
 //!
-//! A model takes `input` (FP32, prepared images) or `image` (BYTES, encoded images) and gives `logits` and
-//! `probabilities`. Source: the protocol's `required_api.md`, `extension_binary_data.md` and
-//! `extension_classification.md` in the repository of Triton's server.
+//! A model takes `input` (FP32, prepared images) or `image` (BYTES, encoded images) and gives
+//! `logits` and `probabilities`. Source: the protocol's `required_api.md`,
+//! `extension_binary_data.md` and `extension_classification.md` in the repository of Triton's
+//! server.
 
 use std::collections::HashMap;
 use std::sync::Arc;

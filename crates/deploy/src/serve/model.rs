@@ -45,8 +45,8 @@ impl Model {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Reads the classifier again beside the one of now. Requests that were prepared for the old one are
-    /// answered by it.
+    /// Reads the classifier again beside the one of now. Requests that were prepared for the old
+    /// one are answered by it.
     pub(super) fn reload(&self, config: &ServeConfig) -> Result<(), String> {
         let _one = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         let classifier = (self.load)()?;

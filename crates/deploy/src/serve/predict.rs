@@ -1,4 +1,5 @@
-//! `POST /predict`: the bytes of an image, a form with files, or base64 in JSON; the most probable classes back.
+//! `POST /predict`: the bytes of an image, a form with files, or base64 in JSON; the most probable
+//! classes back.
 
 use std::sync::Arc;
 

@@ -25,7 +25,8 @@ pub(super) struct Answer {
     pub(super) batch: Option<usize>,
 }
 
-/// A prepared image. It knows its classifier: after a reload the old one answers what was prepared for it.
+/// A prepared image. It knows its classifier: after a reload the old one answers what was prepared
+/// for it.
 struct Job {
     classifier: Arc<Classifier>,
     values: Vec<f32>,
@@ -50,8 +51,8 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All that wait for one classifier, at most `most`, once there are as many or the first has waited for
-    /// `delay`; none when the queue is closed.
+    /// All that wait for one classifier, at most `most`, once there are as many or the first has
+    /// waited for `delay`; none when the queue is closed.
     fn batch(&self, most: usize, delay: Duration) -> Option<Vec<Job>> {
         let mut state = self.lock();
         loop {
@@ -100,7 +101,8 @@ impl Queue {
         self.0.lock().jobs.len()
     }
 
-    /// Lets a prepared image wait for its turn. An answer that is dropped takes the image out again.
+    /// Lets a prepared image wait for its turn. An answer that is dropped takes the image out
+    /// again.
     pub(super) fn push(
         &self,
         classifier: Arc<Classifier>,

@@ -15,8 +15,8 @@ pub enum FusedActivation {
     HardSwish,
 }
 
-// `Simd::max` and `Simd::min` give their second operand where one is NaN: `x` stands second, so that
-// NaN stays NaN, as in torch.
+// `Simd::max` and `Simd::min` give their second operand where one is NaN: `x` stands second, so
+// that NaN stays NaN, as in torch.
 impl FusedActivation {
     /// Applies the activation to a vector; of NaN it is NaN.
     ///
@@ -38,8 +38,8 @@ impl FusedActivation {
         }
     }
 
-    /// `dy` times the derivative at `x`. As in torch, the gradient passes ReLU and ReLU6 where `x` is
-    /// NaN, and is 0 where the derivative is, whatever `dy`.
+    /// `dy` times the derivative at `x`. As in torch, the gradient passes ReLU and ReLU6 where `x`
+    /// is NaN, and is 0 where the derivative is, whatever `dy`.
     ///
     /// # Safety
     /// The contract of [`Simd`].

@@ -94,8 +94,8 @@ fn reach(g: &Geometry, output: usize, axis: usize) -> (usize, usize) {
     )
 }
 
-/// Adds the gradient `dy` of one channel of a window with NaN, or without, to that of the pixel that
-/// torch takes for the maximum: a NaN replaces whatever came before it.
+/// Adds the gradient `dy` of one channel of a window with NaN, or without, to that of the pixel
+/// that torch takes for the maximum: a NaN replaces whatever came before it.
 ///
 /// # Safety
 /// The window's pixels, `strides` values apart, are valid for the channel of `x` and of `dx`.

@@ -51,7 +51,8 @@ pub fn inverse_dct(isa: Isa, coefficients: &[i16; 64], out: &mut [u8], stride: u
 /// of [`inverse_dct`] and of the [`reduced`] transforms.
 #[inline]
 pub fn inverse_dct_constant(constant: i16, edge: usize, out: &mut [u8], stride: usize) {
-    // The full transform's rounding, its first pass wrapped to 16 bits; the reduced ones do not wrap.
+    // The full transform's rounding, its first pass wrapped to 16 bits; the reduced ones do not
+    // wrap.
     let first = if edge == 8 {
         wrapped_16(i32::from(constant) << PASS_BITS)
     } else {

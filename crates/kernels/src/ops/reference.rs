@@ -4,8 +4,8 @@
 //! requested.
 //!
 //! NaN stays NaN here as in the kernels: Burn's ReLU and clamp keep it. One exception: on wgpu the
-//! maximum of a window may be that of its other values, because the shading language leaves `max` of
-//! NaN open.
+//! maximum of a window may be that of its other values, because the shading language leaves `max`
+//! of NaN open.
 
 use burn::backend::tensor::{BoolTensor, FloatTensor};
 use burn::backend::{Backend, Scalar, TensorMetadata, get_or_init_device_settings};

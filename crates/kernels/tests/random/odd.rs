@@ -18,8 +18,8 @@ pub(crate) fn places(count: usize) -> Vec<usize> {
 }
 
 /// Asserts that `got` is NaN where `want` is, the same infinity where `want` is one, and elsewhere
-/// close. Where `spread` says so, NaN and infinity may stand for each other and for any value, but a
-/// finite value for neither.
+/// close. Where `spread` says so, NaN and infinity may stand for each other and for any value, but
+/// a finite value for neither.
 #[track_caller]
 pub(crate) fn alike(what: &str, got: &[f32], want: &[f32], spread: impl Fn(usize) -> bool) {
     assert_eq!(got.len(), want.len(), "{what}: values");

@@ -49,8 +49,8 @@ impl Inception {
         self.one + self.three[1] + self.five[1] + self.pool
     }
 
-    /// The module's convolutions in forward order under torchvision's names; `five` is the kernel of the
-    /// third branch.
+    /// The module's convolutions in forward order under torchvision's names; `five` is the kernel
+    /// of the third branch.
     pub fn convolutions(&self, five: usize) -> [(&'static str, Conv); 6] {
         let conv = |input, output, kernel| Conv::standard(input, output, kernel, 1);
         [
@@ -183,9 +183,9 @@ impl SimplifiedInception {
     }
 }
 
-/// The identity of figures 2 and 3, computed: the largest absolute difference, in f64 on random numbers
-/// of magnitude 1/2, between concatenated towers, each a 1x1 and a 3x3 convolution, and one 1x1
-/// convolution with the towers' weights stacked and one grouped 3x3 convolution behind it.
+/// The identity of figures 2 and 3, computed: the largest absolute difference, in f64 on random
+/// numbers of magnitude 1/2, between concatenated towers, each a 1x1 and a 3x3 convolution, and one
+/// 1x1 convolution with the towers' weights stacked and one grouped 3x3 convolution behind it.
 ///
 /// # Panics
 /// When `towers` does not divide `output`.

@@ -51,8 +51,8 @@ const ROWS: [(&str, Inception); 9] = [
     inception("5b", 832, 384, [192, 384], [48, 128], 128),
 ];
 
-/// The Inception modules by their names in table 1, `3a` to `5b`, with the height and width of their
-/// input for images of 224x224.
+/// The Inception modules by their names in table 1, `3a` to `5b`, with the height and width of
+/// their input for images of 224x224.
 pub fn modules() -> impl Iterator<Item = (&'static str, Inception, usize)> {
     // The digit of the name is the stage; a pooling halves the map before each.
     ROWS.iter().map(|&(name, module)| {

@@ -191,8 +191,8 @@ impl MobileNetV3Table {
     }
 }
 
-/// The `bneck` blocks of MobileNetV3-Large, or of -Small, with the height and width of each one's input
-/// for images of 224x224.
+/// The `bneck` blocks of MobileNetV3-Large, or of -Small, with the height and width of each one's
+/// input for images of 224x224.
 pub fn blocks(small: bool, config: &NetworkConfig) -> Vec<(Bottleneck, usize)> {
     let (which, rows): (_, &[Bneck]) = match small {
         true => (MobileNetV3Size::Small, &SMALL),

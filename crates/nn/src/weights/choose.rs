@@ -1,7 +1,7 @@
-//! Which of a file's tensors are the weights. Training programs store a network below the name of an
-//! entry (`state_dict`, `model`, ..) or of an attribute (`net.`), an average of it beside it
-//! (`state_dict_ema`, `model_ema`, ..), and wrappers put names of their own between. The names of the
-//! networks that this crate knows show where they begin, whatever stands before them.
+//! Which of a file's tensors are the weights. Training programs store a network below the name of
+//! an entry (`state_dict`, `model`, ..) or of an attribute (`net.`), an average of it beside it
+//! (`state_dict_ema`, `model_ema`, ..), and wrappers put names of their own between. The names of
+//! the networks that this crate knows show where they begin, whatever stands before them.
 
 use std::collections::HashSet;
 
@@ -175,8 +175,8 @@ fn networks(names: &[&str]) -> Vec<String> {
     found
 }
 
-/// What stands before the names of an unknown network: names of entries, as far as all tensors of an
-/// entry share them.
+/// What stands before the names of an unknown network: names of entries, as far as all tensors of
+/// an entry share them.
 fn entries(names: &[&str]) -> Vec<String> {
     let first = |name: &str| name.split_once('.').map_or("", |(first, _)| first).to_owned();
     let is_entry =

@@ -1,5 +1,5 @@
-//! The tensors of every network that this crate knows, by name and number of values: whose weights a
-//! file holds.
+//! The tensors of every network that this crate knows, by name and number of values: whose weights
+//! a file holds.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;

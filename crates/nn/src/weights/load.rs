@@ -22,7 +22,8 @@ pub enum HeadPolicy {
     Exact,
     /// For fine-tuning: the classifier keeps its initial weights when its class count differs.
     KeepInitialised,
-    /// For fine-tuning on other classes: the classifier keeps its initial weights whatever its count.
+    /// For fine-tuning on other classes: the classifier keeps its initial weights whatever its
+    /// count.
     Fresh,
 }
 
@@ -144,8 +145,8 @@ fn rename_last_linear(tensors: &mut [NamedTensor], keys: &[Key]) {
     }
 }
 
-/// Names of the tensors of every classifier, the auxiliary heads' too: their first extent counts the
-/// classes.
+/// Names of the tensors of every classifier, the auxiliary heads' too: their first extent counts
+/// the classes.
 pub fn classifier_names(config: &NetworkConfig, naming: Naming) -> Vec<String> {
     let size = config.architecture.native_size();
     let layers = config.layers(size, size, naming);

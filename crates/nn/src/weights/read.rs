@@ -1,4 +1,5 @@
-//! A weight file of a known format, recognised by its content, and the weights in it that are meant.
+//! A weight file of a known format, recognised by its content, and the weights in it that are
+//! meant.
 
 use std::path::Path;
 
@@ -55,8 +56,8 @@ pub struct FileWeights {
 /// and the prefixes of wrappers (`module.`, `_orig_mod.`, ..).
 ///
 /// # Errors
-/// [`WeightsError::Io`] when the file cannot be read, [`WeightsError::Truncated`] when it ends early,
-/// [`WeightsError::Unreadable`] when it has another format or another type of values,
+/// [`WeightsError::Io`] when the file cannot be read, [`WeightsError::Truncated`] when it ends
+/// early, [`WeightsError::Unreadable`] when it has another format or another type of values,
 /// [`WeightsError::Kind`] when it does not hold the weights that `kind` means.
 pub fn read_weights(path: &Path, kind: WeightsKind) -> Result<FileWeights, WeightsError> {
     let bytes = std::fs::read(path)?;

@@ -56,7 +56,8 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Option<Vec<StoredTensor<'_>>>, Weight
     Ok(Some(stored.collect()))
 }
 
-/// The length of the JSON header, where the bytes begin like a safetensors file: a length, then `{`.
+/// The length of the JSON header, where the bytes begin like a safetensors file: a length, then
+/// `{`.
 fn header_length(bytes: &[u8]) -> Option<u64> {
     let length = u64::from_le_bytes(*bytes.first_chunk::<8>()?);
     (length <= LONGEST_HEADER && bytes.get(8).is_none_or(|byte| *byte == b'{')).then_some(length)

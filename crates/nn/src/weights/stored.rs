@@ -30,8 +30,8 @@ impl StoredTensor<'_> {
     /// The tensor with its values as f32.
     ///
     /// # Errors
-    /// [`WeightsError::Unreadable`]: a type that holds no weights, more or fewer bytes than the shape
-    /// says; whatever reading gives.
+    /// [`WeightsError::Unreadable`]: a type that holds no weights, more or fewer bytes than the
+    /// shape says; whatever reading gives.
     pub(crate) fn load(self) -> Result<NamedTensor, WeightsError> {
         let Self { name, shape, kind, read } = self;
         if let StoredType::Other(kind) = &kind {

@@ -1,5 +1,5 @@
-//! torch's .pth files, zip, legacy and tar, read by Burn's reader. Of `torch.save(model)` that reader
-//! takes what `model.state_dict()` holds.
+//! torch's .pth files, zip, legacy and tar, read by Burn's reader. Of `torch.save(model)` that
+//! reader takes what `model.state_dict()` holds.
 
 use std::borrow::Cow;
 use std::io::ErrorKind;

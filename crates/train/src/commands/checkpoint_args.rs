@@ -42,8 +42,8 @@ impl WeightsArgs {
     }
 }
 
-/// The checkpoint that a path means: the file itself, or the best one in the folder of a run; without a
-/// path that of the newest run, which is said.
+/// The checkpoint that a path means: the file itself, or the best one in the folder of a run;
+/// without a path that of the newest run, which is said.
 ///
 /// # Errors
 /// [`crate::error::ErrorKind::Checkpoint`]: a folder without a checkpoint; no run.

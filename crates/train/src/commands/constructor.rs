@@ -1,4 +1,5 @@
-//! The call that builds a network in timm or torchvision, so that its weights give the same outputs there.
+//! The call that builds a network in timm or torchvision, so that its weights give the same outputs
+//! there.
 
 use nn::config::{Architecture, NetworkConfig, Scaling};
 use nn::geometry::Padding;
@@ -33,8 +34,8 @@ const TIMM: &[(Architecture, &[(u32, &str)])] = &[
     (Architecture::InceptionV3, &[(100, "inception_v3")]),
 ];
 
-/// The Python call; none where the library has no such network. The call is for inference: dropout keeps
-/// the library's default.
+/// The Python call; none where the library has no such network. The call is for inference: dropout
+/// keeps the library's default.
 pub(super) fn constructor(config: &NetworkConfig, library: Naming) -> Option<String> {
     match library {
         Naming::Timm => timm(config),
@@ -42,7 +43,8 @@ pub(super) fn constructor(config: &NetworkConfig, library: Naming) -> Option<Str
     }
 }
 
-/// Whether the widths are those of a library: `rule` is its rule, which matters at other widths than 1.
+/// Whether the widths are those of a library: `rule` is its rule, which matters at other widths
+/// than 1.
 fn widths_of(config: &NetworkConfig, rule: Scaling) -> bool {
     config.width == 1.0 || config.scaling == rule
 }
@@ -151,7 +153,8 @@ mod tests {
         constructor(&Variant::parse(name).unwrap().config(10), library)
     }
 
-    /// Mutations caught: epsilon omitted; the padding omitted; a width that the library rounds otherwise.
+    /// Mutations caught: epsilon omitted; the padding omitted; a width that the library rounds
+    /// otherwise.
     #[test]
     fn a_network_is_called_with_what_departs_from_the_librarys_defaults() {
         let timm = |name| call(name, Naming::Timm);

@@ -1,8 +1,8 @@
 //! `train --dry-run`: what a run will cost, before it begins.
 //!
 //! The real loop makes real steps on real batches in a scratch folder of the system and is then
-//! stopped. Everything that it wrote is deleted, and nothing is made below `--output`. The output says
-//! which numbers are measured and which are computed.
+//! stopped. Everything that it wrote is deleted, and nothing is made below `--output`. The output
+//! says which numbers are measured and which are computed.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -190,8 +190,8 @@ fn time_evaluation(
 }
 
 impl Estimate {
-    /// The estimate from the measured batches and the seconds of an evaluation, still without memory
-    /// and disk. `images` are the numbers of training and validation images.
+    /// The estimate from the measured batches and the seconds of an evaluation, still without
+    /// memory and disk. `images` are the numbers of training and validation images.
     fn new(
         plan: &Plan,
         backend: String,

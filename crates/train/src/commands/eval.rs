@@ -79,22 +79,23 @@ pub struct EvalArgs {
     /// Name of the split folder [default: val, validation, valid or test]
     #[arg(long, value_name = "NAME")]
     val_split: Option<String>,
-    /// List of the labels of a flat DIR, such as ILSVRC's: `NAME LABEL` a line, or labels alone in the
-    /// order of the names [default: the class folders]
+    /// List of the labels of a flat DIR, such as ILSVRC's: `NAME LABEL` a line, or labels alone in
+    /// the order of the names [default: the class folders]
     #[arg(long, value_name = "FILE", hide_short_help = true, conflicts_with = "val_split")]
     labels: Option<PathBuf>,
     /// Test-time augmentation: the mean of the probabilities of an image's views
     #[arg(long, value_enum, default_value = "none", value_name = "VIEWS", hide_short_help = true)]
     tta: TestTimeAugmentation,
-    /// JSON list of the right labels of every image, in the order of the names (ImageNet ReaL): an answer
-    /// among them counts, an image without any is omitted [default: none]
+    /// JSON list of the right labels of every image, in the order of the names (ImageNet ReaL): an
+    /// answer among them counts, an image without any is omitted [default: none]
     #[arg(long, value_name = "FILE", hide_short_help = true)]
     real_labels: Option<PathBuf>,
-    /// File of class names or of indices of logits, one a line: no other class is answered [default: all]
+    /// File of class names or of indices of logits, one a line: no other class is answered
+    /// [default: all]
     #[arg(long, value_name = "FILE", hide_short_help = true)]
     valid_labels: Option<PathBuf>,
-    /// Print for each threshold on the probability how many images are answered and how many of the answers
-    /// are right [default: no]
+    /// Print for each threshold on the probability how many images are answered and how many of the
+    /// answers are right [default: no]
     #[arg(long, hide_short_help = true)]
     thresholds: bool,
     /// Images per batch [range: at least 1]
@@ -139,8 +140,8 @@ pub struct EvalArgs {
 }
 
 impl EvalArgs {
-    /// The checkpoint, and the folder if one is given. Of two paths the first is the checkpoint; a single
-    /// one is what it is.
+    /// The checkpoint, and the folder if one is given. Of two paths the first is the checkpoint; a
+    /// single one is what it is.
     fn paths(&self) -> Result<(PathBuf, Option<PathBuf>), Error> {
         let mut paths = self.paths.iter();
         let checkpoint = match (&self.checkpoint_flag, self.paths.as_slice()) {
@@ -169,8 +170,8 @@ impl EvalArgs {
     }
 }
 
-/// The rule of a checkpoint with another input size or share of the crop. The share stays where the size
-/// alone is given, as in timm's `validate.py`.
+/// The rule of a checkpoint with another input size or share of the crop. The share stays where the
+/// size alone is given, as in timm's `validate.py`.
 fn departed(rule: Preprocess, img_size: Option<u32>, crop_pct: Option<f64>) -> Preprocess {
     if img_size.is_none() && crop_pct.is_none() {
         return rule;
@@ -180,8 +181,8 @@ fn departed(rule: Preprocess, img_size: Option<u32>, crop_pct: Option<f64>) -> P
     Preprocess { resize: (crop[0] as f64 / share).round() as usize, crop, ..rule }
 }
 
-/// The checkpoint to evaluate. Weights of others become one: their classes are the sorted folders of
-/// `data_dir` unless a list is given, as torchvision's `ImageFolder` numbers them.
+/// The checkpoint to evaluate. Weights of others become one: their classes are the sorted folders
+/// of `data_dir` unless a list is given, as torchvision's `ImageFolder` numbers them.
 fn read(args: &EvalArgs, path: &Path, data_dir: Option<&Path>) -> Result<Checkpoint, Error> {
     let weights_of_others = path
         .extension()
@@ -392,8 +393,8 @@ fn print(
     }
 }
 
-/// The result in the columns of timm's `validate.py`: accuracies in percent, rounded to four digits as
-/// there. JSON where the path ends so, otherwise CSV.
+/// The result in the columns of timm's `validate.py`: accuracies in percent, rounded to four digits
+/// as there. JSON where the path ends so, otherwise CSV.
 fn timm_results(report: &EvalReport, manifest: &Manifest, path: &Path) -> String {
     let round =
         |value: f64, digits: i32| (value * 10_f64.powi(digits)).round() / 10_f64.powi(digits);

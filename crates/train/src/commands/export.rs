@@ -75,7 +75,8 @@ pub struct ExportArgs {
     output: Option<PathBuf>,
     #[command(flatten)]
     weights: WeightsArgs,
-    /// Folder with the files of npm's onnxruntime-web for a page [default: the package, fetched once]
+    /// Folder with the files of npm's onnxruntime-web for a page [default: the package, fetched
+    /// once]
     #[arg(long, value_name = "DIR", hide_short_help = true)]
     runtime: Option<PathBuf>,
     /// Image on which the file is compared with the checkpoint [default: one of the training's
@@ -92,8 +93,8 @@ pub struct ExportArgs {
 /// The image of the comparison where there is no photo.
 const DRAWN: &str = "a drawn one";
 
-/// Writes the file and says what it takes, and how it was checked. A file that does not pass its check is
-/// not written.
+/// Writes the file and says what it takes, and how it was checked. A file that does not pass its
+/// check is not written.
 ///
 /// # Errors
 /// A checkpoint or image that cannot be read; a file that answers otherwise than the checkpoint.

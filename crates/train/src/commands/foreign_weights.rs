@@ -1,5 +1,5 @@
-//! A checkpoint of weights that Kindling did not train: their network, their class names, and the rule
-//! by which their images are prepared.
+//! A checkpoint of weights that Kindling did not train: their network, their class names, and the
+//! rule by which their images are prepared.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -97,12 +97,12 @@ pub(super) fn class_names(path: &Path) -> Result<Vec<String>, Error> {
     Ok(names)
 }
 
-/// The checkpoint of a network's weights. `own` is the checkpoint that they come from, if they come from
-/// one. `classes` are names in the order of the logits.
+/// The checkpoint of a network's weights. `own` is the checkpoint that they come from, if they come
+/// from one. `classes` are names in the order of the logits.
 ///
 /// # Errors
-/// [`crate::error::ErrorKind::Data`]: another number of classes; [`crate::error::ErrorKind::Usage`]: a
-/// number beyond its range.
+/// [`crate::error::ErrorKind::Data`]: another number of classes;
+/// [`crate::error::ErrorKind::Usage`]: a number beyond its range.
 pub(super) fn checkpoint(
     selection: &ModelArgs,
     rule: &RuleArgs,
@@ -196,8 +196,8 @@ pub(super) fn checkpoint(
     Ok(Checkpoint { manifest, weights, optimizer: Vec::new(), averages: Vec::new() })
 }
 
-/// The checkpoint of a weight file, under the name of its model. Without `classes` they are those of the
-/// checkpoint where the weights come from one, or the logits' numbers.
+/// The checkpoint of a weight file, under the name of its model. Without `classes` they are those
+/// of the checkpoint where the weights come from one, or the logits' numbers.
 ///
 /// # Errors
 /// [`crate::error::ErrorKind::Checkpoint`]: a damaged file, another network's weights;

@@ -18,19 +18,20 @@ use crate::{err, out};
 /// Flags of `export --int8`.
 #[derive(Args)]
 pub(super) struct Int8Args {
-    /// Write ONNX in 8-bit integers: a quarter of the size, and two to three times as fast where the runtime
-    /// and the processor have integer kernels [default: floats]
+    /// Write ONNX in 8-bit integers: a quarter of the size, and two to three times as fast where
+    /// the runtime and the processor have integer kernels [default: floats]
     #[arg(long, help_heading = "int8")]
     pub(super) int8: bool,
-    /// With --int8: folder of images from which the ranges are taken [default: the images of the training]
+    /// With --int8: folder of images from which the ranges are taken [default: the images of the
+    /// training]
     #[arg(long, requires = "int8", value_name = "DIR", help_heading = "int8")]
     calibrate: Option<PathBuf>,
     /// Calibration images, spread evenly over the folder [range: 1 to 2000]
     #[arg(long, requires = "int8", default_value_t = 128, value_name = "N", help_heading = "int8")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=2000), hide_short_help = true)]
     calibration_images: u32,
-    /// With --int8: folder with `val/<class>/*` or `<class>/*` on which both forms are evaluated [default:
-    /// the images of the training's evaluation]
+    /// With --int8: folder with `val/<class>/*` or `<class>/*` on which both forms are evaluated
+    /// [default: the images of the training's evaluation]
     #[arg(long, requires = "int8", value_name = "DIR", help_heading = "int8")]
     eval: Option<PathBuf>,
     /// Images of the evaluation at most, spread evenly over the folder [range: at least 1]
@@ -93,7 +94,8 @@ struct Comparison {
     agree: usize,
 }
 
-/// The ONNX model of a classifier in integers, how it is rounded, and what its rounding costs, on the console.
+/// The ONNX model of a classifier in integers, how it is rounded, and what its rounding costs, on
+/// the console.
 ///
 /// # Errors
 /// No image to calibrate on; more than 2 points of accuracy lost without `--force`.

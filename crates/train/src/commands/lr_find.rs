@@ -164,7 +164,8 @@ fn suggestion(points: &[Point]) -> Option<Suggestion> {
 
 /// A drawing: the losses as dots, the smoothed one as a line, the suggestions upright.
 fn drawing(points: &[Point], found: Suggestion) -> String {
-    // The scale is that of the smoothed loss: a single dot may lie above it and is drawn at the edge.
+    // The scale is that of the smoothed loss: a single dot may lie above it and is drawn at the
+    // edge.
     let low = points.iter().map(|p| p.smooth.min(p.loss)).fold(f64::INFINITY, f64::min);
     let high = points.iter().map(|p| p.smooth).fold(f64::NEG_INFINITY, f64::max);
     let series = |name: &str, dots, value: fn(&Point) -> f64| Series {

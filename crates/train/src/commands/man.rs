@@ -30,8 +30,8 @@ pub fn man(args: &ManArgs, program: Command) -> Result<(), Error> {
     Ok(())
 }
 
-/// A command whose every option has its text in a page: clap_mangen leaves out the text of an option that the
-/// short help hides, unless it is the long one.
+/// A command whose every option has its text in a page: clap_mangen leaves out the text of an
+/// option that the short help hides, unless it is the long one.
 fn explained(command: Command) -> Command {
     let names: Vec<String> =
         command.get_subcommands().map(|command| command.get_name().to_owned()).collect();

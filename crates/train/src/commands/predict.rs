@@ -21,7 +21,8 @@ use crate::{err, out};
 /// Arguments of `kindling predict`.
 #[derive(Args)]
 pub struct PredictArgs {
-    /// Checkpoint of the classifier, or the folder of a run [default: the newest run in checkpoints]
+    /// Checkpoint of the classifier, or the folder of a run [default: the newest run in
+    /// checkpoints]
     #[arg(long, value_name = "CKPT")]
     checkpoint: Option<PathBuf>,
     #[command(flatten)]
@@ -42,8 +43,8 @@ pub struct PredictArgs {
     /// Probability below which an image is of class `unknown` [default: 0] [range: 0 to 1]
     #[arg(long, value_name = "P", value_parser = probability)]
     threshold: Option<f32>,
-    /// Folder to copy each image into, below a folder of its class; no file is written over [default:
-    /// none]
+    /// Folder to copy each image into, below a folder of its class; no file is written over
+    /// [default: none]
     #[arg(long, value_name = "DIR")]
     copy_to: Option<PathBuf>,
     /// Folder for a PNG of every image beside the same with what spoke for its class (Grad-CAM)
@@ -95,8 +96,8 @@ struct PredictedFile {
     not_finite: bool,
 }
 
-/// Runs `kindling predict` and returns its exit code: 3 where an image could not be read, 5 where the
-/// logits of one are not finite.
+/// Runs `kindling predict` and returns its exit code: 3 where an image could not be read, 5 where
+/// the logits of one are not finite.
 ///
 /// # Errors
 /// A source that does not exist or has no image; a checkpoint that cannot be used; the backend.
@@ -266,8 +267,8 @@ fn unwritten(path: &Path, error: &std::io::Error) -> Error {
     Error::file(format!("{}: cannot write: {error}", path.display()))
 }
 
-/// Makes a file in a folder under a name that no file there has. It is made before it is filled, so that of
-/// two at once neither is lost.
+/// Makes a file in a folder under a name that no file there has. It is made before it is filled, so
+/// that of two at once neither is lost.
 fn created(folder: &Path, stem: &str, extension: &str) -> Result<PathBuf, Error> {
     create_folders(folder)?;
     let mut number = 1;
@@ -345,7 +346,8 @@ pub(super) fn gather(sources: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
 }
 
 /// Adds the images below `folder`, each once: a folder that a link leads back to is in `visited`.
-/// Litter and images of other formats go to `left_out`. A pipe, a socket or a device is no image, and opening one could wait for ever.
+/// Litter and images of other formats go to `left_out`. A pipe, a socket or a device is no image,
+/// and opening one could wait for ever.
 fn walk(
     folder: &Path,
     found: &mut Vec<PathBuf>,

@@ -72,8 +72,8 @@ pub struct ServeArgs {
     #[arg(long, default_value_t = 30.0, value_name = "S", value_parser = number(0.0..=3600.0))]
     #[arg(hide_short_help = true)]
     drain_timeout: f64,
-    /// Seconds between SIGTERM and the end of accepting, for a load balancer that has to notice [range: 0 to
-    /// 3600]
+    /// Seconds between SIGTERM and the end of accepting, for a load balancer that has to notice
+    /// [range: 0 to 3600]
     #[arg(long, default_value_t = 0.0, value_name = "S", value_parser = number(0.0..=3600.0))]
     #[arg(hide_short_help = true)]
     drain_delay: f64,
@@ -96,8 +96,8 @@ enum AccessLog {
     Off,
 }
 
-/// Serves until a signal ends it; the exit code: 0 where every request had its answer, 4 where the time
-/// for them ran out.
+/// Serves until a signal ends it; the exit code: 0 where every request had its answer, 4 where the
+/// time for them ran out.
 ///
 /// # Errors
 /// A checkpoint that cannot be read; two models of one name; an address that cannot be taken.
@@ -214,8 +214,8 @@ fn own_name(path: &Path) -> String {
     name.chars().map(plain).collect()
 }
 
-/// Hears SIGTERM and Ctrl-C, which end the server, and SIGHUP, which reads the models again. A second
-/// ending signal ends the process at once.
+/// Hears SIGTERM and Ctrl-C, which end the server, and SIGHUP, which reads the models again. A
+/// second ending signal ends the process at once.
 fn listen(handle: ServerHandle) -> io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGQUIT, SIGHUP])?;
     thread::Builder::new().name("signals".into()).spawn(move || {

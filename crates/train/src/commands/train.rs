@@ -161,7 +161,8 @@ pub fn train(args: &TrainArgs) -> Result<u8, Error> {
     Ok(report(&outcome, &folder, page.as_deref(), &logger))
 }
 
-/// Writes the report of a run that ended. The run is done and saved: whatever goes wrong here is a note.
+/// Writes the report of a run that ended. The run is done and saved: whatever goes wrong here is a
+/// note.
 fn written_report(
     folder: &Path,
     opened: &OpenedDevice,

@@ -1,4 +1,5 @@
-//! Where the page of `export --format web` has its runtime from: two files of npm's package `onnxruntime-web`.
+//! Where the page of `export --format web` has its runtime from: two files of npm's package
+//! `onnxruntime-web`.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -22,8 +23,8 @@ const PACKAGE: Download = Download {
     url: "https://registry.npmjs.org/onnxruntime-web/-/onnxruntime-web-1.30.0.tgz",
 };
 
-/// The bytes of the module and of its WebAssembly: of a folder, or of the package, which is fetched once
-/// into the user's cache.
+/// The bytes of the module and of its WebAssembly: of a folder, or of the package, which is fetched
+/// once into the user's cache.
 ///
 /// # Errors
 /// A folder without the files; the network, with the line that fetches the package elsewhere.

@@ -115,7 +115,8 @@ fn rules(options: &Options, task: Task, steps: Option<u64>) -> Options {
     if options.optimizer.opt.is_some_and(|opt| opt != OptimizerKind::Adamw) {
         (chosen.optimizer.lr, chosen.optimizer.weight_decay) = (None, None);
     }
-    // A base rate is a rate; and the table's low rate is for trained weights, not for a new layer on them.
+    // A base rate is a rate; and the table's low rate is for trained weights, not for a new layer
+    // on them.
     if options.optimizer.lr_base.is_some() || options.network.linear_probe == Some(true) {
         chosen.optimizer.lr = None;
     }
@@ -126,8 +127,8 @@ fn rules(options: &Options, task: Task, steps: Option<u64>) -> Options {
     chosen
 }
 
-/// The chosen options with an image size that the model takes: at least its smallest and the one that the
-/// training begins with, at most the one that it was made for.
+/// The chosen options with an image size that the model takes: at least its smallest and the one
+/// that the training begins with, at most the one that it was made for.
 fn fitted(mut chosen: Options, options: &Options) -> Result<Options, Error> {
     let model = options.network.model.as_deref().unwrap_or(DEFAULT_MODEL);
     let architecture = variant(model)?.architecture;

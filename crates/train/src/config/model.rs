@@ -67,8 +67,8 @@ theme! {
     weights_kind: GivenKind => Option<GivenKind>,
         shown "the average where there is one; of a .ckpt the better ones";
 
-    /// Weights to freeze: `trunk`, which is all but the classifier, or torchvision's names, whole, up to
-    /// a dot, or with `*` and `?`
+    /// Weights to freeze: `trunk`, which is all but the classifier, or torchvision's names, whole,
+    /// up to a dot, or with `*` and `?`
     #[arg(long, num_args = 1.., value_name = "PATTERN")]
     freeze: Vec<String> = Vec::new(), shown "none";
 

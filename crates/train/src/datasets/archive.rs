@@ -1,5 +1,5 @@
-//! A data set as it was downloaded: a .zip, .tar, .tar.gz or .tgz of class folders. Its images are unpacked
-//! once, into the user's cache folder.
+//! A data set as it was downloaded: a .zip, .tar, .tar.gz or .tgz of class folders. Its images are
+//! unpacked once, into the user's cache folder.
 
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -11,7 +11,8 @@ use crate::err;
 use crate::error::Error;
 use crate::files::{create_folders, user_cache_folder};
 
-/// Bytes that an image may have: more is no image, and a small archive can hold any number of zeros.
+/// Bytes that an image may have: more is no image, and a small archive can hold any number of
+/// zeros.
 const LARGEST: u64 = 1 << 30;
 
 #[derive(Clone, Copy, PartialEq)]
@@ -57,7 +58,8 @@ pub fn open_archive(path: &Path) -> Result<PathBuf, Error> {
         return Ok(to);
     }
     create_folders(to.parent().unwrap_or(Path::new(".")))?;
-    // A name of its own until it is whole: a process that is killed leaves nothing that looks complete.
+    // A name of its own until it is whole: a process that is killed leaves nothing that looks
+    // complete.
     let part = to.with_extension(format!("part{}", std::process::id()));
     let _ = std::fs::remove_dir_all(&part);
     let unpacked = unpack(path, kind, &part);

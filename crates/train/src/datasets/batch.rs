@@ -11,7 +11,8 @@ pub struct Batch {
     pub shape: [usize; 4],
     /// The n class indices.
     pub labels: Vec<i64>,
-    /// For a mixed batch: the labels of the images mixed in, and lambda, the weight of an image's own label.
+    /// For a mixed batch: the labels of the images mixed in, and lambda, the weight of an image's
+    /// own label.
     pub mixed_labels: Option<(Vec<i64>, f32)>,
     /// Indices into the folder's items, n of them.
     pub indices: Vec<usize>,

@@ -1,5 +1,5 @@
-//! Burn's traits for data sets and data loaders, for programs that train with Burn's own learner. Kindling's training
-//! loop does not use them: Burn's traits know no epochs and no resuming.
+//! Burn's traits for data sets and data loaders, for programs that train with Burn's own learner.
+//! Kindling's training loop does not use them: Burn's traits know no epochs and no resuming.
 
 use std::sync::Arc;
 
@@ -26,7 +26,8 @@ pub struct DecodedImage {
     pub index: usize,
 }
 
-/// The images of a folder, decoded one by one. The EXIF orientation is ignored, as torchvision ignores it.
+/// The images of a folder, decoded one by one. The EXIF orientation is ignored, as torchvision
+/// ignores it.
 ///
 /// ```
 /// use burn::data::dataset::Dataset;
@@ -89,8 +90,8 @@ impl DataLoaderIterator<Batch> for BurnEpoch {
     }
 }
 
-/// The batches of epoch 0; [`Loader::epoch`] gives those of any epoch. Batches are plain memory, so a device changes
-/// nothing.
+/// The batches of epoch 0; [`Loader::epoch`] gives those of any epoch. Batches are plain memory, so
+/// a device changes nothing.
 ///
 /// ```
 /// use std::sync::Arc;

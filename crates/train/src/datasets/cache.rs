@@ -1,9 +1,10 @@
-//! Decoded images that are kept from epoch to epoch, in memory or in a folder: what comes back is not decoded again.
+//! Decoded images that are kept from epoch to epoch, in memory or in a folder: what comes back is
+//! not decoded again.
 //!
-//! The pixels are those of the whole image before crop and augmentation, so that a run computes the same bits with
-//! a cache, without one, and with one that holds a part. Images are taken as they come until the limit is reached;
-//! none is ever put out for another, which in a shuffled epoch would gain nothing. Neighbours: `loader` asks,
-//! `cache/disk.rs` is the format of the files.
+//! The pixels are those of the whole image before crop and augmentation, so that a run computes the
+//! same bits with a cache, without one, and with one that holds a part. Images are taken as they
+//! come until the limit is reached; none is ever put out for another, which in a shuffled epoch
+//! would gain nothing. Neighbours: `loader` asks, `cache/disk.rs` is the format of the files.
 
 mod disk;
 
@@ -63,8 +64,8 @@ pub enum Caching {
 }
 
 impl Caching {
-    /// The cache that the options ask for: `--cache`, `--cache-gb` (0: not given) and `--cache-dir`. Without a limit it is
-    /// half of the free memory, or all that the disk takes.
+    /// The cache that the options ask for: `--cache`, `--cache-gb` (0: not given) and
+    /// `--cache-dir`. Without a limit it is half of the free memory, or all that the disk takes.
     pub fn new(kind: Option<CacheKind>, gigabytes: f64, folder: Option<PathBuf>) -> Self {
         let given = (gigabytes > 0.0).then_some((gigabytes * GB) as u64);
         match kind {
@@ -122,7 +123,8 @@ impl Default for PixelCache {
 }
 
 impl PixelCache {
-    /// An empty one of a folder's images, turned by EXIF or not; what its folder holds already is counted.
+    /// An empty one of a folder's images, turned by EXIF or not; what its folder holds already is
+    /// counted.
     pub(crate) fn new(caching: &Caching, folder: &ImageFolder, exif: bool) -> Self {
         let count = folder.items.len();
         let (store, limit) = match caching {
@@ -232,8 +234,8 @@ impl PixelCache {
         lock(&self.warning).take()
     }
 
-    /// The pixels of an image if they are kept, and if its file is the one that they were decoded of. `memory` may be
-    /// used for them.
+    /// The pixels of an image if they are kept, and if its file is the one that they were decoded
+    /// of. `memory` may be used for them.
     pub(crate) fn get(
         &self,
         folder: &ImageFolder,
@@ -267,7 +269,8 @@ impl PixelCache {
         }
     }
 
-    /// When and how large an image's file is, to be asked before it is read; see [`PixelCache::put`].
+    /// When and how large an image's file is, to be asked before it is read; see
+    /// [`PixelCache::put`].
     pub(crate) fn stamp(&self, folder: &ImageFolder, index: usize) -> Option<Stamp> {
         match &self.store {
             PixelStore::Nothing => None,

@@ -1,6 +1,6 @@
-//! Faults of a folder of images: every file is read and decoded once, by all threads. Certain faults (equal hashes) and
-//! suspicions (similar images) are told apart. Neighbours: `open` opens the same folders for training, `quarantine` holds
-//! the list that can be written of the findings.
+//! Faults of a folder of images: every file is read and decoded once, by all threads. Certain
+//! faults (equal hashes) and suspicions (similar images) are told apart. Neighbours: `open` opens
+//! the same folders for training, `quarantine` holds the list that can be written of the findings.
 
 mod copies;
 mod file;
@@ -35,7 +35,8 @@ pub struct CheckLimits {
     pub min_size: u32,
     /// Size ratio of the largest to the smallest class above which the classes are unbalanced.
     pub max_imbalance: f64,
-    /// Bits of 64 by which the difference hashes of a suspected copy may differ, at most [`MAX_DISTANCE`].
+    /// Bits of 64 by which the difference hashes of a suspected copy may differ, at most
+    /// [`MAX_DISTANCE`].
     pub distance: u32,
     /// Largest mean difference of a suspected copy's colours, in levels of 255.
     pub difference: f64,
@@ -58,8 +59,8 @@ pub struct QuarantineCandidates {
     pub tiny: Vec<(PathBuf, String)>,
 }
 
-/// Examines every image of `root` that `list` does not name. `each` receives the number of images done and of all
-/// images, from several threads; first 0 of all.
+/// Examines every image of `root` that `list` does not name. `each` receives the number of images
+/// done and of all images, from several threads; first 0 of all.
 ///
 /// # Errors
 /// A folder that is missing or without images; shards.
@@ -103,7 +104,8 @@ fn candidates(limits: &CheckLimits, images: &[ImageFile], copies: Copies) -> Qua
     }
 }
 
-/// Reads and decodes every image that is not listed. `each` receives the number of images done and of all images.
+/// Reads and decodes every image that is not listed. `each` receives the number of images done and
+/// of all images.
 fn examine(
     splits: &[ScannedSplit],
     listed: &HashSet<PathBuf>,
@@ -116,7 +118,8 @@ fn examine(
             files.extend(kept.map(|path| (path.clone(), s, c)));
         }
     }
-    // Equal numbers mean equal names in both splits: val's classes have the numbers of train's, others follow.
+    // Equal numbers mean equal names in both splits: val's classes have the numbers of train's,
+    // others follow.
     let names = splits[0].classes.iter().map(|(name, _)| name.as_str());
     let indices: HashMap<&str, usize> = names.zip(0..).collect();
     for (_, split, class) in files.iter_mut().filter(|(_, split, _)| *split > 0) {

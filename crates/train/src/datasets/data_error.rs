@@ -50,8 +50,8 @@ impl DataError {
         Self::Storage { path: path.to_path_buf(), why: error.to_string() }
     }
 
-    /// Whether the cause lies outside the data: another attempt may succeed, and a run shall save what
-    /// it has.
+    /// Whether the cause lies outside the data: another attempt may succeed, and a run shall save
+    /// what it has.
     pub(crate) fn is_the_systems(&self) -> bool {
         matches!(self, Self::Storage { .. } | Self::Exhausted { .. })
     }

@@ -1,5 +1,5 @@
-//! One split of a data set: its images, its class list, and the bytes of an image. `open.rs` makes one of class
-//! folders, `shards.rs` of tar files.
+//! One split of a data set: its images, its class list, and the bytes of an image. `open.rs` makes
+//! one of class folders, `shards.rs` of tar files.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -39,7 +39,8 @@ impl ImageFolder {
     pub fn read_bytes(&self, index: usize, bytes: &mut Vec<u8>) -> Result<(), DataError> {
         let (path, _) = &self.items[index];
         match &self.shards {
-            // The fault is the shard's, so the image is never skipped: the run would differ from the folder's.
+            // The fault is the shard's, so the image is never skipped: the run would differ from
+            // the folder's.
             Some(shards) => shards.read(path, bytes),
             None => read_listed(path, bytes),
         }

@@ -1,6 +1,6 @@
 //! Keys of the images that were read: equal for equal files, whatever they are called. A checkpoint
-//! holds a sample of those that it was trained on, so that `eval` can tell images that the network has
-//! seen from new ones.
+//! holds a sample of those that it was trained on, so that `eval` can tell images that the network
+//! has seen from new ones.
 
 use std::collections::HashSet;
 use std::sync::OnceLock;
@@ -77,8 +77,8 @@ impl ImageKeys {
         TrainedImages { images: self.keys.len(), keys: digits }
     }
 
-    /// How many of the images that were read are among those that a network was trained on; an estimate
-    /// where only a sample of those is known.
+    /// How many of the images that were read are among those that a network was trained on; an
+    /// estimate where only a sample of those is known.
     pub fn known_to(&self, trained: &TrainedImages) -> KnownImages {
         let all = trained.images;
         let known: HashSet<u64> = trained.keys().collect();

@@ -9,13 +9,13 @@ use crate::datasets::listing::{entries, has_image_extension, is_image};
 use crate::text_list::{lines, read_text};
 
 impl ImageFolder {
-    /// The images directly in `folder` with the labels of the list `file`. A line of it is `NAME LABEL`, or
-    /// a label alone for the images in the order of their names. A label is a class name (ILSVRC:
-    /// `n01440764`) or an index from 0 in `classes`.
+    /// The images directly in `folder` with the labels of the list `file`. A line of it is
+    /// `NAME LABEL`, or a label alone for the images in the order of their names. A label is a
+    /// class name (ILSVRC: `n01440764`) or an index from 0 in `classes`.
     ///
     /// # Errors
-    /// [`DataError::Folder`]: a line that names no image or no class, an image without a label, or as many
-    /// labels as there are no images.
+    /// [`DataError::Folder`]: a line that names no image or no class, an image without a label, or
+    /// as many labels as there are no images.
     pub fn open_labelled(
         folder: &Path,
         file: &Path,

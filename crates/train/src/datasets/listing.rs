@@ -226,7 +226,8 @@ pub(crate) fn natural(a: &str, b: &str) -> Ordering {
 mod tests {
     use super::natural;
 
-    /// Mutations caught, each alone: numbers compared digit by digit; equal numbers without an order.
+    /// Mutations caught, each alone: numbers compared digit by digit; equal numbers without an
+    /// order.
     #[test]
     fn numeric_folders_sort_as_numbers() {
         let mut names: Vec<String> = (0..1000).rev().map(|n| n.to_string()).collect();

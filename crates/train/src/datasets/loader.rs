@@ -139,8 +139,8 @@ impl Loader {
         self.cache.warning()
     }
 
-    /// Reads shards sequentially, shuffling within windows of `images` images. Has no effect if 0, for plain folders, or
-    /// in evaluation.
+    /// Reads shards sequentially, shuffling within windows of `images` images. Has no effect if 0,
+    /// for plain folders, or in evaluation.
     #[must_use]
     pub fn windowed(mut self, images: usize) -> Self {
         self.sampler = self.sampler.windowed(&self.folder, images);
@@ -153,8 +153,8 @@ impl Loader {
         self.sampler.window_shuffle().map(notes).unwrap_or_default()
     }
 
-    /// Draws every class equally often, with replacement, as many images as there are. Has no effect if `balanced` is
-    /// false, in windows, or in evaluation.
+    /// Draws every class equally often, with replacement, as many images as there are. Has no
+    /// effect if `balanced` is false, in windows, or in evaluation.
     #[must_use]
     pub fn balanced(mut self, balanced: bool) -> Self {
         if balanced {
@@ -179,7 +179,8 @@ impl Loader {
         self.sampler.images()
     }
 
-    /// The thread that reads windows ahead for the batches of an epoch from number `first` on; none without windows.
+    /// The thread that reads windows ahead for the batches of an epoch from number `first` on; none
+    /// without windows.
     fn window_reader(&self, windowed: &WindowedOrder, first: usize) -> Option<ReadAhead> {
         let shards = Arc::clone(self.sampler.window_shuffle()?.shards());
         let (count, size) = (self.images(), self.config.batch_size);

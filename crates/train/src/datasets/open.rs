@@ -1,6 +1,6 @@
 //! Opens the splits of a data set: class folders or shards, a training split, an evaluation split.
-//! The class list comes from the training split and is shared with the evaluation split, so that no empty or additional
-//! folder can shift an index.
+//! The class list comes from the training split and is shared with the evaluation split, so that no
+//! empty or additional folder can shift an index.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,8 @@ use crate::datasets::storage::is_about_the_file;
 use crate::suggest::did_you_mean;
 
 impl ImageFolder {
-    /// The training split of `root`: `root/train`, or the folder named by `split` (empty: `root` itself).
+    /// The training split of `root`: `root/train`, or the folder named by `split` (empty: `root`
+    /// itself).
     ///
     /// # Errors
     /// [`DataError::Folder`] when there is none, no class folder, or no image.
@@ -184,8 +185,8 @@ impl ImageFolder {
     }
 }
 
-/// Images directly in the folder of a split, which have no class; what lies there besides class folders and is no image
-/// of ours goes to `ignored`, if it has a name of its own.
+/// Images directly in the folder of a split, which have no class; what lies there besides class
+/// folders and is no image of ours goes to `ignored`, if it has a name of its own.
 fn loose_images(folder: &Path, ignored: &mut Vec<PathBuf>) -> Result<Vec<PathBuf>, DataError> {
     let mut loose = Vec::new();
     for path in entries_and_litter(folder, ignored)? {

@@ -34,8 +34,8 @@ const FOREIGN: [(&[&str], Name); 9] = [
     ),
 ];
 
-/// Names that file managers, network storage and archives give to files and folders of their own, in
-/// any case.
+/// Names that file managers, network storage and archives give to files and folders of their own,
+/// in any case.
 const LITTER: [&str; 13] = [
     "@eadir",
     "@recycle",

@@ -1,5 +1,6 @@
-//! The quarantine list of a folder of images: what training and evaluation leave out. One line for an image:
-//! its path relative to the folder, a TAB, the reason. `kindling data check --write-quarantine` writes it.
+//! The quarantine list of a folder of images: what training and evaluation leave out. One line for
+//! an image: its path relative to the folder, a TAB, the reason.
+//! `kindling data check --write-quarantine` writes it.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Component, Path, PathBuf};
@@ -24,8 +25,8 @@ impl Quarantine {
     /// Reads a list.
     ///
     /// # Errors
-    /// [`crate::error::ErrorKind::Data`] with the line: no TAB, a path that is absolute or leads out of the folder;
-    /// [`crate::error::ErrorKind::File`] when it cannot be read.
+    /// [`crate::error::ErrorKind::Data`] with the line: no TAB, a path that is absolute or leads
+    /// out of the folder; [`crate::error::ErrorKind::File`] when it cannot be read.
     pub fn read(path: &Path) -> Result<Self, Error> {
         let name = path.display();
         let text = read_text(path)
@@ -58,7 +59,8 @@ impl Quarantine {
         }
     }
 
-    /// Adds an image of `root`; an older reason stays. Whether it was new, or why it cannot be listed.
+    /// Adds an image of `root`; an older reason stays. Whether it was new, or why it cannot be
+    /// listed.
     pub fn add(&mut self, root: &Path, image: &Path, reason: &str) -> Result<bool, String> {
         let name = relative(root, image)
             .filter(|name| !name.contains(['\t', '\n', '\r']))
@@ -85,7 +87,8 @@ impl Quarantine {
         self.entries.keys().map(|name| root.join(name)).collect()
     }
 
-    /// Listed images that are not there: in the folder, or in its shards, which know those left out of them too.
+    /// Listed images that are not there: in the folder, or in its shards, which know those left out
+    /// of them too.
     pub fn missing(&self, root: &Path) -> Vec<&str> {
         let index = if self.is_empty() { None } else { shards::index(root).ok().flatten() };
         let held = index.map(|index| index.names());
@@ -114,8 +117,8 @@ pub fn relative(root: &Path, path: &Path) -> Option<String> {
     parts.map(|parts| parts.join("/"))
 }
 
-/// Removes the quarantined images from both splits of `root`, and notes how many. The list is `named`, or [`FILE`] in
-/// `root`.
+/// Removes the quarantined images from both splits of `root`, and notes how many. The list is
+/// `named`, or [`FILE`] in `root`.
 ///
 /// # Errors
 /// A malformed list; a class or an evaluation split without an image left.

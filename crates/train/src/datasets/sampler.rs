@@ -18,7 +18,8 @@ pub(crate) struct Sampler {
     /// The items of the folder to take from.
     range: Range<usize>,
     seed: u64,
-    /// How often an image comes in a row (Berman et al., arXiv:1902.05509). The epoch stays as long, of fewer images.
+    /// How often an image comes in a row (Berman et al., arXiv:1902.05509). The epoch stays as
+    /// long, of fewer images.
     repeats: usize,
 }
 
@@ -53,8 +54,8 @@ impl Sampler {
         Self { draw: Draw::Shuffled, range: 0..count, seed, repeats }
     }
 
-    /// Draws every class equally often, with replacement, as many images as there are. Has no effect on a sequential
-    /// or windowed order.
+    /// Draws every class equally often, with replacement, as many images as there are. Has no
+    /// effect on a sequential or windowed order.
     pub(crate) fn balanced(mut self, folder: &ImageFolder) -> Self {
         if matches!(self.draw, Draw::Shuffled) {
             let mut classes = vec![Vec::new(); folder.classes.len()];
@@ -66,8 +67,8 @@ impl Sampler {
         self
     }
 
-    /// Reads shards from front to back and shuffles within windows of `size` images. Has no effect on a sequential
-    /// order, on folders without shards, and where `size` is 0.
+    /// Reads shards from front to back and shuffles within windows of `size` images. Has no effect
+    /// on a sequential order, on folders without shards, and where `size` is 0.
     pub(crate) fn windowed(mut self, folder: &ImageFolder, size: usize) -> Self {
         if !matches!(self.draw, Draw::Sequential)
             && size > 0

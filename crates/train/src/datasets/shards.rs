@@ -1,9 +1,10 @@
 //! Images in tar files: the folder of `kindling data shard`, read like the folder it was made of.
 //!
-//! For every image, `index.json` has the file, offset, length, label and checksum, and for
-//! shuffled files the number of the image in the folder. An image is read at its offset, so that order, quarantine and
-//! every bit of a training are those of the folder; or, with `--shard-window`, in the order of the files
-//! (`shards/order.rs`), which are then read from front to back (`shards/read_ahead.rs`).
+//! For every image, `index.json` has the file, offset, length, label and checksum, and for shuffled
+//! files the number of the image in the folder. An image is read at its offset, so that order,
+//! quarantine and every bit of a training are those of the folder; or, with `--shard-window`, in
+//! the order of the files (`shards/order.rs`), which are then read from front to back
+//! (`shards/read_ahead.rs`).
 
 pub mod order;
 pub(crate) mod read_ahead;
@@ -24,8 +25,8 @@ use crate::datasets::tar_reader::{TarEntry, TarReader};
 /// The file that makes a folder one of shards.
 pub const INDEX: &str = "index.json";
 
-/// Newest version of the index. Version 1 has the images in the order of the folder; it is written still where they
-/// are, and read.
+/// Newest version of the index. Version 1 has the images in the order of the folder; it is written
+/// still where they are, and read.
 pub const FORMAT: u32 = 2;
 
 /// The content of a folder of shards.
@@ -40,7 +41,8 @@ pub struct ShardIndex {
     pub train: Vec<Shard>,
     /// The files of the evaluation split, if the folder had one.
     pub val: Vec<Shard>,
-    /// Folder that was the training split, empty where that was the folder itself: what a quarantine list calls it.
+    /// Folder that was the training split, empty where that was the folder itself: what a
+    /// quarantine list calls it.
     #[serde(default = "train", skip_serializing_if = "is_train")]
     pub train_folder: String,
     /// Folder that was the evaluation split.
@@ -49,8 +51,8 @@ pub struct ShardIndex {
     /// Images that were omitted because the quarantine list names them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<String>,
-    /// CRC-32 of the index without this field, as compact JSON in the order of these fields; older ones
-    /// have none.
+    /// CRC-32 of the index without this field, as compact JSON in the order of these fields; older
+    /// ones have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub crc32: Option<u32>,
 }
@@ -127,7 +129,8 @@ impl ShardIndex {
         None
     }
 
-    /// Names as a quarantine list has them, of the images that are there or were left out for such a list.
+    /// Names as a quarantine list has them, of the images that are there or were left out for such
+    /// a list.
     pub fn names(&self) -> HashSet<String> {
         let of = |folder: &str, shards: &[Shard]| -> Vec<String> {
             let name = |member: &Member| match folder {
@@ -169,7 +172,8 @@ pub struct Shard {
     /// Its images, as they lie in it.
     #[serde(rename = "pictures")]
     pub images: Vec<Member>,
-    /// For each image of a shuffled file: its number among the split's images in the order of the folder.
+    /// For each image of a shuffled file: its number among the split's images in the order of the
+    /// folder.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub order: Vec<usize>,
 }

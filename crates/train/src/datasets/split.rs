@@ -31,8 +31,8 @@ pub struct SplitRule {
 type Item = (PathBuf, usize);
 
 impl ImageFolder {
-    /// Both splits out of one: a share of every class's images goes to the evaluation, chosen by the
-    /// seed and the image's number alone. `root` holds `train/<class>/*`, or the class folders
+    /// Both splits out of one: a share of every class's images goes to the evaluation, chosen by
+    /// the seed and the image's number alone. `root` holds `train/<class>/*`, or the class folders
     /// themselves.
     ///
     /// # Errors
@@ -91,11 +91,11 @@ impl ImageFolder {
     }
 }
 
-/// Chooses about `wanted` of the images of a class, whole groups only. `shuffled` gives the order, and
-/// `groups` the group of every image of the data set.
+/// Chooses about `wanted` of the images of a class, whole groups only. `shuffled` gives the order,
+/// and `groups` the group of every image of the data set.
 ///
-/// A group that is too large stays in training; where no group is small enough, as in a class of one
-/// series of photos, single images are chosen.
+/// A group that is too large stays in training; where no group is small enough, as in a class of
+/// one series of photos, single images are chosen.
 fn choose(shuffled: &[usize], groups: &[usize], wanted: usize) -> Vec<usize> {
     let mut chosen = Vec::new();
     let mut seen = HashSet::new();

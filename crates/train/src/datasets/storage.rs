@@ -1,5 +1,6 @@
-//! Whether a file could not be read because of the file or because of what it lies on. A network file
-//! system that is gone for a moment says nothing about its images; a file that was removed does.
+//! Whether a file could not be read because of the file or because of what it lies on. A network
+//! file system that is gone for a moment says nothing about its images; a file that was removed
+//! does.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read as _};
@@ -10,8 +11,9 @@ use crate::datasets::data_error::DataError;
 /// ELOOP, links that lead in a circle, for which the standard library has no stable kind.
 const TOO_MANY_LINKS: i32 = if cfg!(target_os = "linux") { 40 } else { 62 };
 
-/// Whether an error is about the file itself: its name, its kind, its content. Every other one (EIO,
-/// ESTALE, ETIMEDOUT, EACCES, ENETDOWN, EMFILE, ..) is the system's, and another attempt may succeed.
+/// Whether an error is about the file itself: its name, its kind, its content. Every other one
+/// (EIO, ESTALE, ETIMEDOUT, EACCES, ENETDOWN, EMFILE, ..) is the system's, and another attempt may
+/// succeed.
 pub(crate) fn is_about_the_file(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -73,9 +75,10 @@ mod tests {
             let error = io::Error::from_raw_os_error(number);
             assert!(is_about_the_file(&error), "{number}: {error}");
         }
-        // EPERM, EINTR, EIO, ENXIO, EAGAIN, ENOMEM, EACCES, EBUSY, ENODEV, ENFILE, EMFILE, ENOLINK, EPROTO,
-        // EBADMSG, ENETDOWN, ENETUNREACH, ECONNABORTED, ECONNRESET, ENOTCONN, ESHUTDOWN, ETIMEDOUT,
-        // ECONNREFUSED, EHOSTDOWN, EHOSTUNREACH, ESTALE, EUCLEAN, EREMOTEIO, ENOMEDIUM, ENOKEY, EKEYEXPIRED
+        // EPERM, EINTR, EIO, ENXIO, EAGAIN, ENOMEM, EACCES, EBUSY, ENODEV, ENFILE, EMFILE, ENOLINK,
+        // EPROTO, EBADMSG, ENETDOWN, ENETUNREACH, ECONNABORTED, ECONNRESET, ENOTCONN, ESHUTDOWN,
+        // ETIMEDOUT, ECONNREFUSED, EHOSTDOWN, EHOSTUNREACH, ESTALE, EUCLEAN, EREMOTEIO, ENOMEDIUM,
+        // ENOKEY, EKEYEXPIRED
         for number in [
             1, 4, 5, 6, 11, 12, 13, 16, 19, 23, 24, 67, 71, 74, 100, 101, 103, 104, 107, 108, 110,
             111, 112, 113, 116, 117, 121, 123, 126, 127,
@@ -114,9 +117,9 @@ mod tests {
         std::fs::remove_dir_all(root).unwrap();
     }
 
-    /// A pipe without a writer: opening it would wait for ever. Linux's `/proc/self/mem` gives EIO for its
-    /// first byte, to root too. Mutations caught, each alone: a pipe opened (no end); an input error
-    /// taken for a damaged image.
+    /// A pipe without a writer: opening it would wait for ever. Linux's `/proc/self/mem` gives EIO
+    /// for its first byte, to root too. Mutations caught, each alone: a pipe opened (no end); an
+    /// input error taken for a damaged image.
     #[cfg(target_os = "linux")]
     #[test]
     fn a_pipe_does_not_hang_and_an_input_error_is_the_systems() {

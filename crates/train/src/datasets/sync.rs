@@ -3,7 +3,8 @@
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Locks a mutex, poisoned or not: no thread of `datasets` leaves a state half changed when it panics.
+/// Locks a mutex, poisoned or not: no thread of `datasets` leaves a state half changed when it
+/// panics.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,5 +1,5 @@
-//! Reads images out of uncompressed tar files by their offset. The index of the shards says where each image lies; the
-//! headers of the tar files are not read.
+//! Reads images out of uncompressed tar files by their offset. The index of the shards says where
+//! each image lies; the headers of the tar files are not read.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -120,8 +120,8 @@ impl TarReader {
         (count as u64, crc)
     }
 
-    /// An open handle of a file, shared by threads that read at offsets. Where [`OPEN`] files are open already, the least
-    /// recently used one is closed.
+    /// An open handle of a file, shared by threads that read at offsets. Where [`OPEN`] files are
+    /// open already, the least recently used one is closed.
     fn file(&self, number: usize) -> std::io::Result<Arc<File>> {
         let mut open = lock(&self.open);
         let file = match open.iter().position(|(other, _)| *other == number) {

@@ -76,16 +76,17 @@ pub fn restore(network: Network, snapshot: Vec<Tensor<1>>) -> Network {
     write(network, snapshot)
 }
 
-/// The network with statistics of zero, from which forward passes leave nothing but their own share; and
-/// the statistics that it had, for [`blend`].
+/// The network with statistics of zero, from which forward passes leave nothing but their own
+/// share; and the statistics that it had, for [`blend`].
 pub fn from_zero(network: Network) -> (Network, Vec<Tensor<1>>) {
     let before = snapshot(&network);
     let zeros = before.iter().map(Tensor::zeros_like).collect();
     (write(network, zeros), before)
 }
 
-/// After forward passes [`from_zero`]: the statistics `before` and those of the passes, the latter with
-/// a weight of `own`. `moved` is the share that the passes have left. Frozen norms keep theirs.
+/// After forward passes [`from_zero`]: the statistics `before` and those of the passes, the latter
+/// with a weight of `own`. `moved` is the share that the passes have left. Frozen norms keep
+/// theirs.
 pub fn blend(network: Network, before: Vec<Tensor<1>>, Share { own, moved }: Share) -> Network {
     let _ = network.valid();
     let found = read(&network);
@@ -106,8 +107,8 @@ pub struct Share {
     pub moved: f64,
 }
 
-/// The weight of batch `number` of a run, from 1, with which the statistics are the mean over all batches
-/// so far; none once `momentum` gives it more. The batch is one of `parts` forward passes.
+/// The weight of batch `number` of a run, from 1, with which the statistics are the mean over all
+/// batches so far; none once `momentum` gives it more. The batch is one of `parts` forward passes.
 ///
 /// PyTorch's `BatchNorm2d(momentum=None)`.
 pub fn cumulative_share(momentum: f64, number: u64, parts: usize) -> Option<Share> {

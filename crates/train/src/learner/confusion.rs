@@ -1,4 +1,5 @@
-//! Which classes are taken for which. Of 10,000 classes few pairs occur, so that only those are held.
+//! Which classes are taken for which. Of 10,000 classes few pairs occur, so that only those are
+//! held.
 
 use std::collections::BTreeMap;
 
@@ -17,8 +18,8 @@ impl Confusion {
         self.0.get(&(label, predicted)).copied().unwrap_or_default()
     }
 
-    /// The `most` largest counts of wrong predictions, as (label, predicted, images); the largest first,
-    /// equal ones in the order of the classes.
+    /// The `most` largest counts of wrong predictions, as (label, predicted, images); the largest
+    /// first, equal ones in the order of the classes.
     pub fn top(&self, most: usize) -> Vec<(usize, usize, u64)> {
         let wrong = self.0.iter().filter(|((label, predicted), _)| label != predicted);
         let mut pairs: Vec<_> =

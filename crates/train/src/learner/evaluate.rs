@@ -98,8 +98,8 @@ impl EvalMetric {
 /// the user. A signal ends the evaluation after the current batch.
 ///
 /// # Errors
-/// An image that cannot be read, if the loader is strict; a folder without a readable image; a storage
-/// that stays away.
+/// An image that cannot be read, if the loader is strict; a folder without a readable image; a
+/// storage that stays away.
 pub fn evaluate(
     network: &Network,
     loader: &Loader,
@@ -127,8 +127,8 @@ pub fn forward(network: &Network, batch: &mut Batch, device: &Device) -> Tensor<
     network.forward(images(batch, device))
 }
 
-/// [`evaluate`] with another way to logits; `each` gets every image: its index in the folder, its label, its
-/// logits.
+/// [`evaluate`] with another way to logits; `each` gets every image: its index in the folder, its
+/// label, its logits.
 ///
 /// # Errors
 /// As [`evaluate`]; those of `forward`.

@@ -8,7 +8,8 @@ use nn::outputs::TrainingOutputs;
 use crate::datasets::batch::Batch;
 
 /// Targets `[b, classes]`: `1 - smoothing + smoothing / classes` for the label,
-/// `smoothing / classes` elsewhere (torch.nn.CrossEntropyLoss; Szegedy et al., arXiv:1512.00567, section 7).
+/// `smoothing / classes` elsewhere (torch.nn.CrossEntropyLoss; Szegedy et al., arXiv:1512.00567,
+/// section 7).
 pub fn soft_targets(labels: &[i64], classes: usize, smoothing: f64, device: &Device) -> Tensor<2> {
     let rest = smoothing / classes as f64;
     let mut values = vec![rest as f32; labels.len() * classes];

@@ -11,7 +11,8 @@ const NUMBERED: usize = 20;
 /// Letters of a class name.
 const LETTERS: usize = 18;
 
-/// The matrix as SVG. `count(truth, predicted)` is a number of images; a row is shaded by its share.
+/// The matrix as SVG. `count(truth, predicted)` is a number of images; a row is shaded by its
+/// share.
 pub fn confusion(classes: &[String], count: impl Fn(usize, usize) -> u64) -> String {
     let side = match classes.len() {
         ..=12 => 40.0,

@@ -1,5 +1,5 @@
-//! Several runs beside each other: accuracies, curves, options that differ, and whether the difference is
-//! chance.
+//! Several runs beside each other: accuracies, curves, options that differ, and whether the
+//! difference is chance.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! Numbers of an evaluation that its accuracy does not tell: precision, recall and F1 of each class,
-//! calibration.
+//! Numbers of an evaluation that its accuracy does not tell: precision, recall and F1 of each
+//! class, calibration.
 
 use crate::learner::evaluate::ClassRow;
 use crate::plot::calibration::Bin;

@@ -19,8 +19,8 @@ const FALLING: f64 = 0.95;
 /// Width of the 95 % interval from which an accuracy is called uncertain.
 const WIDE: f64 = 0.1;
 
-/// Share of a class's images that are taken for another class, both ways, from which two labels look
-/// swapped.
+/// Share of a class's images that are taken for another class, both ways, from which two labels
+/// look swapped.
 const SWAPPED: f64 = 0.6;
 
 /// An epoch as the warnings remember it.
@@ -203,7 +203,8 @@ mod tests {
     use crate::learner::evaluate::ClassRow;
     use crate::run::progress::EpochStats;
 
-    /// An evaluation whose image of class `a` is taken for `b` so often, for every `(a, b, images)`.
+    /// An evaluation whose image of class `a` is taken for `b` so often, for every
+    /// `(a, b, images)`.
     fn report(classes: usize, answers: &[(usize, usize, u64)], loss: f64) -> EvalReport {
         let row = |class: usize| ClassRow {
             class: format!("c{class}"),

@@ -1,5 +1,5 @@
-//! The beginning of a run: its folder, its lock, and the files that say what it is; and [`train`], a whole run
-//! for programs that use Kindling as a library.
+//! The beginning of a run: its folder, its lock, and the files that say what it is; and [`train`],
+//! a whole run for programs that use Kindling as a library.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -59,8 +59,8 @@ pub fn complete(options: Options) -> Result<(Plan, Vec<String>), Error> {
     Ok((options.plan()?, notes))
 }
 
-/// Trains a new run as `kindling train` does, with the same defaults and the same files. The observer hears of
-/// every epoch, and may end the run.
+/// Trains a new run as `kindling train` does, with the same defaults and the same files. The
+/// observer hears of every epoch, and may end the run.
 ///
 /// `crates/train/examples/train_in_rust.rs` is a program around it.
 ///
@@ -145,8 +145,8 @@ fn make_folder(folder: &Path, named: bool) -> Result<PathBuf, Error> {
     Ok(claimed)
 }
 
-/// Checks data, frozen weights and objective of a new run, makes its folder, unless its `lock` is held already,
-/// and writes what the run is.
+/// Checks data, frozen weights and objective of a new run, makes its folder, unless its `lock` is
+/// held already, and writes what the run is.
 ///
 /// # Errors
 /// Faulty data, weights and options; a folder that holds a run; a file that cannot be written.

@@ -161,8 +161,8 @@ fn siblings_of(path: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Whether every value is finite. A block is judged as a whole, without a branch for each value, so that
-/// the compiler takes many at once: a checkpoint has millions.
+/// Whether every value is finite. A block is judged as a whole, without a branch for each value, so
+/// that the compiler takes many at once: a checkpoint has millions.
 fn all_finite(values: &[f32]) -> bool {
     values.chunks(1024).all(|block| block.iter().fold(true, |all, value| all & value.is_finite()))
 }

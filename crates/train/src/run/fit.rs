@@ -90,11 +90,11 @@ pub fn fit(run: Run, observer: &dyn Observer) -> Result<RunOutcome, Error> {
     Ok(outcome_of(&state, None, None))
 }
 
-/// Evaluates a trained epoch where an evaluation is due, averages its weights, and saves it; returns
-/// the outcome of the run if it ends here.
+/// Evaluates a trained epoch where an evaluation is due, averages its weights, and saves it;
+/// returns the outcome of the run if it ends here.
 ///
-/// Until its checkpoint is published as the last one, the last one is that of the trained epoch, and
-/// a run that is killed or interrupted evaluates the epoch anew when it is resumed.
+/// Until its checkpoint is published as the last one, the last one is that of the trained epoch,
+/// and a run that is killed or interrupted evaluates the epoch anew when it is resumed.
 fn end_epoch(
     trainer: &Trainer,
     mut state: TrainState,
@@ -183,8 +183,9 @@ fn report_skipped(
     Ok(())
 }
 
-/// Ends a run whose next batch cannot be made. Where the system is the cause and not the data, what is
-/// trained is saved first, unless the accumulation group is open: then the last checkpoint stands.
+/// Ends a run whose next batch cannot be made. Where the system is the cause and not the data, what
+/// is trained is saved first, unless the accumulation group is open: then the last checkpoint
+/// stands.
 ///
 /// # Errors
 /// The fault, unless a signal ended the waiting for the storage.

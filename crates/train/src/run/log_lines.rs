@@ -1,6 +1,6 @@
 //! The lines of a run in the three formats of `--log-format`: for people, as timm prints them, and
-//! as JSON. Accuracies are percent in all of them. People count epochs from 1, timm and the files of
-//! a run from 0.
+//! as JSON. Accuracies are percent in all of them. People count epochs from 1, timm and the files
+//! of a run from 0.
 
 use serde_json::{Value, json};
 

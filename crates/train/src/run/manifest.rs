@@ -1,4 +1,5 @@
-//! The manifest of a checkpoint: its fields, and the refusal of values that no run can have written.
+//! The manifest of a checkpoint: its fields, and the refusal of values that no run can have
+//! written.
 
 use deploy::container::FORMAT;
 use deploy::manifest::{check_crop, named};

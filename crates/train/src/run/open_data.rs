@@ -53,8 +53,9 @@ pub fn usable(
     Ok((train, val))
 }
 
-/// Both splits with everything that the quarantine list may leave out. Where the folder has one split
-/// alone, the other is set aside from it: as `split.csv` in the folder of a run says, or by the plan.
+/// Both splits with everything that the quarantine list may leave out. Where the folder has one
+/// split alone, the other is set aside from it: as `split.csv` in the folder of a run says, or by
+/// the plan.
 ///
 /// # Errors
 /// As [`open`]; a `split.csv` that cannot be read.

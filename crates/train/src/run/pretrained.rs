@@ -47,8 +47,8 @@ pub struct Weights {
 /// Reads weights from a file: a Kindling checkpoint, .safetensors or .pth.
 ///
 /// # Errors
-/// [`crate::error::ErrorKind::Checkpoint`]; [`crate::error::ErrorKind::Usage`] when the file does not
-/// hold weights of this kind.
+/// [`crate::error::ErrorKind::Checkpoint`]; [`crate::error::ErrorKind::Usage`] when the file does
+/// not hold weights of this kind.
 pub fn read(path: &Path, kind: WeightsKind) -> Result<Weights, Error> {
     if path.extension().is_some_and(|x| x == "ckpt") || has_manifest(path) {
         let mut checkpoint = Checkpoint::read(path)?;
@@ -240,8 +240,8 @@ pub fn follow_weights(mut options: Options) -> Result<Options, Error> {
     Ok(options)
 }
 
-/// Where `--pretrained` is given: the model that the weights are of, their file, and the crop that they
-/// were evaluated with.
+/// Where `--pretrained` is given: the model that the weights are of, their file, and the crop that
+/// they were evaluated with.
 fn fetch_published(options: &mut Options) -> Result<(), Error> {
     let Some(name) = options.network.pretrained.clone() else { return Ok(()) };
     // args.toml of a run has both: the file is there, or is fetched again.
@@ -276,8 +276,8 @@ fn fetch_published(options: &mut Options) -> Result<(), Error> {
 /// The value of `--pretrained` without a name.
 const BEST_PUBLISHED: &str = "best";
 
-/// Checks that weights fit the network of these options, before anything is made. The classifier may
-/// have other classes.
+/// Checks that weights fit the network of these options, before anything is made. The classifier
+/// may have other classes.
 fn fits(options: &Options, path: &Path, weights: Vec<NamedTensor>) -> Result<(), Error> {
     let network = options.clone().plan()?.network(ANY_CLASSES).init_zero(&Device::flex());
     load_state_dict(network, weights, HeadPolicy::KeepInitialised)

@@ -42,8 +42,8 @@ impl ClassReads {
     }
 }
 
-/// Refuses an epoch that read no image at all, or none of a class. The last checkpoint is that of the
-/// epoch before.
+/// Refuses an epoch that read no image at all, or none of a class. The last checkpoint is that of
+/// the epoch before.
 ///
 /// # Errors
 /// [`crate::error::ErrorKind::Data`].

@@ -15,8 +15,8 @@ use crate::run::retention::LAST;
 /// The resolved configuration of a run, in its folder.
 pub const PLAN: &str = "args.toml";
 
-/// Options that a resumed run may change where it begins with a fresh optimizer: its state belongs to the
-/// old ones.
+/// Options that a resumed run may change where it begins with a fresh optimizer: its state belongs
+/// to the old ones.
 const OF_THE_OPTIMIZER: [&str; 14] = [
     "lr",
     "batch_size",
@@ -37,8 +37,8 @@ const OF_THE_OPTIMIZER: [&str; 14] = [
 /// The plan of a resumed run: `old` with the given options changed, and a note for each of them.
 ///
 /// # Errors
-/// [`crate::error::ErrorKind::Usage`]: an option that a resumed run may not change, or only with a fresh
-/// optimizer.
+/// [`crate::error::ErrorKind::Usage`]: an option that a resumed run may not change, or only with a
+/// fresh optimizer.
 pub fn changed(
     old_plan: &Plan,
     options: &Options,

@@ -14,11 +14,11 @@ pub const BEST: &str = "model_best.ckpt";
 /// The checkpoint of the equal average at the end of a run.
 pub(super) const SWA: &str = "model_swa.ckpt";
 
-/// Gives the checkpoint of an evaluated epoch its names: the best one if it is `better`, the epoch's
-/// own, of which the newest `keep` stay, and the last one.
+/// Gives the checkpoint of an evaluated epoch its names: the best one if it is `better`, the
+/// epoch's own, of which the newest `keep` stay, and the last one.
 ///
-/// The last one comes last. A run that is killed before it resumes from the trained epoch, evaluates
-/// it again, and makes the same files again.
+/// The last one comes last. A run that is killed before it resumes from the trained epoch,
+/// evaluates it again, and makes the same files again.
 ///
 /// # Errors
 /// [`crate::error::ErrorKind::File`].

@@ -91,8 +91,8 @@ pub(super) fn record_step(folder: &Path, step: &StepRecord) -> Result<(), Error>
     append(&folder.join("steps.jsonl"), &serde_json::to_string(step).expect("plain data"))
 }
 
-/// Removes the lines of `steps.jsonl` after the position that a run is resumed from, half lines of a
-/// killed run, and bytes that are no text.
+/// Removes the lines of `steps.jsonl` after the position that a run is resumed from, half lines of
+/// a killed run, and bytes that are no text.
 ///
 /// # Errors
 /// [`crate::error::ErrorKind::File`].

@@ -37,8 +37,8 @@ pub fn write(folder: &Path, train: &ImageFolder, val: &ImageFolder) -> Result<()
     write_atomically(&folder.join(FILE), text(train, val).as_bytes())
 }
 
-/// Both splits of `all` as the list in a run folder says, if there is one. Images that are not on the
-/// list are in neither; a note says how many.
+/// Both splits of `all` as the list in a run folder says, if there is one. Images that are not on
+/// the list are in neither; a note says how many.
 ///
 /// # Errors
 /// [`crate::error::ErrorKind::Data`]: a list that cannot be read.

@@ -190,12 +190,12 @@ impl RunContext {
         self.checkpoint_of(state).write(path)
     }
 
-    /// Writes the state beside `path`, without the name yet. A state that training cannot go on from
-    /// is not written, so that the checkpoint before it stays.
+    /// Writes the state beside `path`, without the name yet. A state that training cannot go on
+    /// from is not written, so that the checkpoint before it stays.
     ///
     /// # Errors
-    /// [`crate::error::ErrorKind::File`]. [`crate::error::ErrorKind::Diverged`]: values of the state
-    /// are not finite.
+    /// [`crate::error::ErrorKind::File`]. [`crate::error::ErrorKind::Diverged`]: values of the
+    /// state are not finite.
     pub(super) fn stage(&self, state: &TrainState, path: &Path) -> Result<StagedFile, Error> {
         let checkpoint = self.checkpoint_of(state);
         if let Some(name) = checkpoint.not_finite() {

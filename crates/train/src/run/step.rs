@@ -195,8 +195,8 @@ fn forward_backward_halving(
     }
 }
 
-/// The weight of the batch in the statistics of batch norm while they are the mean over all batches so
-/// far: at the beginning of a run, where the momentum would count the initial values for more.
+/// The weight of the batch in the statistics of batch norm while they are the mean over all batches
+/// so far: at the beginning of a run, where the momentum would count the initial values for more.
 fn cumulative_share(
     trainer: &Trainer,
     Position { epoch, batch, .. }: Position,

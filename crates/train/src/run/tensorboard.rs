@@ -1,8 +1,8 @@
 //! `--tensorboard`: the scalars of a run as TensorBoard's event files.
 //!
-//! A file is a chain of records: length, masked CRC32C of the length, an `Event` of TensorFlow's protocol
-//! buffers, masked CRC32C of the event. A resumed run opens a new file, whose session mark tells TensorBoard
-//! that later steps of older files are void.
+//! A file is a chain of records: length, masked CRC32C of the length, an `Event` of TensorFlow's
+//! protocol buffers, masked CRC32C of the event. A resumed run opens a new file, whose session mark
+//! tells TensorBoard that later steps of older files are void.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -33,8 +33,8 @@ struct Writer {
 }
 
 impl TensorBoard {
-    /// Opens a new file in the run folder; scalars are written every `interval` batches and after each
-    /// epoch. Steps are batches of the run, and epochs from 1.
+    /// Opens a new file in the run folder; scalars are written every `interval` batches and after
+    /// each epoch. Steps are batches of the run, and epochs from 1.
     ///
     /// # Errors
     /// [`crate::error::ErrorKind::File`].

@@ -203,8 +203,8 @@ impl<'a> Trainer<'a> {
     /// Writes the state to the checkpoint `name` of the run folder.
     ///
     /// # Errors
-    /// [`crate::error::ErrorKind::File`]. [`crate::error::ErrorKind::Diverged`]: values of the state
-    /// are not finite.
+    /// [`crate::error::ErrorKind::File`]. [`crate::error::ErrorKind::Diverged`]: values of the
+    /// state are not finite.
     pub(super) fn save(&self, state: &TrainState, name: &str) -> Result<(), Error> {
         self.context.stage(state, &self.folder.join(name))?.publish().map_err(failed)
     }

@@ -123,7 +123,8 @@ impl<'a> Page<'a> {
         let ycbcr = match (kind.colour, compression) {
             (Colour::YCbCr, Compression::Jpeg) => None,
             (Colour::YCbCr, _) => {
-                // TIFF 6.0 says 2 x 2. Some writers of uncompressed files mean none, as Pillow does.
+                // TIFF 6.0 says 2 x 2. Some writers of uncompressed files mean none, as Pillow
+                // does.
                 let whole = compression == Compression::None
                     && lengths.iter().flatten().sum::<u64>() == (height * width * 3) as u64;
                 Some(YCbCr::of(&ifd, if whole { [1, 1] } else { [2, 2] })?)

@@ -21,8 +21,8 @@ pub(super) struct RealScore {
 }
 
 impl RealLabels {
-    /// Reads a JSON list of lists. An image called `ILSVRC2012_val_00000001` has the first entry; images of
-    /// other names have the entries in the order of their names.
+    /// Reads a JSON list of lists. An image called `ILSVRC2012_val_00000001` has the first entry;
+    /// images of other names have the entries in the order of their names.
     ///
     /// # Errors
     /// A file that cannot be read or has too few entries.

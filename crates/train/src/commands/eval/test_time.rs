@@ -111,7 +111,8 @@ impl<'a> Views<'a> {
     }
 }
 
-/// Which classes may be answered, by the lines of a file: names, or indices of logits; none without a file.
+/// Which classes may be answered, by the lines of a file: names, or indices of logits; none without
+/// a file.
 ///
 /// # Errors
 /// A line that is no class; a folder with images of a class that may not be answered.

@@ -1,4 +1,5 @@
-//! Where to put a threshold on the probability: what is answered above it, and how much of that is right.
+//! Where to put a threshold on the probability: what is answered above it, and how much of that is
+//! right.
 
 use serde::Serialize;
 
@@ -53,7 +54,8 @@ mod tests {
     use super::thresholds;
     use crate::report::Prediction;
 
-    /// Mutations caught, each alone: answers below the threshold; the share of all images in place of the answers.
+    /// Mutations caught, each alone: answers below the threshold; the share of all images in place
+    /// of the answers.
     #[test]
     fn a_higher_threshold_answers_less() {
         let one = |probability: f32, right: bool| Prediction {

@@ -1,5 +1,5 @@
-//! `kindling explain bneck`: a block of MobileNetV3, layer by layer, with squeeze-excite and h-swish where
-//! they stand.
+//! `kindling explain bneck`: a block of MobileNetV3, layer by layer, with squeeze-excite and
+//! h-swish where they stand.
 
 use clap::Args;
 use nn::activation::Activation;

@@ -1,5 +1,5 @@
-//! `kindling explain inception`: a module of GoogLeNet in numbers, and the way from it to the separable
-//! convolution.
+//! `kindling explain inception`: a module of GoogLeNet in numbers, and the way from it to the
+//! separable convolution.
 
 use clap::Args;
 use nn::block::inception::{SimplifiedInception, grouped_towers};
@@ -19,7 +19,8 @@ pub(super) struct InceptionArgs {
     module: String,
 }
 
-/// Prints a module's branches, the steps to the separable convolution, and their identity, computed.
+/// Prints a module's branches, the steps to the separable convolution, and their identity,
+/// computed.
 pub(super) fn inception(args: &InceptionArgs) -> Result<(), Error> {
     let names: Vec<String> = modules().map(|(name, ..)| name.to_owned()).collect();
     let Some((name, module, side)) = modules().find(|(name, ..)| *name == args.module) else {

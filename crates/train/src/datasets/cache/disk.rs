@@ -1,8 +1,8 @@
 //! Decoded images as files, one each, named by a hash of where the image lies.
 //!
-//! A file is written under a temporary name and renamed, so that runs can share a folder; its head holds path, size, times and
-//! inode of the image and a checksum of everything, so that one of another image, of an older state or a damaged one
-//! is not taken.
+//! A file is written under a temporary name and renamed, so that runs can share a folder; its head
+//! holds path, size, times and inode of the image and a checksum of everything, so that one of
+//! another image, of an older state or a damaged one is not taken.
 
 use std::fs::{File, Metadata};
 use std::io::{Error, Read as _, Write as _};
@@ -15,11 +15,12 @@ use rayon::prelude::*;
 
 use crate::datasets::image_folder::ImageFolder;
 
-/// First bytes of a file: what it is, and the version of the layout and of the decoders, which gave other pixels before
-/// 3 (of kinds of TIFF, GIF and others).
+/// First bytes of a file: what it is, and the version of the layout and of the decoders, which gave
+/// other pixels before 3 (of kinds of TIFF, GIF and others).
 const MAGIC: [u8; 8] = *b"KdlPix\x00\x03";
 
-/// Bytes before the path: magic, checksum of what follows, the stamp of the image, width, height, path's length.
+/// Bytes before the path: magic, checksum of what follows, the stamp of the image, width, height,
+/// path's length.
 const FIXED: usize = 8 + 4 + 4 * 8 + 4 + 4 + 4;
 
 /// Tells whether an image's file changed: equal stamps mean an unchanged file.
@@ -27,10 +28,11 @@ const FIXED: usize = 8 + 4 + 4 * 8 + 4 + 4 + 4;
 pub(crate) struct Stamp {
     /// Length in bytes.
     size: u64,
-    /// Time of the last change of the content, nanoseconds since 1970; the checksum for an image in a shard.
+    /// Time of the last change of the content, nanoseconds since 1970; the checksum for an image in
+    /// a shard.
     time: u64,
-    /// Time of the last change of the inode, which no program can set, so that a replacement of equal size and time is
-    /// noticed. Unix only.
+    /// Time of the last change of the inode, which no program can set, so that a replacement of
+    /// equal size and time is noticed. Unix only.
     change: u64,
     /// Number of the file in its file system. Unix only.
     inode: u64,
@@ -117,7 +119,8 @@ impl DiskCache {
         Some(Stamp { size: file.len(), time: time.as_nanos() as u64, change, inode })
     }
 
-    /// The pixels of an image and the length of their file; nothing where there are none that can be trusted.
+    /// The pixels of an image and the length of their file; nothing where there are none that can
+    /// be trusted.
     pub(super) fn read(
         &self,
         images: &ImageFolder,
@@ -167,7 +170,8 @@ impl DiskCache {
         [size, time, change, inode].iter().for_each(|word| head.extend(word.to_le_bytes()));
         head.extend(width.to_le_bytes());
         head.extend(height.to_le_bytes());
-        // The hash of two paths may be one; whether EXIF has turned the image stands with the length.
+        // The hash of two paths may be one; whether EXIF has turned the image stands with the
+        // length.
         let length = (name.len() as u32) << 1 | u32::from(self.exif);
         head.extend(length.to_le_bytes());
         head.extend(name);

@@ -1,4 +1,5 @@
-//! Images that are there more than once: for certain, by the hash of file and pixels, and by their looks.
+//! Images that are there more than once: for certain, by the hash of file and pixels, and by their
+//! looks.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -31,12 +32,13 @@ pub(super) struct Nearness {
     pub(super) difference: f64,
 }
 
-/// Share of the contrast that the deviation may be, for each level of difference: .07 at the default of two levels.
-/// Sandals before a black ground, which is most of the image, are different products from .088 on (Fashion-MNIST);
-/// what a person takes for the same photo has at most .052.
+/// Share of the contrast that the deviation may be, for each level of difference: .07 at the
+/// default of two levels. Sandals before a black ground, which is most of the image, are different
+/// products from .088 on (Fashion-MNIST); what a person takes for the same photo has at most .052.
 const SHARE: f64 = 0.035;
 
-/// Levels of deviation that are an encoder's rounding whatever the contrast, for each level of difference.
+/// Levels of deviation that are an encoder's rounding whatever the contrast, for each level of
+/// difference.
 const ROUNDING: f64 = 0.375;
 
 impl Nearness {
@@ -178,7 +180,8 @@ struct SimilarPair {
     contrast: f64,
 }
 
-/// For every image to evaluate on the training image that looks most like it, if one is near enough.
+/// For every image to evaluate on the training image that looks most like it, if one is near
+/// enough.
 fn alike(images: &[ImageFile], leaked: &[bool], nearness: Nearness) -> Vec<SimilarPair> {
     let of_split = |split: usize| -> Vec<(usize, &ImageHash)> {
         let look = |(i, image): (usize, &'_ ImageFile)| {

@@ -50,7 +50,8 @@ pub(super) struct ImageFacts {
     pub(super) colour: Colour,
     /// Whether EXIF asks to turn it.
     pub(super) turned: bool,
-    /// Hash of size and decoded RGB: equal for files that differ in container, compression without loss or metadata.
+    /// Hash of size and decoded RGB: equal for files that differ in container, compression without
+    /// loss or metadata.
     pub(super) pixel_hash: u64,
     pub(super) image_hash: ImageHash,
 }

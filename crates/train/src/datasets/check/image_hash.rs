@@ -1,8 +1,9 @@
-//! What an image looks like, in a few bytes: finds copies that were encoded again, resized or mirrored. Never a
-//! proof, therefore a suspicion.
+//! What an image looks like, in a few bytes: finds copies that were encoded again, resized or
+//! mirrored. Never a proof, therefore a suspicion.
 //!
-//! A difference hash of 64 bits (each bit: a cell is darker than its left neighbour) finds candidates; the mean
-//! difference of the cells' colours confirms them. Images without contrast have no look.
+//! A difference hash of 64 bits (each bit: a cell is darker than its left neighbour) finds
+//! candidates; the mean difference of the cells' colours confirms them. Images without contrast
+//! have no look.
 
 use std::collections::HashMap;
 
@@ -85,8 +86,8 @@ impl ImageHash {
         (all.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / all.len() as f64).sqrt()
     }
 
-    /// Root of the mean squared difference of the colours, in levels of 255: a few cells that differ much count, where
-    /// a wide equal background makes the mean difference small.
+    /// Root of the mean squared difference of the colours, in levels of 255: a few cells that
+    /// differ much count, where a wide equal background makes the mean difference small.
     pub(super) fn deviation(&self, other: &Self) -> f64 {
         let pairs = self.cells.as_flattened().iter().zip(other.cells.as_flattened());
         let sum: u32 = pairs.map(|(a, b)| u32::from(a.abs_diff(*b)).pow(2)).sum();
@@ -101,8 +102,8 @@ impl ImageHash {
     }
 }
 
-/// How `pixels` in a line share in `cells` of equal length: (pixel, cell, share of the cell), by pixel. Symmetric, so
-/// that a mirrored image has the mirrored look whatever its width.
+/// How `pixels` in a line share in `cells` of equal length: (pixel, cell, share of the cell), by
+/// pixel. Symmetric, so that a mirrored image has the mirrored look whatever its width.
 fn shares(pixels: usize, cells: usize) -> Vec<(usize, usize, f32)> {
     let mut shares = Vec::new();
     for pixel in 0..pixels {
@@ -116,8 +117,9 @@ fn shares(pixels: usize, cells: usize) -> Vec<(usize, usize, f32)> {
     shares
 }
 
-/// Hashes that can be asked for what is near. Two hashes at most [`MAX_DISTANCE`] = 7 bits apart differ by at most one
-/// bit in one of their four quarters, so 4 x 17 look-ups find every candidate.
+/// Hashes that can be asked for what is near. Two hashes at most [`MAX_DISTANCE`] = 7 bits apart
+/// differ by at most one bit in one of their four quarters, so 4 x 17 look-ups find every
+/// candidate.
 pub(super) struct HashIndex {
     hashes: Vec<u64>,
     quarters: [HashMap<u16, Vec<u32>>; 4],

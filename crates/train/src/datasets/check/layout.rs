@@ -1,5 +1,5 @@
-//! What lies where: the splits of a folder, their classes, and what is no image. Nothing is opened here but the
-//! first bytes of files with a foreign extension.
+//! What lies where: the splits of a folder, their classes, and what is no image. Nothing is opened
+//! here but the first bytes of files with a foreign extension.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::Read as _;
@@ -34,7 +34,8 @@ pub(super) struct ScannedSplit {
     broken: Vec<(PathBuf, String)>,
 }
 
-/// The splits of `root`: `train` and the evaluation split, or `root` itself when it holds the class folders.
+/// The splits of `root`: `train` and the evaluation split, or `root` itself when it holds the class
+/// folders.
 ///
 /// # Errors
 /// [`crate::error::ErrorKind::Data`]: no such folder, no class folder anywhere.

@@ -1,5 +1,5 @@
-//! Groups of images that look alike, whatever their classes: copies that were encoded again, resized
-//! or mirrored, and the photos of a series.
+//! Groups of images that look alike, whatever their classes: copies that were encoded again,
+//! resized or mirrored, and the photos of a series.
 
 use rayon::prelude::*;
 
@@ -19,8 +19,8 @@ const NEARNESS: Nearness = Nearness { distance: DISTANCE, difference: DIFFERENCE
 /// Edge in pixels at which a large JPEG is decoded to be looked at: the hash has 9 x 8 cells.
 const LOOK: usize = 72;
 
-/// The group of every image: the number of its first member. An image that cannot be read, or has no
-/// contrast, is a group by itself.
+/// The group of every image: the number of its first member. An image that cannot be read, or has
+/// no contrast, is a group by itself.
 pub(crate) fn look_alikes(folder: &ImageFolder) -> Vec<usize> {
     let count = folder.items.len();
     let hashes: Vec<Option<ImageHash>> = (0..count)

@@ -1,5 +1,5 @@
-//! The running epoch: threads take batches by number, and the consumer receives them in that order. What is in a batch is
-//! the business of the `BatchSource`.
+//! The running epoch: threads take batches by number, and the consumer receives them in that order.
+//! What is in a batch is the business of the `BatchSource`.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex};
@@ -13,7 +13,8 @@ use crate::datasets::data_error::DataError;
 use crate::datasets::loader::scratch::WorkerScratch;
 use crate::datasets::sync::{lock, wait, wait_for};
 
-/// Attempts at a batch that found no memory while the consumer waits for it, and the time between them.
+/// Attempts at a batch that found no memory while the consumer waits for it, and the time between
+/// them.
 const TRIES: usize = 10;
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -100,9 +101,9 @@ impl SharedEpoch {
         }
     }
 
-    /// Waits until a batch for which there was no memory may be tried again: a step that ends frees its
-    /// maps, and a consumer its batches. `false` when the batch is given up: the consumer, which waits
-    /// for it, frees nothing any more.
+    /// Waits until a batch for which there was no memory may be tried again: a step that ends frees
+    /// its maps, and a consumer its batches. `false` when the batch is given up: the consumer,
+    /// which waits for it, frees nothing any more.
     fn waits(&self, number: usize, tries: &mut usize) -> bool {
         let state = lock(&self.state);
         *tries += usize::from(state.wanted == number);
@@ -112,7 +113,8 @@ impl SharedEpoch {
         !wait_for(&self.changed, state, PAUSE).stopped
     }
 
-    /// The next batch to make; none when the epoch ends. Waits while finished batches take all the memory they may.
+    /// The next batch to make; none when the epoch ends. Waits while finished batches take all the
+    /// memory they may.
     fn take_number(&self) -> Option<usize> {
         let mut state = lock(&self.state);
         // The batch that is wanted next may always be made, or nothing would move.

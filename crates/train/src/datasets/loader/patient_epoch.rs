@@ -1,4 +1,5 @@
-//! An epoch that outlives a storage that is gone for a moment: it waits, and goes on with the same batch.
+//! An epoch that outlives a storage that is gone for a moment: it waits, and goes on with the same
+//! batch.
 
 use std::time::{Duration, Instant};
 
@@ -29,8 +30,8 @@ pub struct PatientEpoch<'a> {
 }
 
 impl<'a> PatientEpoch<'a> {
-    /// The batches of `epoch` from number `first` on. `note` gets a sentence when the storage is gone and
-    /// when it is back; a signal in `stop` ends the waiting.
+    /// The batches of `epoch` from number `first` on. `note` gets a sentence when the storage is
+    /// gone and when it is back; a signal in `stop` ends the waiting.
     pub fn new(
         loader: &'a Loader,
         epoch: u64,

@@ -63,8 +63,9 @@ fn batches_do_not_depend_on_workers_or_on_where_the_epoch_begins() {
     std::fs::remove_dir_all(root).unwrap();
 }
 
-/// What a run without the newer flags is fed, as it was before they existed: their draws come after,
-/// or from streams of their own. Mutations caught: a draw for a flag that is off before the crop.
+/// What a run without the newer flags is fed, as it was before they existed: their draws come
+/// after, or from streams of their own. Mutations caught: a draw for a flag that is off before the
+/// crop.
 #[test]
 fn the_batches_of_crop_and_flip_are_what_they_always_were() {
     let (root, folder) = folder("pinned", false);

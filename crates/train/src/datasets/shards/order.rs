@@ -1,7 +1,9 @@
-//! The order of an epoch that is read from front to back: files in turn, and what lies together shuffled in windows.
+//! The order of an epoch that is read from front to back: files in turn, and what lies together
+//! shuffled in windows.
 //!
-//! A function of seed, epoch, the length of a window and what the files hold; so a batch can be found again, and a part
-//! of the order be another reader's. Neighbours: `shards/window.rs` reads what it says.
+//! A function of seed, epoch, the length of a window and what the files hold; so a batch can be
+//! found again, and a part of the order be another reader's. Neighbours: `shards/window.rs` reads
+//! what it says.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -65,9 +67,9 @@ impl WindowShuffle {
 
     /// The order of an epoch of the items `range.0` to `range.1`.
     ///
-    /// The files stand in a random order and the epoch begins at a random image of them (the first ones come last), so
-    /// that windows are cut elsewhere each time and no image is always among those left out at the end. Windows
-    /// are as equal as can be.
+    /// The files stand in a random order and the epoch begins at a random image of them (the first
+    /// ones come last), so that windows are cut elsewhere each time and no image is always among
+    /// those left out at the end. Windows are as equal as can be.
     pub(crate) fn order(&self, range: &Range<usize>, seed: u64, epoch: u64) -> WindowedOrder {
         let mut files: Vec<usize> = (0..self.files.len()).collect();
         Counter::new(seed, epoch, 0, FILES).shuffle(&mut files);
@@ -114,7 +116,8 @@ impl WindowShuffle {
             labels.collect::<HashSet<usize>>().len()
         };
         let found = windowed.bounds.windows(2).map(classes).sum::<usize>() as f64 / windows as f64;
-        // A class with this share of the images is missing from n draws with probability (1 - share)^n.
+        // A class with this share of the images is missing from n draws with probability (1 -
+        // share)^n.
         let draws = (count / windows) as f64;
         let missing = |own: usize| (1.0 - own as f64 / count.max(1) as f64).powf(draws);
         let expected: f64 = folder
@@ -162,8 +165,8 @@ mod tests {
         files.into_iter().flat_map(|file| layout.files[file].clone()).collect()
     }
 
-    /// Mutations caught, each alone: a shuffle over the end of a window, one image twice for another, windows of one
-    /// image too many, the turns of the files turned round.
+    /// Mutations caught, each alone: a shuffle over the end of a window, one image twice for
+    /// another, windows of one image too many, the turns of the files turned round.
     #[test]
     fn an_order_is_a_permutation_shuffled_within_windows_of_what_the_files_hold_in_turn() {
         for size in [1, 4, 7, 30, 99] {
@@ -201,8 +204,8 @@ mod tests {
         }
     }
 
-    /// Mutations caught, each alone: the epoch or the seed left out of a counter (files, begin, windows), the begin
-    /// always at the first image, all windows shuffled alike.
+    /// Mutations caught, each alone: the epoch or the seed left out of a counter (files, begin,
+    /// windows), the begin always at the first image, all windows shuffled alike.
     #[test]
     fn an_order_is_a_function_of_seed_and_epoch_and_every_part_of_it_changes_with_both() {
         let layout = layout(10);
@@ -210,7 +213,8 @@ mod tests {
         assert_eq!(order(5, 3), order(5, 3));
         let mut keys: Vec<(u64, u64)> = (0..12).map(|epoch| (5, epoch)).collect();
         keys.extend((6..17).map(|seed| (seed, 0)));
-        // How an order is cut, and how a window is shuffled, which 10! orders make different for certain.
+        // How an order is cut, and how a window is shuffled, which 10! orders make different for
+        // certain.
         let cut = |order: &WindowedOrder| {
             let files = in_turn(&layout, order);
             let first: HashSet<usize> = order.indices[..10].iter().copied().collect();

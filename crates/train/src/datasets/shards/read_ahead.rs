@@ -1,9 +1,10 @@
-//! The images of an epoch, read in windows: a thread reads the files from front to back, a window ahead of the workers,
-//! and forgets a window when the last batch of it is made.
+//! The images of an epoch, read in windows: a thread reads the files from front to back, a window
+//! ahead of the workers, and forgets a window when the last batch of it is made.
 //!
-//! A thread of its own, because a worker that read would leave its batch waiting for a whole window, while a thread that
-//! waits for the disk costs no processor anything. What a window does not have (kept by a cache, not to be read,
-//! altered) is read individually: a window decides when bytes are read, never which.
+//! A thread of its own, because a worker that read would leave its batch waiting for a whole
+//! window, while a thread that waits for the disk costs no processor anything. What a window does
+//! not have (kept by a cache, not to be read, altered) is read individually: a window decides when
+//! bytes are read, never which.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -16,8 +17,8 @@ use crate::datasets::tar_reader::TarReader;
 /// Bytes of a read, unless an image is larger.
 const READ_BYTES: u64 = 8 << 20;
 
-/// Bytes between two images that are read and not used: headers and labels, and what is left out now and then. A
-/// system reads ahead about twice as many.
+/// Bytes between two images that are read and not used: headers and labels, and what is left out
+/// now and then. A system reads ahead about twice as many.
 const MAX_GAP: u64 = 64 << 10;
 
 /// The windows of a running epoch.
@@ -87,8 +88,8 @@ impl Drop for StopOnDrop<'_> {
 }
 
 impl ReadAhead {
-    /// The reader of an epoch: where windows begin and end in its order, the turns of the files, and the positions that each
-    /// batch needs from number `first` on.
+    /// The reader of an epoch: where windows begin and end in its order, the turns of the files,
+    /// and the positions that each batch needs from number `first` on.
     pub(crate) fn new(
         shards: Arc<TarReader>,
         bounds: Vec<usize>,
@@ -107,8 +108,9 @@ impl ReadAhead {
         Self { shards, bounds, turns, batches, first, state, changed }
     }
 
-    /// Reads window after window, until the epoch or somebody ends it: the work of a thread. `image` gives the path of
-    /// what has a position in the order, or nothing where that need not be read.
+    /// Reads window after window, until the epoch or somebody ends it: the work of a thread.
+    /// `image` gives the path of what has a position in the order, or nothing where that need not
+    /// be read.
     pub(crate) fn read_ahead<'a>(&self, image: impl Fn(usize) -> Option<&'a Path>) {
         let _end = StopOnDrop(self);
         let Some((first, last)) = self.batches.first().zip(self.batches.last()) else { return };
@@ -155,7 +157,8 @@ impl ReadAhead {
         }
     }
 
-    /// Whether it may be read: it is the window that the oldest batch is in, the next one, or that batch needs it.
+    /// Whether it may be read: it is the window that the oldest batch is in, the next one, or that
+    /// batch needs it.
     fn is_due(&self, state: &ReadAheadState, window: usize) -> bool {
         let Some(batch) = self.batches.get(state.oldest) else { return true };
         let own = windows_of(&self.bounds, batch);
@@ -194,7 +197,8 @@ impl ReadAhead {
         (runs, images)
     }
 
-    /// Puts the bytes of a position of the order into `bytes`, waiting for them; `false` where they must be read by position.
+    /// Puts the bytes of a position of the order into `bytes`, waiting for them; `false` where they
+    /// must be read by position.
     pub(crate) fn take(&self, position: usize, bytes: &mut Vec<u8>) -> bool {
         let window = self.bounds.partition_point(|bound| *bound <= position) - 1;
         let mut state = lock(&self.state);
@@ -266,7 +270,8 @@ mod tests {
     use crate::datasets::tar_reader::TarEntry;
     use transforms::random::Counter;
 
-    /// Two files of 20 images each of 3000 to 9000 bytes, 2048 bytes apart, the last 100 KB further.
+    /// Two files of 20 images each of 3000 to 9000 bytes, 2048 bytes apart, the last 100 KB
+    /// further.
     struct Files {
         root: PathBuf,
         shards: Arc<TarReader>,
@@ -303,7 +308,8 @@ mod tests {
             Self { root, shards, images, content }
         }
 
-        /// ReadAhead of 8 in the order of the files, batches of `size` from the first on; file 1 comes first.
+        /// ReadAhead of 8 in the order of the files, batches of `size` from the first on; file 1
+        /// comes first.
         fn windows(&self, size: usize, first: usize) -> (ReadAhead, Vec<usize>) {
             let order: Vec<usize> = (20..40).chain(0..20).collect();
             let bounds = (0..=5).map(|window| window * 8).collect();
@@ -320,9 +326,10 @@ mod tests {
         }
     }
 
-    /// Mutations caught, each alone: an image's position in its window for that in the order; a window forgotten with the
-    /// first batch that is made; one never forgotten; three windows ahead; the next window only read when the one before
-    /// is done; a batch that is longer than two windows waits for ever.
+    /// Mutations caught, each alone: an image's position in its window for that in the order; a
+    /// window forgotten with the first batch that is made; one never forgotten; three windows
+    /// ahead; the next window only read when the one before is done; a batch that is longer than
+    /// two windows waits for ever.
     #[test]
     fn every_image_comes_out_of_two_windows_at_most() {
         let files = Files::new("all");
@@ -362,7 +369,8 @@ mod tests {
         }
     }
 
-    /// The reader at work beside the test; a wait that would have no end is ended, which the test then sees.
+    /// The reader at work beside the test; a wait that would have no end is ended, which the test
+    /// then sees.
     fn beside<'a>(
         windows: &ReadAhead,
         image: impl Fn(usize) -> Option<&'a Path> + Send,
@@ -385,8 +393,9 @@ mod tests {
         false
     }
 
-    /// Mutations caught, each alone: no run longer than one image; a run over a gap of 100 KB; runs in the order of
-    /// the files' numbers, not of their turns; what comes before the first batch read too.
+    /// Mutations caught, each alone: no run longer than one image; a run over a gap of 100 KB; runs
+    /// in the order of the files' numbers, not of their turns; what comes before the first batch
+    /// read too.
     #[test]
     fn a_window_is_read_in_few_long_runs_in_the_order_of_the_files() {
         let files = Files::new("runs");
@@ -411,8 +420,9 @@ mod tests {
         assert_eq!(held, [false, true, true, false, true, true, true, false]);
     }
 
-    /// Nothing hangs, and `false` says which images must be read individually. Mutations caught, each alone: the checksum not
-    /// compared; a failed read held as if it were done; the end of the reader not told.
+    /// Nothing hangs, and `false` says which images must be read individually. Mutations caught,
+    /// each alone: the checksum not compared; a failed read held as if it were done; the end of the
+    /// reader not told.
     #[test]
     fn what_is_not_held_whole_is_told() {
         let files = Files::new("broken");

@@ -1,5 +1,5 @@
-//! A tar file, written member by member: ustar (POSIX.1-1988), with an extended header (pax, POSIX.1-2001) before a
-//! member whose name ustar has no room or no letters for.
+//! A tar file, written member by member: ustar (POSIX.1-1988), with an extended header (pax,
+//! POSIX.1-2001) before a member whose name ustar has no room or no letters for.
 
 use std::io::{Error, Write};
 
@@ -61,7 +61,8 @@ impl<W: Write> TarWriter<W> {
     }
 }
 
-/// The name as ustar's two fields have it, if they can: ASCII, 155 and 100 letters, parted at a `/`.
+/// The name as ustar's two fields have it, if they can: ASCII, 155 and 100 letters, parted at a
+/// `/`.
 fn ustar(name: &str) -> Option<(&str, &str)> {
     if !name.is_ascii() {
         return None;
@@ -73,7 +74,8 @@ fn ustar(name: &str) -> Option<(&str, &str)> {
     (folder.len() <= 155 && file.len() <= 100).then_some((folder, file))
 }
 
-/// A record of an extended header, `length key=value` and a line feed, where the length counts its own figures.
+/// A record of an extended header, `length key=value` and a line feed, where the length counts its
+/// own figures.
 fn record(key: &str, value: &str) -> String {
     let rest = format!(" {key}={value}\n");
     let mut length = rest.len();
@@ -106,8 +108,8 @@ fn header(kind: u8, prefix: &str, name: &str, bytes: u64) -> [u8; BLOCK] {
 mod tests {
     use super::record;
 
-    /// POSIX's own example and the lengths about a power of ten. Mutations caught: the length without its own
-    /// figures, the loop run once.
+    /// POSIX's own example and the lengths about a power of ten. Mutations caught: the length
+    /// without its own figures, the loop run once.
     #[test]
     fn a_records_length_counts_itself() {
         assert_eq!(record("atime", "1302201600"), "20 atime=1302201600\n");

@@ -1,8 +1,8 @@
 //! Writes tar files: the images of a split, in a given order, with the entries of the index.
 //!
-//! An image is `<key>.<extension>`, followed by `<key>.cls` with its label, as `webdataset` expects it. The key is
-//! `<class>/<name>` without dots in the name, and unique. Files are called `.tmp` until all of them are complete, so that
-//! an aborted run leaves nothing under another name.
+//! An image is `<key>.<extension>`, followed by `<key>.cls` with its label, as `webdataset` expects
+//! it. The key is `<class>/<name>` without dots in the name, and unique. Files are called `.tmp`
+//! until all of them are complete, so that an aborted run leaves nothing under another name.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -17,7 +17,8 @@ use crate::datasets::shards::{Member, Shard};
 use crate::error::Error;
 use crate::signal::Stop;
 
-/// Files that are removed again unless all of them are made, and their folder, if it was made for them.
+/// Files that are removed again unless all of them are made, and their folder, if it was made for
+/// them.
 pub(crate) struct Unfinished {
     output: PathBuf,
     is_new: bool,
@@ -168,8 +169,8 @@ fn unreadable(error: DataError) -> Error {
     }
 }
 
-/// What an image is called in webdataset, and its ending: all up to the first dot of the name is the key there, and
-/// what has the same key is one sample.
+/// What an image is called in webdataset, and its ending: all up to the first dot of the name is
+/// the key there, and what has the same key is one sample.
 fn key(name: &str, taken: &mut HashSet<String>) -> (String, String) {
     let (folder, file) = match name.rsplit_once('/') {
         Some((folder, file)) => (format!("{folder}/"), file),

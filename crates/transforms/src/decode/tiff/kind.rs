@@ -1,5 +1,5 @@
-//! What the samples of a TIFF mean: the kinds that Pillow 13 opens (`OPEN_INFO`), or the name of one
-//! that is not supported.
+//! What the samples of a TIFF mean: the kinds that Pillow 13 opens (`OPEN_INFO`), or the name of
+//! one that is not supported.
 
 use crate::byte_order::ByteOrder;
 use crate::decode::error::DecodeError;
