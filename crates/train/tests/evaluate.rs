@@ -178,6 +178,9 @@ fn two_checkpoints_are_compared_image_by_image() {
     assert!(count("other_class") >= a + b);
     let text = said(&place.run(&["compare", TRAINED, "out/train/a", "data"]));
     assert!(text.contains("A alone") && text.contains("McNemar"), "{text}");
+    // Whoever was trained on these images is named.
+    let seen = place.run(&["compare", TRAINED, "out/train/a", "data/train"]);
+    assert!(error(&seen).contains("of these 36 images were trained on"), "{}", error(&seen));
     // The images of A's own evaluation.
     let own = json(&place, &["compare", "out/train/a", TRAINED, "--json"]);
     assert_eq!(own["images"], Value::from(15));

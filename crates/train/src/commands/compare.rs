@@ -8,9 +8,11 @@ use clap::Args;
 use serde_json::json;
 
 use crate::commands::checkpoint_args::{chosen, open};
+use crate::commands::eval::seen_in_training;
 use crate::config::range::number;
 use crate::datasets::batch::Batch;
 use crate::datasets::image_folder::ImageFolder;
+use crate::datasets::image_keys::ImageKeys;
 use crate::datasets::loader::{Loader, LoaderConfig, Mode};
 use crate::device::Backend;
 use crate::error::Error;
@@ -100,17 +102,14 @@ struct Difference<'a> {
 pub fn compare(args: &CompareArgs) -> Result<u8, Error> {
     let stop = Stop::listen().map_err(|e| Error::file(format!("signals: {e}")))?;
     let paths = [chosen(Some(&args.first))?, chosen(Some(&args.second))?];
-    let first = answers(args, &paths[0], args.folder.as_deref(), &stop)?;
+    let first = answers(args, &paths[0], args.folder.as_deref(), None, &stop)?;
     // The second sees the images of the first, whatever its own training had.
-    let own = args.folder.is_none().then(|| first.images.keys().cloned().collect::<Vec<_>>());
+    let own = args.folder.is_none().then_some(&first.images);
     let folder = args.folder.clone().unwrap_or_else(|| first.root.clone());
-    let mut second = answers(args, &paths[1], Some(&folder), &stop)?;
+    let second = answers(args, &paths[1], Some(&folder), own, &stop)?;
     if let Some(signal) = first.interrupted.or(second.interrupted) {
         err!("interrupted; no result");
         return Ok(signal);
-    }
-    if let Some(own) = own {
-        second.images.retain(|path, _| own.binary_search(path).is_ok());
     }
     let found = difference(&first, &second);
     let [both, a, b, neither] = found.counts;
@@ -191,16 +190,18 @@ fn shown(found: &Difference, output: Option<&Path>) {
     }
 }
 
-/// Evaluates a checkpoint on a folder; without one on the images of its own evaluation.
+/// Evaluates a checkpoint on a folder, or on the images of `only` in it; without a folder on the
+/// images of its own evaluation.
 fn answers(
     args: &CompareArgs,
     path: &Path,
     folder: Option<&Path>,
+    only: Option<&BTreeMap<PathBuf, Answer>>,
     stop: &Stop,
 ) -> Result<Answers, Error> {
     let checkpoint = Checkpoint::read(path)?;
     let (network, manifest, device) = open(checkpoint, path, WeightsKind::Best, args.backend)?;
-    let images = match folder {
+    let mut images = match folder {
         Some(folder) => ImageFolder::open_val(folder, None, &manifest.classes)?,
         None => splits(&manifest.plan, path.parent())?.1,
     };
@@ -208,7 +209,11 @@ fn answers(
         Some(folder) => folder.to_path_buf(),
         None => manifest.plan.data.data_dir.clone(),
     };
+    if let Some(only) = only {
+        images.items.retain(|(path, _)| only.contains_key(path));
+    }
     let images = Arc::new(images);
+    let keys = Arc::new(ImageKeys::new(images.items.len()));
     let config = LoaderConfig {
         batch_size: args.batch_size as usize,
         workers: args.workers as usize,
@@ -217,7 +222,8 @@ fn answers(
         strict: false,
         drop_last: false,
     };
-    let loader = Loader::new(Arc::clone(&images), manifest.preprocess.clone(), Mode::Eval, config);
+    let loader = Loader::new(Arc::clone(&images), manifest.preprocess.clone(), Mode::Eval, config)
+        .recording(&keys);
     let mut answers = BTreeMap::new();
     let each = |index: usize, label: usize, logits: &[f32]| {
         let said = Prediction::new(index, label, logits);
@@ -232,6 +238,11 @@ fn answers(
     let classes = &manifest.classes;
     let answer = |batch: &mut Batch| Ok(forward(&network, batch, &device));
     let report = evaluate_each(&answer, &loader, classes, stop, |_| (), &note, each)?;
+    if let Some(known) = manifest.trained_images.as_ref().map(|trained| keys.known_to(trained))
+        && known.images > 0
+    {
+        note(&format!("{}: {}", path.display(), seen_in_training(known, report.images)));
+    }
     report.skipped.iter().for_each(|line| err!("skipped: {line}"));
     if !report.not_finite.is_empty() {
         return Err(Error::diverged(format!(

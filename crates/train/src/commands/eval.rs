@@ -433,7 +433,7 @@ fn timm_results(report: &EvalReport, manifest: &Manifest, path: &Path) -> String
 }
 
 /// The sentence for images that the network was trained on.
-fn seen_in_training(known: KnownImages, images: u64) -> String {
+pub(super) fn seen_in_training(known: KnownImages, images: u64) -> String {
     let about = if known.exact { "" } else { "about " };
     format!(
         "{about}{} of these {images} images were trained on; the accuracy on new images is likely lower",
