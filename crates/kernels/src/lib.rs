@@ -11,6 +11,7 @@
 pub mod ops;
 
 pub mod cpu;
+pub mod gpu;
 pub mod image;
 pub mod random;
 pub mod simd;

@@ -3,7 +3,7 @@
 use crate::simd::Simd;
 
 /// The activation behind a convolution or a batch norm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FusedActivation {
     /// None.
     Linear,

@@ -7,6 +7,7 @@
 
 mod autodiff;
 mod cpu;
+mod cube;
 
 use std::any::Any;
 use std::sync::{Arc, Mutex};
@@ -15,7 +16,6 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::Tensor;
 use burn::tensor::ops::ConvOptions;
-use burn_cubecl::CubeBackend;
 
 use crate::cpu::dispatch::PackedConv;
 use crate::ops::conv_norm_config::{BatchNormState, ConvNormConfig};
@@ -121,8 +121,6 @@ pub trait ConvNormOps: Backend + ElementwiseOps {
         reference::norm_inference::<Self>(y, gamma, beta, running, skip, &layer)
     }
 }
-
-impl ConvNormOps for CubeBackend {}
 
 /// A convolution of a tensor on any backend, with gradients on an autodiff device.
 ///

@@ -7,9 +7,11 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, TensorMetadata, backend_extension};
 use burn::tensor::Tensor;
 use burn_cubecl::CubeBackend;
+use burn_cubecl::tensor::CubeTensor;
 
 use crate::cpu::elementwise::{f32_relu, f32_relu_in_place, f32_zip, f32_zip_in_place, relu_slope};
-use crate::ops::cpu_tensor::{CpuBackend, impl_for_cpu_backends};
+use crate::gpu::{elementwise, map};
+use crate::ops::cpu_tensor::{CpuBackend, burn_ops_requested, impl_for_cpu_backends};
 use crate::ops::reference;
 
 /// Elementwise operations on maps `[b, c, h, w]`.
@@ -40,7 +42,26 @@ pub trait ElementwiseOps: Backend {
     }
 }
 
-impl ElementwiseOps for CubeBackend {}
+/// Whether the GPU kernels take these maps.
+fn cube_supports(maps: &[&CubeTensor]) -> bool {
+    !burn_ops_requested() && maps.iter().all(|map| map::supports(map))
+}
+
+impl ElementwiseOps for CubeBackend {
+    fn rectified(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        if !cube_supports(&[&x]) {
+            return reference::rectified::<Self>(x);
+        }
+        map::from_nhwc(elementwise::relu(&map::to_nhwc(x)))
+    }
+
+    fn rectified_backward(y: FloatTensor<Self>, dy: FloatTensor<Self>) -> FloatTensor<Self> {
+        if !cube_supports(&[&y, &dy]) || y.dtype != dy.dtype {
+            return reference::rectified_backward::<Self>(y, dy);
+        }
+        map::from_nhwc(elementwise::relu_backward(&map::to_nhwc(y), &map::to_nhwc(dy)))
+    }
+}
 
 /// `f(x, y)` of two maps: in the memory of the first where `x` is its only owner, else in the
 /// memory of the second under the same condition, else in new memory.

@@ -1,17 +1,22 @@
 //! Pooling: the maximum of a window, the mean of a window, the mean of a whole map.
 
+use burn::backend::Scalar;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops};
+use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata, backend_extension};
 use burn::tensor::ops::ConvOptions;
-use burn::tensor::{Shape, Tensor};
+use burn::tensor::{DType, Shape, Tensor};
 use burn_cubecl::CubeBackend;
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::tensor::CubeTensor;
 
 use crate::cpu::max_pool::{PoolWindow, f32_max_pool_nhwc, f32_max_pool_nhwc_dx};
 use crate::cpu::spatial::{f32_spatial_mean_nhwc, f32_spatial_scale_nhwc};
+use crate::gpu::{map, max_pool, spatial};
 use crate::isa::Isa;
 use crate::ops::autodiff::record;
 use crate::ops::branch;
@@ -52,7 +57,58 @@ pub trait PoolingOps: Backend + ElementwiseOps {
     }
 }
 
-impl PoolingOps for CubeBackend {}
+/// Whether the GPU kernels take this map.
+fn cube_supports(x: &CubeTensor) -> bool {
+    map::supports(x) && !burn_ops_requested()
+}
+
+impl PoolingOps for CubeBackend {
+    fn global_mean(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        if !cube_supports(&x) {
+            return reference::global_mean::<Self>(x);
+        }
+        let [b, c, h, w] = x.shape().dims();
+        let mean = spatial::spatial_sum(&map::to_nhwc(x.clone()), None, [b, h * w, c], {
+            1.0 / (h * w) as f32
+        });
+        match x.dtype {
+            DType::F32 => mean,
+            other => Self::float_cast(mean, other.into()),
+        }
+    }
+
+    fn global_mean_backward(dy: FloatTensor<Self>, h: usize, w: usize) -> FloatTensor<Self> {
+        if dy.dtype != DType::F32 || burn_ops_requested() {
+            return reference::global_mean_backward::<Self>(dy, h, w);
+        }
+        let [b, c] = dy.shape().dims();
+        let share = Self::float_div_scalar(dy, Scalar::Float((h * w) as f64));
+        let share = into_contiguous(share);
+        let (shape, dtype) = ([b, h * w, c], share.dtype);
+        let dx = spatial::scaled(&share, [&share; 2], shape, spatial::Scale::Summand, dtype);
+        map::from_nhwc(map::reshaped(dx, &[b, h, w, c]))
+    }
+
+    fn max_pool(x: FloatTensor<Self>, window: PoolWindow) -> FloatTensor<Self> {
+        if !cube_supports(&x) {
+            return reference::max_pool::<Self>(x, window);
+        }
+        let g = window.geometry(x.shape().dims());
+        map::from_nhwc(max_pool::forward(&map::to_nhwc(x), &g))
+    }
+
+    fn max_pool_backward(
+        x: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        window: PoolWindow,
+    ) -> FloatTensor<Self> {
+        if !cube_supports(&x) || x.dtype != dy.dtype {
+            return reference::max_pool_backward::<Self>(x, dy, window);
+        }
+        let g = window.geometry(x.shape().dims());
+        map::from_nhwc(max_pool::dx(&map::to_nhwc(x), &map::to_nhwc(dy), &g))
+    }
+}
 
 impl_for_cpu_backends! {
     impl PoolingOps {

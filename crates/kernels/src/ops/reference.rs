@@ -34,8 +34,18 @@ pub fn convolution_backward<B: Backend>(
     input_too: bool,
 ) -> (Option<FloatTensor<B>>, FloatTensor<B>) {
     let dx =
-        input_too.then(|| B::conv2d_x_backward(x.clone(), w.clone(), dy.clone(), options.clone()));
+        input_too.then(|| convolution_dx::<B>(x.clone(), w.clone(), dy.clone(), options.clone()));
     (dx, B::conv2d_weight_backward(x, w, dy, options))
+}
+
+/// The gradient of the input alone, of [`convolution_backward`].
+pub fn convolution_dx<B: Backend>(
+    x: FloatTensor<B>,
+    w: FloatTensor<B>,
+    dy: FloatTensor<B>,
+    options: ConvOptions<2>,
+) -> FloatTensor<B> {
+    B::conv2d_x_backward(x, w, dy, options)
 }
 
 /// Where `x` is NaN.

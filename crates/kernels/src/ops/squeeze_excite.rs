@@ -7,12 +7,15 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata, backend_extension};
-use burn::tensor::{Shape, Tensor};
+use burn::tensor::{DType, Shape, Tensor};
 use burn_cubecl::CubeBackend;
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::tensor::CubeTensor;
 
 use crate::cpu::squeeze_excite::{
     SqueezeExciteWeights, f32_squeeze_excite_nhwc, f32_squeeze_excite_nhwc_backward,
 };
+use crate::gpu::{self, map};
 use crate::isa::Isa;
 use crate::ops::autodiff::record;
 use crate::ops::cpu_tensor::{CpuBackend, burn_ops_requested, impl_for_cpu_backends};
@@ -56,7 +59,66 @@ pub trait SqueezeExciteOps: Backend {
     }
 }
 
-impl SqueezeExciteOps for CubeBackend {}
+/// Whether the GPU kernels take a block with these tensors.
+fn cube_supports(x: &CubeTensor, squeezed: usize, others: &[&CubeTensor]) -> bool {
+    let channels = x.shape()[1];
+    map::supports(x)
+        && !burn_ops_requested()
+        && gpu::squeeze_excite::supports(channels, squeezed)
+        && others.iter().all(|tensor| tensor.dtype == DType::F32)
+}
+
+impl SqueezeExciteOps for CubeBackend {
+    fn squeeze_excite(
+        x: FloatTensor<Self>,
+        w1: FloatTensor<Self>,
+        b1: FloatTensor<Self>,
+        w2: FloatTensor<Self>,
+        b2: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let squeezed = b1.shape()[0];
+        if !cube_supports(&x, squeezed, &[&w1, &b1, &w2, &b2]) {
+            return reference::squeeze_excite::<Self>(x, w1, b1, w2, b2);
+        }
+        let [b, c, h, w] = x.shape().dims();
+        let weights = [w1, b1, w2, b2].map(into_contiguous);
+        let (out, mean, hidden, gate) =
+            gpu::squeeze_excite::forward(&map::to_nhwc(x), weights, [b, h * w, c], squeezed);
+        (map::from_nhwc(map::reshaped(out, &[b, h, w, c])), mean, hidden, gate)
+    }
+
+    fn squeeze_excite_backward(
+        x: FloatTensor<Self>,
+        w1: FloatTensor<Self>,
+        w2: FloatTensor<Self>,
+        mean: FloatTensor<Self>,
+        hidden: FloatTensor<Self>,
+        gate: FloatTensor<Self>,
+        dout: FloatTensor<Self>,
+    ) -> (
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+    ) {
+        let squeezed = w1.shape()[0];
+        let others = [&w1, &w2, &mean, &hidden, &gate];
+        if !cube_supports(&x, squeezed, &others) || x.dtype != dout.dtype {
+            return reference::squeeze_excite_backward::<Self>(x, w1, w2, mean, hidden, gate, dout);
+        }
+        let [b, c, h, w] = x.shape().dims();
+        let [dx, dw1, db1, dw2, db2] = gpu::squeeze_excite::backward(
+            &map::to_nhwc(x),
+            [w1, w2].map(into_contiguous),
+            [mean, hidden, gate].map(into_contiguous),
+            &map::to_nhwc(dout),
+            [b, h * w, c],
+            squeezed,
+        );
+        (map::from_nhwc(map::reshaped(dx, &[b, h, w, c])), dw1, db1, dw2, db2)
+    }
+}
 
 /// The values of weights or of a vector, copied.
 fn copied<B: CpuBackend>(tensor: &FloatTensor<B>) -> Vec<f32> {
