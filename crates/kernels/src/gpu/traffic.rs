@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use burn_cubecl::cubecl::dry_run::DryRun;
-use burn_cubecl::cubecl::logging::{LaunchObservation, LaunchObserver};
+use burn_cubecl::cubecl::logging::{
+    Duration, LaunchObservation, LaunchObserver, TimingMethod, TimingRequest,
+};
 
 /// The work of one operation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,6 +75,42 @@ pub(crate) fn record(operation: &'static str, [read, written]: [usize; 2], chain
         work.written += written;
         work.chain = work.chain.max(chain);
     });
+}
+
+/// How long a kernel took.
+#[derive(Clone, Copy, Debug)]
+pub struct KernelTime {
+    /// The name of the kernel's type.
+    pub kernel: &'static str,
+    /// From its start to its end on the device, or where the device has no clock from the launch to
+    /// the answer.
+    pub seconds: f64,
+}
+
+#[derive(Default)]
+struct Watch(Mutex<Vec<KernelTime>>);
+
+impl LaunchObserver for Watch {
+    fn launched(&self, _: &'static str) {}
+
+    fn timing(&self) -> TimingRequest {
+        TimingRequest::Resolved
+    }
+
+    fn timed(&self, kernel: &'static str, duration: Duration, _: TimingMethod) {
+        let time = KernelTime { kernel, seconds: duration.as_secs_f64() };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(time);
+    }
+}
+
+/// The time of every kernel that `work` launches, in order. They run one at a time.
+pub fn time(work: impl FnOnce()) -> Vec<KernelTime> {
+    let watch = Arc::new(Watch::default());
+    {
+        let _observation = LaunchObservation::new(Arc::<Watch>::clone(&watch));
+        work();
+    }
+    std::mem::take(&mut watch.0.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// What `work` asks of the device. No kernel runs: values that are read back are meaningless.

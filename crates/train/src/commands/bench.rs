@@ -109,10 +109,7 @@ pub fn bench(args: &BenchArgs) -> Result<(), Error> {
         )));
     }
     let batch = args.batch_size as usize;
-    let mut times = match args.mode {
-        Work::Train => train(network, batch, size, &autodiff_device, args),
-        Work::Infer => infer(&network.valid(), batch, size, &chosen.device, args),
-    };
+    let mut times = timed(args, batch_of(args.mode, network, batch, size, &autodiff_device));
     times.sort();
     let ms = |time: Duration| 1e3 * time.as_secs_f64();
     let median = times[times.len() / 2];
@@ -181,18 +178,34 @@ fn timed(args: &BenchArgs, mut batch: impl FnMut()) -> Vec<Duration> {
     (0..args.batches).map(|_| time()).collect()
 }
 
-fn infer(
-    network: &Network,
+/// One batch of the work on images of noise, which ends when the device has computed it.
+///
+/// # Panics
+/// Where the machine has no memory for the images, in the words that `catch_oom` knows.
+pub(super) fn batch_of(
+    mode: Work,
+    network: Network,
     batch: usize,
     size: usize,
-    device: &Device,
-    args: &BenchArgs,
-) -> Vec<Duration> {
-    let images = images(batch, size);
-    timed(args, || {
-        let logits = network.forward(Tensor::from_data(images.clone(), device));
+    autodiff_device: &Device,
+) -> Box<dyn FnMut()> {
+    match mode {
+        Work::Train => Box::new(train(network, batch, size, autodiff_device)),
+        Work::Infer => Box::new(infer(network.valid(), batch, size, autodiff_device)),
+    }
+}
+
+fn infer(
+    network: Network,
+    batch: usize,
+    size: usize,
+    autodiff_device: &Device,
+) -> impl FnMut() + use<> {
+    let (images, device) = (images(batch, size), autodiff_device.clone().inner());
+    move || {
+        let logits = network.forward(Tensor::from_data(images.clone(), &device));
         let _ = logits.into_data(); // waits for the device
-    })
+    }
 }
 
 fn train(
@@ -200,22 +213,21 @@ fn train(
     batch: usize,
     size: usize,
     autodiff_device: &Device,
-    args: &BenchArgs,
-) -> Vec<Duration> {
+) -> impl FnMut() + use<> {
     let config = OptimizerConfig { weight_decay: 4e-5, ..OptimizerKind::Sgd.config() };
     let mut optimizer = Optimizer::new(config);
     let classes = network.config().num_classes;
     let labels: Vec<i64> = (0..batch).map(|i| (i % classes) as i64).collect();
-    let images = images(batch, size);
+    let (images, device) = (images(batch, size), autodiff_device.clone());
     let mut network = Some(network);
     let mut step = 0;
-    timed(args, || {
+    move || {
         let now = network.take().expect("put back below");
-        let outputs = now.forward_train(Tensor::from_data(images.clone(), autodiff_device), step);
-        let loss = with_auxiliary(&outputs, soft_targets(&labels, classes, 0.0, autodiff_device));
+        let outputs = now.forward_train(Tensor::from_data(images.clone(), &device), step);
+        let loss = with_auxiliary(&outputs, soft_targets(&labels, classes, 0.0, &device));
         let gradients = GradientsParams::from_grads(loss.backward(), &now);
         network = Some(optimizer.step(1e-3, now, gradients));
         let _ = loss.into_data(); // waits for the device
         step += 1;
-    })
+    }
 }

@@ -1,6 +1,7 @@
 //! `kindling profile`: how long each layer of a network takes, against what this machine could do
 //! at best.
 
+mod kernels_of_device;
 pub mod roofline;
 
 use std::path::{Path, PathBuf};
@@ -19,7 +20,8 @@ use nn::layer_spec::{LayerOperation, LayerSpec, Naming};
 use serde::Serialize;
 
 use crate::commands::bench::{Work, noise};
-use crate::commands::model_args::{ModelArgs, size_or_native};
+use crate::commands::model_args::{ModelArgs, build, size_or_native};
+use crate::commands::profile::kernels_of_device::{Request, report};
 use crate::commands::profile::roofline::Roof;
 use crate::device::Backend;
 use crate::error::Error;
@@ -49,6 +51,12 @@ pub struct ProfileArgs {
     /// Backend; `list` prints those of this machine
     #[arg(long, value_enum, default_value = "auto", value_name = "NAME")]
     backend: Backend,
+    /// Count launches, bytes and chains of a batch on the GPU instead of timing layers; nothing runs
+    #[arg(long, conflicts_with_all = ["kernels", "svg"])]
+    count: bool,
+    /// Time every kernel of a batch on the GPU instead of layers
+    #[arg(long, conflicts_with = "svg")]
+    kernels: bool,
     /// Runs of each layer, of which the median counts [range: at least 1]
     #[arg(long, default_value_t = 5, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
@@ -107,6 +115,11 @@ pub fn profile(args: &ProfileArgs) -> Result<(), Error> {
     let size = size_or_native(args.img_size, config.architecture)?;
     let chosen = args.backend.open()?;
     let batch = args.batch_size as usize;
+    if args.count || args.kernels {
+        let (network, _) = build(&selection, None, 0, &chosen.device.clone().autodiff())?;
+        let request = Request { mode: args.mode, times: args.kernels, json: args.json };
+        return report(network, &chosen, [batch, size], &request);
+    }
     let roof = (!chosen.name.starts_with("wgpu")).then(Roof::measure);
     let norm = Norm { epsilon: config.bn_eps, momentum: config.bn_momentum };
     let bench = LayerBench {
