@@ -20,6 +20,8 @@ pub(crate) mod elementwise;
 pub(crate) mod map;
 pub(crate) mod matmul;
 pub(crate) mod max_pool;
+pub mod multi_tensor;
+pub(crate) mod running_statistics;
 pub(crate) mod spatial;
 pub(crate) mod squeeze_excite;
 pub(crate) mod sums;

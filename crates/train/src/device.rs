@@ -61,9 +61,23 @@ impl Backend {
 /// Lines for `--backend list`: what this machine has.
 pub fn list() -> Vec<String> {
     let mut lines = vec!["flex     cpu".to_owned(), "ndarray  cpu".to_owned()];
-    match wgpu(DeviceKind::DefaultDevice) {
-        Ok(chosen) => lines.push(format!("wgpu     {}", chosen.name)),
-        Err(why) => lines.push(format!("wgpu     none ({why})")),
+    match start(DeviceKind::DefaultDevice) {
+        Ok(started) => {
+            lines.push(format!("wgpu     {}", started.name));
+            lines.extend(started.details.iter().map(|detail| format!("         {detail}")));
+            lines.push(match started.hardware {
+                true => "auto     wgpu: the adapter is hardware".to_owned(),
+                false => {
+                    "auto     ndarray: the adapter above computes on the CPU, far slower than \
+                          ndarray"
+                        .to_owned()
+                }
+            });
+        }
+        Err(why) => {
+            lines.push(format!("wgpu     none ({why})"));
+            lines.push("auto     ndarray: there is no graphics adapter".to_owned());
+        }
     }
     lines
 }
@@ -85,10 +99,42 @@ fn hardware() -> Option<OpenedDevice> {
 }
 
 fn wgpu(kind: DeviceKind) -> Result<OpenedDevice, String> {
+    start(kind).map(|Started { device, name, .. }| OpenedDevice { device, name })
+}
+
+/// An adapter that answers.
+struct Started {
+    device: Device,
+    name: String,
+    /// Driver, limits, types: for people.
+    details: Vec<String>,
+    /// Whether it is no software adapter.
+    hardware: bool,
+}
+
+fn start(kind: DeviceKind) -> Result<Started, String> {
     let (device, setup) = Device::wgpu_options()
         .device_kind(kind)
         .init_with_setup()
         .map_err(|error| error.to_string().lines().collect::<Vec<_>>().join(" "))?;
-    let info = setup.adapter.get_info();
-    Ok(OpenedDevice { device, name: format!("wgpu ({}, {:?})", info.name, info.device_type) })
+    let (info, limits) = (setup.adapter.get_info(), setup.device.limits());
+    let kind = format!("{:?}", info.device_type);
+    let f16 = format!("{:?}", setup.device.features()).contains("SHADER_F16");
+    let driver = [info.driver.as_str(), info.driver_info.as_str()].join(" ");
+    let details = vec![
+        format!("{:?}, driver {}", info.backend, driver.trim()),
+        format!(
+            "buffers of up to {:.1} GB, {} a kernel; {} units and {} KB of shared memory a group",
+            limits.max_storage_buffer_binding_size as f64 / 1e9,
+            limits.max_storage_buffers_per_shader_stage,
+            limits.max_compute_invocations_per_workgroup,
+            limits.max_compute_workgroup_storage_size / 1024
+        ),
+        format!(
+            "f32{}; depthwise, pointwise and batch norm by kernels of our own",
+            if f16 { ", f16" } else { "; no f16" }
+        ),
+    ];
+    let name = format!("wgpu ({}, {kind})", info.name);
+    Ok(Started { device, name, details, hardware: kind != "Cpu" })
 }

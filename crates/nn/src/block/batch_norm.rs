@@ -3,6 +3,7 @@
 use burn::module::{Flag, Module, Param, RunningState};
 use burn::tensor::{Device, Tensor};
 use kernels::ops::conv_norm_activation::NormTensors;
+use kernels::ops::running_statistics::blended;
 
 /// `(x - mean) / sqrt(var + eps) * gamma + beta` per channel (arXiv:1502.03167).
 ///
@@ -67,12 +68,13 @@ impl BatchNorm {
         // biased one.
         let count = count as f64;
         let unbiased = if count > 1.0 { count / (count - 1.0) } else { 1.0 };
-        let blend = |old: Tensor<1>, new: Tensor<1>, scale: f64| {
-            old.mul_scalar(1.0 - self.momentum) + new.mul_scalar(self.momentum * scale)
-        };
-        let mean = blend(self.running_mean.value_sync(), mean, 1.0);
-        let variance = blend(self.running_var.value_sync(), variance, unbiased);
-        self.running_mean.update(mean.detach());
-        self.running_var.update(variance.detach());
+        let running = [self.running_mean.value_sync(), self.running_var.value_sync()];
+        let plain = |tensors: [Tensor<1>; 2]| tensors.map(Tensor::without_autodiff);
+        let weights = [self.momentum, self.momentum * unbiased];
+        let [mean, variance] =
+            blended(plain(running), plain([mean, variance]), 1.0 - self.momentum, weights)
+                .map(Tensor::from_inner);
+        self.running_mean.update(mean);
+        self.running_var.update(variance);
     }
 }

@@ -73,6 +73,9 @@ struct Estimate {
     peak_memory_mb: f64,
     /// Whether `peak_memory_mb` was measured; otherwise computed from layers and weights.
     memory_measured: bool,
+    /// What the GPU's allocator holds after the probe, and what layers and weights need by
+    /// computation; absent on a CPU.
+    device_memory_mb: Option<[f64; 2]>,
     checkpoint_bytes: u64,
     /// Most that the run's checkpoints take at a time.
     disk_bytes: u64,
@@ -112,9 +115,12 @@ pub fn dry_run(
         windows + computed_mb(plan, train.classes.len(), plan.training.batch_size)
     };
     let classes = train.classes.len();
+    let held = opened.device.memory_pool_usage().filter(|_| !opened.is_host());
+    let needed = || computed_mb(plan, classes, plan.training.batch_size);
     let estimate = Estimate {
         peak_memory_mb: memory.unwrap_or_else(computed),
         memory_measured: memory.is_some(),
+        device_memory_mb: held.map(|held| [held.bytes_reserved as f64 / 1e6, needed()]),
         checkpoint_bytes,
         // Last and best, the epochs kept, and the one that is being written.
         disk_bytes: checkpoint_bytes * (3 + plan.checkpoints.checkpoint_hist as u64),
@@ -312,6 +318,12 @@ fn text(e: &Estimate) -> String {
         false => "computed from layers and weights, at least".to_owned(),
     };
     row("memory", format!("{:.0} MB at the peak, {memory}", e.peak_memory_mb));
+    if let Some([held, needed]) = e.device_memory_mb {
+        row(
+            "GPU memory",
+            format!("{held:.0} MB held after the batches measured; {needed:.0} MB by computation"),
+        );
+    }
     let mb = |bytes: u64| bytes as f64 / 1e6;
     row(
         "disk",

@@ -3,6 +3,7 @@
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
+use kernels::ops::multi_tensor::{self, FlatTensors};
 use serde::{Deserialize, Serialize};
 
 use crate::optimizers::buffer::{Buffer, squares};
@@ -71,10 +72,14 @@ impl Gradients {
         for gradient in self.0.iter().flatten() {
             match &gradient.values {
                 Buffer::Host(values) => sum += squares(values),
-                Buffer::Device(values) => on_device.push(values.clone().square().sum()),
+                Buffer::Device(values) => on_device.push(values.clone()),
             }
         }
-        if !on_device.is_empty() {
+        if on_device.first().is_some_and(multi_tensor::supports) {
+            let all = FlatTensors::new(&on_device);
+            sum += f64::from(all.flat().clone().square().sum().into_scalar::<f32>());
+        } else if !on_device.is_empty() {
+            let on_device: Vec<_> = on_device.into_iter().map(|g| g.square().sum()).collect();
             // One read from the device for all gradients.
             sum += f64::from(Tensor::cat(on_device, 0).sum().into_scalar::<f32>());
         }
@@ -157,18 +162,30 @@ fn clip_units<const D: usize>(weights: &Tensor<D>, gradient: Tensor<D>, limit: f
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use burn::tensor::{Device, TensorData};
 
     use super::*;
     use crate::optimizers::optimizer::tests::{close, fixture, gradient, shapes, start};
 
     #[derive(Module, Debug)]
-    struct Four {
+    pub(crate) struct Four {
         linear: Param<Tensor<2>>,
         convolution: Param<Tensor<4>>,
         depthwise: Param<Tensor<4>>,
         vector: Param<Tensor<1>>,
+    }
+
+    impl Four {
+        /// The parameters of the fixture.
+        pub(crate) fn start(device: &Device) -> Self {
+            Self {
+                linear: param(0, device),
+                convolution: param(1, device),
+                depthwise: param(2, device),
+                vector: param(3, device),
+            }
+        }
     }
 
     fn tensor<const D: usize>(values: Vec<f32>, number: usize, device: &Device) -> Tensor<D> {
@@ -188,12 +205,7 @@ mod tests {
     #[test]
     fn clipping_equals_torch_and_timm() {
         let device = Device::flex().autodiff();
-        let four = Four {
-            linear: param(0, &device),
-            convolution: param(1, &device),
-            depthwise: param(2, &device),
-            vector: param(3, &device),
-        };
+        let four = Four::start(&device);
         let given = || {
             let one = |number: usize| {
                 let shape = shapes()[number].clone();

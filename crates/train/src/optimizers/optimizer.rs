@@ -5,8 +5,10 @@
 //! is compiled in), and its default hyper-parameters differ from torch's. Here the state is a list
 //! of flat buffers, saved and loaded by number. Every formula stands twice: `host` computes it on
 //! slices in one pass for the CPU backends, `tensor` composes it of tensor operations for all other
-//! devices. Tests hold the two together, and both to torch and timm.
+//! devices. On GPUs `flat` updates all parameters in one launch, by a third body in `kernels`. Tests
+//! hold the bodies together, and to torch and timm.
 
+mod flat;
 mod host;
 mod muon;
 mod tensor;
@@ -20,6 +22,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::optimizers::buffer::{Buffer, changed};
 use crate::optimizers::gradients::{Gradient, Gradients};
+use crate::optimizers::optimizer::flat::FlatState;
 use crate::optimizers::optimizer::update::Update;
 use crate::optimizers::optimizer_kind::{OptimizerConfig, OptimizerKind};
 use crate::optimizers::param_groups::ParamGroup;
@@ -31,6 +34,8 @@ pub struct Optimizer {
     steps: u64,
     /// One entry per trained parameter in parameter order; empty until its first gradient.
     state: Vec<Vec<Buffer>>,
+    /// The same state in flat vectors, while all parameters are updated in one launch.
+    flat: Option<FlatState>,
 }
 
 /// One saved buffer of the state: `optimizer.<parameter number>.<buffer number>`.
@@ -45,7 +50,7 @@ impl Optimizer {
     /// A fresh optimizer without state. All parameters have the configured weight decay, but norm
     /// and bias, which have none.
     pub fn new(config: OptimizerConfig) -> Self {
-        Self { config, groups: Vec::new(), steps: 0, state: Vec::new() }
+        Self { config, groups: Vec::new(), steps: 0, state: Vec::new(), flat: None }
     }
 
     /// This optimizer with a group for every trained parameter, in parameter order.
@@ -85,6 +90,12 @@ impl Optimizer {
     /// One update of every parameter that has a gradient.
     pub fn apply<M: Module>(&mut self, lr: f64, module: M, gradients: Gradients) -> M {
         self.steps += 1;
+        if let Some(formula) = flat::formula(&self.config)
+            && flat::supports(&gradients)
+        {
+            return flat::apply(self, formula, lr, module, gradients);
+        }
+        self.flat = None;
         let gradients = gradients.0.into_iter();
         module.map(&mut UpdateParameters { optimizer: self, gradients, lr, number: 0 })
     }
@@ -133,7 +144,7 @@ impl Optimizer {
             let tensor = Tensor::<1>::from_data(TensorData::new(values, [count]), device);
             state[p].push(Buffer::of(tensor));
         }
-        Ok(Self { config, groups: Vec::new(), steps, state })
+        Ok(Self { config, groups: Vec::new(), steps, state, flat: None })
     }
 
     /// The numbers for parameter `number`, which has `dimensions` dimensions.

@@ -1,8 +1,9 @@
-//! Both bodies of every optimizer against torch and timm (`tests/fixtures/make_optimizers.py`).
+//! All bodies of every optimizer against torch and timm (`tests/fixtures/make_optimizers.py`).
 
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::*;
+use crate::optimizers::gradients::tests::Four;
 
 const FIXTURE: &str = include_str!("../../../tests/fixtures/optimizers.json");
 
@@ -131,5 +132,90 @@ fn long_parameters_are_updated_as_short_ones() {
         let whole = step(values.clone());
         let split: Vec<f32> = values.chunks(1000).flat_map(|part| step(part.to_vec())).collect();
         assert!(whole == split, "{name}");
+    }
+}
+
+struct ReadParameters(Vec<Vec<f32>>);
+
+impl burn::module::ModuleVisitor for ReadParameters {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.0.push(Buffer::of(param.val().without_autodiff()).to_vec());
+    }
+}
+
+fn values_of(module: &Four) -> Vec<Vec<f32>> {
+    let mut read = ReadParameters(Vec::new());
+    module.visit(&mut read);
+    read.0
+}
+
+/// Five steps of a module whose parameters have these groups; the optimizer is saved and loaded in
+/// between, and the vector has no gradient in the second step where `gap`.
+fn steps_of_a_module(
+    kind: OptimizerKind,
+    groups: &[ParamGroup],
+    device: &Device,
+    gap: bool,
+) -> Vec<Vec<f32>> {
+    let lr = if matches!(kind, OptimizerKind::Sgd | OptimizerKind::Momentum) { 0.05 } else { 0.01 };
+    let mut config = OptimizerConfig { weight_decay: 0.1, ..kind.config() };
+    config.betas = [0.9, 0.99];
+    let mut optimizer = Optimizer::new(config.clone()).with_groups(groups.to_vec());
+    let mut module = Four::start(&device.clone().autodiff());
+    for step in 0..5 {
+        let gradients = values_of(&module).into_iter().enumerate().map(|(number, values)| {
+            let tensor = Tensor::<1>::from_floats(gradient(&values, step).as_slice(), device);
+            let gradient = Gradient { values: Buffer::of(tensor), shape: shapes()[number].clone() };
+            (!(gap && step == 1 && number == 3)).then_some(gradient)
+        });
+        let gradients = Gradients(gradients.collect());
+        module = optimizer.apply(lr, module, gradients);
+        if step == 2 {
+            let (steps, saved) = (optimizer.steps(), optimizer.save());
+            let loaded = Optimizer::load(config.clone(), steps, saved, device).unwrap();
+            optimizer = loaded.with_groups(groups.to_vec());
+        }
+    }
+    values_of(&module)
+}
+
+fn wgpu() -> Device {
+    static STARTED: std::sync::LazyLock<Device> = std::sync::LazyLock::new(|| {
+        Device::wgpu_options().init().expect("an adapter; install mesa-vulkan-drivers")
+    });
+    STARTED.clone()
+}
+
+/// On a GPU all parameters are updated in one launch. LAMB and Muon look at whole parameters and
+/// take the composed body there.
+///
+/// Mutations caught, in the kernel: MUTATIONS
+#[test]
+fn five_steps_on_a_gpu_equal_torch_and_timm() {
+    let fixture = fixture();
+    let group = ParamGroup { decay: 0.1, lr_scale: 1.0, classifier: false };
+    for (name, kind) in KINDS.into_iter().filter(|(name, _)| *name != "muon") {
+        let got = steps_of_a_module(kind, &vec![group.clone(); 4], &wgpu(), false);
+        for (number, got) in got.iter().enumerate() {
+            close(got, &fixture["rules"][name][number], &format!("{name} {number}"));
+        }
+    }
+}
+
+/// Rates and decays of their own, a parameter without a gradient for a while, a state that was saved
+/// and loaded: as on the CPU.
+#[test]
+fn a_gpu_updates_every_parameter_as_the_cpu_does() {
+    let group = |decay, lr_scale| ParamGroup { decay, lr_scale, classifier: false };
+    let groups = [group(0.1, 1.0), group(0.0, 0.5), group(0.3, 2.0), group(0.0, 0.1)];
+    for (name, kind) in KINDS.into_iter().filter(|(name, _)| *name != "muon") {
+        let [cpu, gpu] =
+            [Device::flex(), wgpu()].map(|device| steps_of_a_module(kind, &groups, &device, true));
+        for (number, (cpu, gpu)) in cpu.iter().zip(&gpu).enumerate() {
+            for (i, (cpu, gpu)) in cpu.iter().zip(gpu).enumerate() {
+                let apart = (cpu - gpu).abs();
+                assert!(apart < 3e-6 * (1.0 + cpu.abs()), "{name} {number} {i}: {gpu} for {cpu}");
+            }
+        }
     }
 }
