@@ -2,7 +2,7 @@
 //! is a product on the values as they lie, a standard one a product of patches.
 
 use burn::backend::ops::FloatTensorOps;
-use burn::tensor::Slice;
+use burn::tensor::{DType, Slice};
 use burn_cubecl::CubeBackend;
 use burn_cubecl::cubecl;
 use burn_cubecl::cubecl::ir::ElemType;
@@ -19,7 +19,7 @@ use crate::gpu::traffic::record;
 /// whole of it.
 const LONGEST_SUM: usize = 4096;
 /// The most values of the patches that exist at once, 256 MB in f32.
-const MOST_PATCH_VALUES: usize = 1 << 26;
+pub(crate) const MOST_PATCH_VALUES: usize = 1 << 26;
 
 fn transposed(mut matrix: CubeTensor) -> CubeTensor {
     let last = matrix.meta.shape().num_dims() - 1;
@@ -33,19 +33,19 @@ fn record_product(name: &'static str, [m, k, n]: [usize; 3], like: &CubeTensor) 
     record(name, [(m * k + k * n) * size, m * n * size], k);
 }
 
-/// A tensor of the type of `like`: weights are rounded where maps are f16.
-fn of_type(tensor: CubeTensor, like: &CubeTensor) -> CubeTensor {
-    if tensor.dtype == like.dtype {
+/// A tensor of this type: weights are rounded where maps are f16.
+pub(crate) fn of_type(tensor: CubeTensor, dtype: DType) -> CubeTensor {
+    if tensor.dtype == dtype {
         return tensor;
     }
-    CubeBackend::float_cast(tensor, like.dtype.into())
+    CubeBackend::float_cast(tensor, dtype.into())
 }
 
 /// The matrix `[out, in]` of the weights `[out, in, 1, 1]`, or of all taps.
 fn weight_matrix(weights: CubeTensor, like: &CubeTensor) -> CubeTensor {
     let out = weights.meta.shape()[0];
     let values: usize = weights.meta.shape().iter().product();
-    let weights = of_type(into_contiguous(weights), like);
+    let weights = of_type(into_contiguous(weights), like.dtype);
     reshaped(weights, &[out, values / out])
 }
 
@@ -85,14 +85,9 @@ pub(crate) fn weight_gradient(
     let dy = transposed(reshaped(dy.clone(), &[parts, terms, n]));
     let product = CubeBackend::float_matmul(dy, reshaped(x.clone(), &[parts, terms, k]));
     if parts == 1 {
-        return of_type(reshaped(product, &[n, k]), &empty_f32(x));
+        return of_type(reshaped(product, &[n, k]), DType::F32);
     }
     sum_parts(product, parts, &[n, k])
-}
-
-/// A tensor that lends its type.
-fn empty_f32(like: &CubeTensor) -> CubeTensor {
-    empty(like, &[1], burn::tensor::DType::F32)
 }
 
 #[derive(CubeLaunch, CubeType, Clone, Copy)]
@@ -178,15 +173,17 @@ fn patches(x: &CubeTensor, g: &Geometry, [first, images]: [usize; 2]) -> CubeTen
 }
 
 /// The gradient of the weights of a standard convolution from `x` `[b, h, w, c]` and `dy` `[b, h',
-/// w', out]`: `[out, c, kh, kw]` in f32. The patches of some images at a time exist.
+/// w', out]`: `[out, c, kh, kw]` in f32. The patches of some images at a time exist, at most
+/// `most_values` values.
 pub(crate) fn convolution_dw(
     x: &CubeTensor,
     dy: &CubeTensor,
     g: &Geometry,
     filters: usize,
+    most_values: usize,
 ) -> CubeTensor {
     let (pixels, patch) = (g.output[0] * g.output[1], g.channels * g.taps());
-    let at_once = (MOST_PATCH_VALUES / (pixels * patch)).clamp(1, g.batch);
+    let at_once = (most_values / (pixels * patch)).clamp(1, g.batch);
     let mut sum: Option<CubeTensor> = None;
     for first in (0..g.batch).step_by(at_once) {
         let images = at_once.min(g.batch - first);
@@ -209,4 +206,42 @@ pub(crate) fn convolution_dw(
     }
     let dw = sum.expect("a batch has images");
     reshaped(dw, &[filters, g.channels, g.kernel[0], g.kernel[1]])
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::backend::read_sync;
+    use burn::tensor::ops::ConvOptions;
+    use burn::tensor::{Device, TensorData};
+
+    use super::*;
+
+    /// A batch whose patches do not fit is taken a few images at a time.
+    ///
+    /// Mutations caught: the patches of the first images every time; the last part alone.
+    #[test]
+    fn patches_in_parts_give_the_same_gradient() {
+        let device =
+            Device::wgpu_options().init().expect("an adapter; install mesa-vulkan-drivers");
+        drop(device);
+        let tensor = |shape: [usize; 4]| {
+            let count = shape.iter().product();
+            let values: Vec<f32> =
+                (0..count).map(|i| ((i * 37) % 23) as f32 / 23.0 - 0.4).collect();
+            CubeBackend::float_from_data(TensorData::new(values, shape), &Default::default())
+        };
+        let options =
+            ConvOptions { stride: [2; 2], padding: [(1, 1); 2], dilation: [1; 2], groups: 1 };
+        let g = Geometry::new([5, 3, 9, 7], [3, 3], &options);
+        let (x, dy) = (tensor([5, 9, 7, 3]), tensor([5, 5, 4, 6]));
+        let dw = |most: usize| {
+            let dw = convolution_dw(&x, &dy, &g, 6, most);
+            read_sync(CubeBackend::float_into_data(dw)).unwrap().try_into_vec::<f32>().unwrap()
+        };
+        let (whole, parts) = (dw(MOST_PATCH_VALUES), dw(2 * 20 * 27));
+        assert_eq!(whole.len(), 6 * 27);
+        for (whole, part) in whole.iter().zip(parts) {
+            assert!((whole - part).abs() < 1e-5 * (1.0 + whole.abs()), "{part} for {whole}");
+        }
+    }
 }

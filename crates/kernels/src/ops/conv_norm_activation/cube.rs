@@ -66,7 +66,10 @@ fn forward(x: CubeTensor, w: CubeTensor, options: ConvOptions<2>) -> CubeTensor 
             from_nhwc(reshaped(y, &[b, height, width, out]))
         }
         Kind::Depthwise(g) => from_nhwc(depthwise::forward(&to_nhwc(x), into_contiguous(w), &g)),
-        Kind::Standard(_) | Kind::Other => reference::convolution::<CubeBackend>(x, w, options),
+        Kind::Standard(_) | Kind::Other => {
+            let w = matmul::of_type(w, x.dtype);
+            reference::convolution::<CubeBackend>(x, w, options)
+        }
     }
 }
 
@@ -95,12 +98,23 @@ fn gradients(
         }
         Kind::Standard(g) => {
             let (filters, dy) = (dims(&w)[0], to_nhwc(dy));
-            let dw = matmul::convolution_dw(&to_nhwc(x.clone()), &dy, &g, filters);
+            let dw = matmul::convolution_dw(
+                &to_nhwc(x.clone()),
+                &dy,
+                &g,
+                filters,
+                matmul::MOST_PATCH_VALUES,
+            );
             let dx = input_too
                 .then(|| reference::convolution_dx::<CubeBackend>(x, w, from_nhwc(dy), options));
             (dx, dw)
         }
-        Kind::Other => reference::convolution_backward::<CubeBackend>(x, w, dy, options, input_too),
+        Kind::Other => {
+            let (dtype, w) = (w.dtype, matmul::of_type(w, x.dtype));
+            let (dx, dw) =
+                reference::convolution_backward::<CubeBackend>(x, w, dy, options, input_too);
+            (dx, matmul::of_type(dw, dtype))
+        }
     }
 }
 

@@ -1,0 +1,211 @@
+//! The GPU kernels on maps that are large enough for several cubes and several parts, beside the
+//! CPU kernels, which have naive twins of their own; and on maps of
+//! f16.
+
+#[path = "random/random.rs"]
+mod random;
+
+use std::sync::LazyLock;
+
+use burn::backend::ops::FloatTensorOps;
+use burn::backend::tensor::{Device as DeviceOf, FloatTensor};
+use burn::backend::{Backend, Cube, Flex, TensorMetadata, read_sync};
+use burn::tensor::ops::ConvOptions;
+use burn::tensor::{DType, Device, TensorData};
+use kernels::cpu::activation::FusedActivation;
+use kernels::cpu::max_pool::PoolWindow;
+use kernels::ops::conv_norm_activation::{ConvNormOps, WeightCache};
+use kernels::ops::conv_norm_config::ConvNormConfig;
+use kernels::ops::elementwise::ElementwiseOps;
+use kernels::ops::pooling::PoolingOps;
+use kernels::ops::running_statistics::RunningStatisticsOps;
+use kernels::ops::squeeze_excite::SqueezeExciteOps;
+use random::{close, random};
+
+/// A backend with the extensions that are compared here.
+trait Extended:
+    Backend + ConvNormOps + SqueezeExciteOps + PoolingOps + ElementwiseOps + RunningStatisticsOps
+{
+}
+impl<B> Extended for B where
+    B: Backend
+        + ConvNormOps
+        + SqueezeExciteOps
+        + PoolingOps
+        + ElementwiseOps
+        + RunningStatisticsOps
+{
+}
+
+/// Starts whatever adapter there is, once per process.
+fn wgpu() {
+    static STARTED: LazyLock<Device> = LazyLock::new(|| {
+        Device::wgpu_options().init().expect("an adapter; install mesa-vulkan-drivers")
+    });
+    LazyLock::force(&STARTED);
+}
+
+fn tensor<B: Backend>(seed: u64, shape: &[usize], dtype: DType) -> FloatTensor<B> {
+    let values = random(seed, shape.iter().product());
+    let data = TensorData::new(values, shape.to_vec()).convert_dtype(dtype);
+    B::float_from_data(data, &DeviceOf::<B>::default())
+}
+
+fn values<B: Backend>(tensor: FloatTensor<B>) -> Vec<f32> {
+    let data = read_sync(B::float_into_data(tensor)).expect("values");
+    data.convert::<f32>().try_into_vec::<f32>().expect("floats")
+}
+
+type Results = Vec<(String, Vec<f32>)>;
+
+/// Input, weights, stride, padding, groups: each with more than one part of every sum.
+const LAYERS: [([usize; 4], [usize; 4], usize, usize, usize); 5] = [
+    ([3, 20, 67, 61], [24, 20, 1, 1], 1, 0, 1), // a sum of 12,261 terms: three parts
+    ([2, 132, 21, 23], [132, 1, 3, 3], 1, 1, 132), // more channels than a cube has
+    ([3, 12, 67, 61], [12, 1, 5, 5], 2, 2, 12),
+    ([2, 7, 53, 47], [7, 1, 3, 3], 2, 1, 7), // one channel at a time
+    ([2, 3, 65, 63], [16, 3, 3, 3], 2, 1, 1),
+];
+
+fn layers<B: Extended>(dtype: DType, mean: f64) -> Results {
+    let mut results = Results::new();
+    let activations = [
+        (FusedActivation::Linear, true),
+        (FusedActivation::Relu, false),
+        (FusedActivation::Relu6, true),
+        (FusedActivation::HardSwish, false),
+        (FusedActivation::HardSwish, true),
+    ];
+    for ((x, w, stride, padding, groups), (activation, skips)) in LAYERS.iter().zip(activations) {
+        let conv = ConvOptions {
+            stride: [*stride; 2],
+            padding: [(*padding, *padding); 2],
+            dilation: [1; 2],
+            groups: *groups,
+        };
+        let what = format!("{x:?} {w:?} {activation:?} skip {skips}");
+        let channels = [w[0]];
+        let x = B::float_add_scalar(tensor::<B>(1, x, dtype), mean.into());
+        let w = tensor::<B>(2, w, DType::F32);
+        let gamma = B::float_mul_scalar(tensor::<B>(4, &channels, DType::F32), 4.0.into());
+        let beta = B::float_mul_scalar(tensor::<B>(5, &channels, DType::F32), 3.0.into());
+        let layer = ConvNormConfig { conv, epsilon: 1e-3, activation };
+        let y = B::convolution(x.clone(), w.clone(), layer.conv.clone());
+        let shape: [usize; 4] = y.shape().dims();
+        let skip = tensor::<B>(6, &shape, dtype);
+        let all = || (x.clone(), w.clone(), gamma.clone(), beta.clone(), skip.clone());
+        let (a, b, c, d, e) = all();
+        let (out, y, mean, variance) = B::conv_norm(a, b, c, d, e, skips, layer.clone());
+        for (name, tensor) in [("out", &out), ("y", &y), ("mean", &mean), ("variance", &variance)] {
+            results.push((format!("{what}: {name}"), values::<B>(tensor.clone())));
+        }
+        let dout = tensor::<B>(3, &shape, dtype);
+        let (a, b, c, d, _) = all();
+        let (mean_in, variance_in) = (mean.clone(), variance.clone());
+        let (dx, dw, dgamma, dbeta) =
+            B::conv_norm_backward(a, b, c, d, y, mean, variance, dout, layer.clone(), true);
+        let dx = dx.expect("it was requested");
+        for (name, tensor) in [("dx", dx), ("dw", dw), ("dgamma", dgamma), ("dbeta", dbeta)] {
+            results.push((format!("{what}: {name}"), values::<B>(tensor)));
+        }
+        let (a, b, c, d, e) = all();
+        let cache = WeightCache::default();
+        let out = B::conv_norm_inference(a, b, c, d, mean_in, variance_in, e, skips, layer, cache);
+        results.push((format!("{what}: inference"), values::<B>(out)));
+    }
+    results
+}
+
+fn blocks<B: Extended>(dtype: DType) -> Results {
+    let mut results = Results::new();
+    let mut push = |what: &str, tensor| results.push((what.to_owned(), values::<B>(tensor)));
+    let (b, c, h, w, s) = (3, 140, 19, 17, 36);
+    let x = tensor::<B>(1, &[b, c, h, w], dtype);
+    let dout = tensor::<B>(2, &[b, c, h, w], dtype);
+    let weight = |seed, shape: &[usize]| {
+        B::float_mul_scalar(tensor::<B>(seed, shape, DType::F32), 0.5.into())
+    };
+    let (w1, b1) = (weight(3, &[s, c, 1, 1]), weight(4, &[s]));
+    let (w2, b2) = (weight(5, &[c, s, 1, 1]), weight(6, &[c]));
+    // Gates on both sides of both corners.
+    let b2 = B::float_mul_scalar(b2, 9.0.into());
+    let (out, mean, hidden, gate) = B::squeeze_excite(x.clone(), w1.clone(), b1, w2.clone(), b2);
+    push("squeeze-excite", out);
+    push("squeeze-excite: mean", mean.clone());
+    push("squeeze-excite: gate", gate.clone());
+    let (dx, dw1, db1, dw2, db2) =
+        B::squeeze_excite_backward(x.clone(), w1, w2, mean, hidden, gate, dout.clone());
+    push("squeeze-excite: dx", dx);
+    push("squeeze-excite: dw1", dw1);
+    push("squeeze-excite: db1", db1);
+    push("squeeze-excite: dw2", dw2);
+    push("squeeze-excite: db2", db2);
+    push("mean", B::global_mean(x.clone()));
+    push("mean: dx", B::global_mean_backward(tensor::<B>(7, &[b, c], DType::F32), h, w));
+    let window = PoolWindow { kernel: 3, stride: 2, before: 1, output: [10, 9] };
+    push("max", B::max_pool(x.clone(), window));
+    let dy = tensor::<B>(8, &[b, c, 10, 9], dtype);
+    // Equal values: the gradient goes to the first of them.
+    let steps = B::float_round(B::float_mul_scalar(x.clone(), 2.0.into()));
+    push("max: dx", B::max_pool_backward(steps, dy, window));
+    let rectified = B::rectified(x);
+    push("relu: dx", B::rectified_backward(rectified.clone(), dout));
+    push("relu", rectified);
+    let vectors = |seed| tensor::<B>(seed, &[c], DType::F32);
+    let (mean, variance) =
+        B::blended(vectors(9), vectors(10), vectors(11), vectors(12), 0.9, 0.1, 0.15);
+    push("running mean", mean);
+    push("running variance", variance);
+    results
+}
+
+#[track_caller]
+fn alike(got: &Results, want: &Results, tolerance: f32) {
+    assert_eq!(got.len(), want.len());
+    for ((name, got), (_, want)) in got.iter().zip(want) {
+        close(name, got, want, tolerance);
+    }
+}
+
+/// Mutations caught: MUTATIONS
+#[test]
+fn large_maps_equal_the_cpu_kernels() {
+    wgpu();
+    alike(&layers::<Cube>(DType::F32, 0.0), &layers::<Flex>(DType::F32, 0.0), 2e-5);
+    alike(&blocks::<Cube>(DType::F32), &blocks::<Flex>(DType::F32), 2e-5);
+}
+
+/// Sums of squares of values around 300 lose all digits of a deviation of .6; parts with means of
+/// their own lose none.
+#[test]
+fn statistics_survive_a_mean_that_is_large_beside_the_deviation() {
+    wgpu();
+    let statistics = |results: Results| -> Results {
+        results.into_iter().filter(|(name, _)| name.ends_with("variance")).collect()
+    };
+    let got = statistics(layers::<Cube>(DType::F32, 300.0));
+    // In f64, because the CPU kernel of f32 rounds its convolution too.
+    let x = [3, 20, 67, 61];
+    let values =
+        values::<Cube>(Cube::float_add_scalar(tensor::<Cube>(1, &x, DType::F32), 300.0.into()));
+    assert!(values.iter().all(|v| v.is_finite()) && got.len() == LAYERS.len());
+    let want = statistics(layers::<Flex>(DType::F32, 300.0));
+    // The output of the convolution itself carries 1e-7 of 300 times the weights.
+    alike(&got, &want, 2e-3);
+}
+
+/// Maps of f16, arithmetic, statistics and weights in f32: apart by the rounding of the maps alone.
+#[test]
+fn maps_of_f16_are_near_those_of_f32() {
+    wgpu();
+    if !Cube::supports_dtype(&DeviceOf::<Cube>::default(), DType::F16) {
+        return; // the adapter has no such values
+    }
+    let (got, want) = (layers::<Cube>(DType::F16, 0.0), layers::<Flex>(DType::F32, 0.0));
+    for ((name, got), (_, want)) in got.iter().zip(&want) {
+        // A rounded value may lie on the other side of a corner, so single values say nothing.
+        let apart: f64 = got.iter().zip(want).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+        let whole: f64 = want.iter().map(|v| f64::from(*v).powi(2)).sum();
+        assert!(apart.sqrt() < 2e-2 * whole.sqrt(), "{name}: {} of {}", apart.sqrt(), whole.sqrt());
+    }
+}
