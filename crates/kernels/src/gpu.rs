@@ -21,6 +21,7 @@ pub(crate) mod map;
 pub(crate) mod matmul;
 pub(crate) mod max_pool;
 pub mod multi_tensor;
+pub(crate) mod products;
 pub(crate) mod running_statistics;
 pub(crate) mod spatial;
 pub(crate) mod squeeze_excite;

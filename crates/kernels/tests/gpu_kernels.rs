@@ -167,7 +167,12 @@ fn alike(got: &Results, want: &Results, tolerance: f32) {
     }
 }
 
-/// Mutations caught: MUTATIONS
+/// Mutations caught: Chan's term omitted, the last part counted as a whole one; the skip path or a
+/// part of the norm's gradient omitted; a corner of hard-swish or ReLU6 moved; an output past the end
+/// of a row, the first row passed over, a stride ignored, taps in another order, the first part of a
+/// sum omitted; squeeze-excite with an unmasked hidden layer or gate, without the map in the gate's
+/// gradient, with another bias gradient, with the first image's gates, without the mean's share; the
+/// last of equal maxima; the variance blended with the mean's weight; ReLU's gradient unmasked.
 #[test]
 fn large_maps_equal_the_cpu_kernels() {
     wgpu();
@@ -206,6 +211,6 @@ fn maps_of_f16_are_near_those_of_f32() {
         // A rounded value may lie on the other side of a corner, so single values say nothing.
         let apart: f64 = got.iter().zip(want).map(|(a, b)| f64::from(a - b).powi(2)).sum();
         let whole: f64 = want.iter().map(|v| f64::from(*v).powi(2)).sum();
-        assert!(apart.sqrt() < 2e-2 * whole.sqrt(), "{name}: {} of {}", apart.sqrt(), whole.sqrt());
+        assert!(apart.sqrt() < 5e-2 * whole.sqrt(), "{name}: {} of {}", apart.sqrt(), whole.sqrt());
     }
 }

@@ -12,6 +12,7 @@ use cubecl::prelude::*;
 
 use crate::cpu::geometry::Geometry;
 use crate::gpu::map::{UNITS, element, empty, reshaped};
+use crate::gpu::products;
 use crate::gpu::sums::sum_parts;
 use crate::gpu::traffic::record;
 
@@ -52,14 +53,22 @@ fn weight_matrix(weights: CubeTensor, like: &CubeTensor) -> CubeTensor {
 /// `x [m, in]` times the transpose of `weights [out, in, 1, 1]`: `[m, out]`.
 pub(crate) fn pointwise(x: &CubeTensor, [m, k]: [usize; 2], weights: CubeTensor) -> CubeTensor {
     let weights = weight_matrix(weights, x);
-    record_product("pointwise", [m, k, weights.meta.shape()[0]], x);
+    let n = weights.meta.shape()[0];
+    record_product("pointwise", [m, k, n], x);
+    if products::suit(x) {
+        return products::product(x, &weights, [m, k, n]);
+    }
     CubeBackend::float_matmul(reshaped(x.clone(), &[m, k]), transposed(weights))
 }
 
 /// The gradient of the input of [`pointwise`]: `dy [m, out]` times `weights [out, in, 1, 1]`.
 pub(crate) fn pointwise_dx(dy: &CubeTensor, [m, n]: [usize; 2], weights: CubeTensor) -> CubeTensor {
     let weights = weight_matrix(weights, dy);
-    record_product("pointwise_dx", [m, n, weights.meta.shape()[1]], dy);
+    let k = weights.meta.shape()[1];
+    record_product("pointwise_dx", [m, n, k], dy);
+    if products::suit(dy) {
+        return products::product(dy, &into_contiguous(transposed(weights)), [m, n, k]);
+    }
     CubeBackend::float_matmul(reshaped(dy.clone(), &[m, n]), weights)
 }
 
@@ -79,6 +88,15 @@ pub(crate) fn weight_gradient(
     dy: &CubeTensor,
     [m, k, n]: [usize; 3],
 ) -> CubeTensor {
+    if products::suit(x) {
+        record("pointwise_dw", [m * (k + n) * x.dtype.size(), k * n * 4], products::TERMS);
+        return products::gradient(x, dy, [m, k, n]);
+    }
+    gradient_in_parts(x, dy, [m, k, n])
+}
+
+/// [`weight_gradient`] by Burn's products of the parts of a sum.
+fn gradient_in_parts(x: &CubeTensor, dy: &CubeTensor, [m, k, n]: [usize; 3]) -> CubeTensor {
     let parts = cuts(m, k * n, k + n);
     let terms = m / parts;
     record("pointwise_dw", [m * (k + n) * x.dtype.size(), parts * k * n * x.dtype.size()], terms);
@@ -216,32 +234,63 @@ mod tests {
 
     use super::*;
 
+    fn tensor<const D: usize>(shape: [usize; D]) -> CubeTensor {
+        let count = shape.iter().product();
+        let values: Vec<f32> = (0..count).map(|i| ((i * 37) % 23) as f32 / 23.0 - 0.4).collect();
+        CubeBackend::float_from_data(TensorData::new(values, shape), &Default::default())
+    }
+
+    fn values(tensor: CubeTensor) -> Vec<f32> {
+        read_sync(CubeBackend::float_into_data(tensor)).unwrap().try_into_vec::<f32>().unwrap()
+    }
+
+    fn start() {
+        static STARTED: std::sync::LazyLock<Device> = std::sync::LazyLock::new(|| {
+            Device::wgpu_options().init().expect("an adapter; install mesa-vulkan-drivers")
+        });
+        std::sync::LazyLock::force(&STARTED);
+    }
+
+    #[track_caller]
+    fn close(got: &[f32], want: &[f32]) {
+        assert_eq!(got.len(), want.len());
+        let largest = want.iter().fold(1e-3_f32, |most, v| most.max(v.abs()));
+        for (i, (got, want)) in got.iter().zip(want).enumerate() {
+            assert!((got - want).abs() < 2e-5 * largest, "{got} for {want} at {i}");
+        }
+    }
+
+    /// Adapters choose one of the two kinds of product, and a test has one adapter.
+    ///
+    /// Mutations caught: a tile that reads the last column but one; a part that runs to the end; the
+    /// first part of a sum omitted.
+    #[test]
+    fn both_kinds_of_product_give_the_same() {
+        start();
+        // Sizes that no tile divides, a prime number of terms, one that is cut in parts.
+        for [m, k, n] in [[67, 20, 9], [1009, 7, 5], [3 * 61 * 67, 12, 13], [257, 1, 3]] {
+            let (x, w, dy) = (tensor([m, k]), tensor([n, k]), tensor([m, n]));
+            let burn = CubeBackend::float_matmul(x.clone(), transposed(w.clone()));
+            close(&values(products::product(&x, &w, [m, k, n])), &values(burn));
+            let burn = values(CubeBackend::float_matmul(transposed(dy.clone()), x.clone()));
+            close(&values(products::gradient(&x, &dy, [m, k, n])), &burn);
+            close(&values(gradient_in_parts(&x, &dy, [m, k, n])), &burn);
+        }
+    }
+
     /// A batch whose patches do not fit is taken a few images at a time.
     ///
     /// Mutations caught: the patches of the first images every time; the last part alone.
     #[test]
     fn patches_in_parts_give_the_same_gradient() {
-        let device =
-            Device::wgpu_options().init().expect("an adapter; install mesa-vulkan-drivers");
-        drop(device);
-        let tensor = |shape: [usize; 4]| {
-            let count = shape.iter().product();
-            let values: Vec<f32> =
-                (0..count).map(|i| ((i * 37) % 23) as f32 / 23.0 - 0.4).collect();
-            CubeBackend::float_from_data(TensorData::new(values, shape), &Default::default())
-        };
+        start();
         let options =
             ConvOptions { stride: [2; 2], padding: [(1, 1); 2], dilation: [1; 2], groups: 1 };
         let g = Geometry::new([5, 3, 9, 7], [3, 3], &options);
         let (x, dy) = (tensor([5, 9, 7, 3]), tensor([5, 5, 4, 6]));
-        let dw = |most: usize| {
-            let dw = convolution_dw(&x, &dy, &g, 6, most);
-            read_sync(CubeBackend::float_into_data(dw)).unwrap().try_into_vec::<f32>().unwrap()
-        };
+        let dw = |most: usize| values(convolution_dw(&x, &dy, &g, 6, most));
         let (whole, parts) = (dw(MOST_PATCH_VALUES), dw(2 * 20 * 27));
         assert_eq!(whole.len(), 6 * 27);
-        for (whole, part) in whole.iter().zip(parts) {
-            assert!((whole - part).abs() < 1e-5 * (1.0 + whole.abs()), "{part} for {whole}");
-        }
+        close(&parts, &whole);
     }
 }

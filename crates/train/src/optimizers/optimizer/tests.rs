@@ -189,7 +189,9 @@ fn wgpu() -> Device {
 /// On a GPU all parameters are updated in one launch. LAMB and Muon look at whole parameters and
 /// take the composed body there.
 ///
-/// Mutations caught, in the kernel: MUTATIONS
+/// Mutations caught: AdamW without its decay; Lion's average with the rate of its direction;
+/// RMSpropTF's epsilon outside the root; SGD without Nesterov's look ahead; a tensor gathered from
+/// another one's place.
 #[test]
 fn five_steps_on_a_gpu_equal_torch_and_timm() {
     let fixture = fixture();
@@ -204,6 +206,8 @@ fn five_steps_on_a_gpu_equal_torch_and_timm() {
 
 /// Rates and decays of their own, a parameter without a gradient for a while, a state that was saved
 /// and loaded: as on the CPU.
+///
+/// Mutations caught: the decay of the first place for all.
 #[test]
 fn a_gpu_updates_every_parameter_as_the_cpu_does() {
     let group = |decay, lr_scale| ParamGroup { decay, lr_scale, classifier: false };
