@@ -24,6 +24,20 @@ pub(crate) fn activate<N: Size>(
     }
 }
 
+/// [`activate`] of one value.
+#[cube]
+pub(crate) fn activate_one(z: f32, #[comptime] activation: FusedActivation) -> f32 {
+    match comptime!(activation) {
+        FusedActivation::Linear => z,
+        FusedActivation::Relu => select(z < 0.0f32, 0.0f32, z),
+        FusedActivation::Relu6 => select(z > 6.0f32, 6.0f32, select(z < 0.0f32, 0.0f32, z)),
+        FusedActivation::HardSwish => {
+            let gate = z * (1.0f32 / 6.0f32) + 0.5f32;
+            z * select(gate > 1.0f32, 1.0f32, select(gate < 0.0f32, 0.0f32, gate))
+        }
+    }
+}
+
 /// `min(max(z / 6 + 1 / 2, 0), 1)`; NaN stays NaN.
 #[cube]
 pub(crate) fn hard_sigmoid<N: Size>(z: Vector<f32, N>) -> Vector<f32, N> {

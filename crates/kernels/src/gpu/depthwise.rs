@@ -10,8 +10,10 @@ use burn_cubecl::cubecl::ir::ElemType;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
+use crate::cpu::activation::FusedActivation;
 use crate::cpu::geometry::Geometry;
-use crate::gpu::batch_norm::sum_rows;
+use crate::gpu::activation::activate;
+use crate::gpu::batch_norm::{Norm, sum_rows};
 use crate::gpu::map::{Tiles, UNITS, element, empty};
 use crate::gpu::traffic::record;
 
@@ -106,13 +108,20 @@ fn read_weights<N: Size>(
 fn forward_kernel<E: Float, N: Size>(
     x: &[Vector<E, N>],
     weights: &[f32],
+    gamma: &[Vector<f32, N>],
+    beta: &[Vector<f32, N>],
+    mean: &[Vector<f32, N>],
+    variance: &[Vector<f32, N>],
     y: &mut [Vector<E, N>],
+    epsilon: f32,
     extents: Extents,
     groups: usize,
     groups_of_row: usize,
     vectors: usize,
     rows_per_unit: usize,
     #[comptime] window: Window,
+    #[comptime] norms: bool,
+    #[comptime] activation: FusedActivation,
     #[comptime] x_units: usize,
     #[comptime] y_units: usize,
     #[define(E)] _dtype: ElemType,
@@ -174,7 +183,14 @@ fn forward_kernel<E: Float, N: Size>(
             #[unroll]
             for t in 0..OUTPUTS {
                 if from + t < out_w {
-                    y[(base + t) * vectors + channel] = Vector::cast_from(sums[t]);
+                    let mut value = sums[t];
+                    if comptime!(norms) {
+                        let deviation = (variance[channel] + Vector::new(epsilon)).sqrt();
+                        let scale = gamma[channel] / deviation;
+                        let z = (value - mean[channel]) * scale + beta[channel];
+                        value = activate::<N>(z, activation);
+                    }
+                    y[(base + t) * vectors + channel] = Vector::cast_from(value);
                 }
             }
         }
@@ -336,14 +352,24 @@ fn bytes(g: &Geometry, pixels: [usize; 2], like: &CubeTensor) -> usize {
     g.batch * pixels[0] * pixels[1] * g.channels * like.dtype.size()
 }
 
-/// The convolution of `x` `[b, h, w, c]`, `[b, h', w', c]`; one launch.
-pub(crate) fn forward(x: &CubeTensor, weights: CubeTensor, g: &Geometry) -> CubeTensor {
+/// The convolution of `x` `[b, h, w, c]`, `[b, h', w', c]`, and with `norm` that norm and activation
+/// behind it; one launch.
+pub(crate) fn forward(
+    x: &CubeTensor,
+    weights: CubeTensor,
+    g: &Geometry,
+    norm: Option<(Norm, FusedActivation)>,
+) -> CubeTensor {
     let window = Window::of(g);
     let groups_of_row = g.output[1].div_ceil(OUTPUTS);
     let groups = g.batch * g.output[0] * groups_of_row;
     let tiles = Tiles::new([groups, g.channels], 2, usize::MAX, most_x(window, g.channels));
     let y = empty(x, &[g.batch, g.output[0], g.output[1], g.channels], x.dtype);
     record("depthwise", [bytes(g, g.input, x), bytes(g, g.output, x)], window.taps());
+    let norms = norm.is_some();
+    // Where there is no norm, the weights stand in: a kernel has no optional operand.
+    let (norm, activation) =
+        norm.unwrap_or_else(|| (Norm::of_none(&weights), FusedActivation::Linear));
     forward_kernel::launch(
         &x.client,
         tiles.cubes(),
@@ -351,13 +377,20 @@ pub(crate) fn forward(x: &CubeTensor, weights: CubeTensor, g: &Geometry) -> Cube
         tiles.width,
         x.clone().into_buffer_arg(),
         weights.into_buffer_arg(),
+        norm.gamma.into_buffer_arg(),
+        norm.beta.into_buffer_arg(),
+        norm.mean.into_buffer_arg(),
+        norm.variance.into_buffer_arg(),
         y.clone().into_buffer_arg(),
+        norm.epsilon,
         extents(g),
         groups,
         groups_of_row,
         tiles.vectors,
         tiles.rows_per_unit,
         window,
+        norms,
+        activation,
         tiles.x,
         tiles.y,
         element(x.dtype),

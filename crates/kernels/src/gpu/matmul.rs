@@ -13,6 +13,7 @@ use cubecl::prelude::*;
 use crate::cpu::geometry::Geometry;
 use crate::gpu::map::{UNITS, element, empty, reshaped};
 use crate::gpu::products;
+use crate::gpu::products::Epilogue;
 use crate::gpu::sums::sum_parts;
 use crate::gpu::traffic::record;
 
@@ -56,9 +57,23 @@ pub(crate) fn pointwise(x: &CubeTensor, [m, k]: [usize; 2], weights: CubeTensor)
     let n = weights.meta.shape()[0];
     record_product("pointwise", [m, k, n], x);
     if products::suit(x) {
-        return products::product(x, &weights, [m, k, n]);
+        return products::product(x, &weights, [m, k, n], None);
     }
     CubeBackend::float_matmul(reshaped(x.clone(), &[m, k]), transposed(weights))
+}
+
+/// [`pointwise`] with a norm, its activation and a skip path in the same launch, where products of
+/// our own serve.
+pub(crate) fn pointwise_norm(
+    x: &CubeTensor,
+    [m, k]: [usize; 2],
+    weights: CubeTensor,
+    epilogue: Epilogue,
+) -> CubeTensor {
+    let weights = weight_matrix(weights, x);
+    let n = weights.meta.shape()[0];
+    record_product("pointwise", [m, k, n], x);
+    products::product(x, &weights, [m, k, n], Some(epilogue))
 }
 
 /// The gradient of the input of [`pointwise`]: `dy [m, out]` times `weights [out, in, 1, 1]`.
@@ -67,7 +82,7 @@ pub(crate) fn pointwise_dx(dy: &CubeTensor, [m, n]: [usize; 2], weights: CubeTen
     let k = weights.meta.shape()[1];
     record_product("pointwise_dx", [m, n, k], dy);
     if products::suit(dy) {
-        return products::product(dy, &into_contiguous(transposed(weights)), [m, n, k]);
+        return products::product(dy, &into_contiguous(transposed(weights)), [m, n, k], None);
     }
     CubeBackend::float_matmul(reshaped(dy.clone(), &[m, n]), weights)
 }
@@ -89,7 +104,7 @@ pub(crate) fn weight_gradient(
     [m, k, n]: [usize; 3],
 ) -> CubeTensor {
     if products::suit(x) {
-        record("pointwise_dw", [m * (k + n) * x.dtype.size(), k * n * 4], products::TERMS);
+        record("pointwise_dw", [m * (k + n) * x.dtype.size(), k * n * 4], products::terms(m));
         return products::gradient(x, dy, [m, k, n]);
     }
     gradient_in_parts(x, dy, [m, k, n])
@@ -271,7 +286,7 @@ mod tests {
         for [m, k, n] in [[67, 20, 9], [1009, 7, 5], [3 * 61 * 67, 12, 13], [257, 1, 3]] {
             let (x, w, dy) = (tensor([m, k]), tensor([n, k]), tensor([m, n]));
             let burn = CubeBackend::float_matmul(x.clone(), transposed(w.clone()));
-            close(&values(products::product(&x, &w, [m, k, n])), &values(burn));
+            close(&values(products::product(&x, &w, [m, k, n], None)), &values(burn));
             let burn = values(CubeBackend::float_matmul(transposed(dy.clone()), x.clone()));
             close(&values(products::gradient(&x, &dy, [m, k, n])), &burn);
             close(&values(gradient_in_parts(&x, &dy, [m, k, n])), &burn);

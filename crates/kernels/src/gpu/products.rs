@@ -8,6 +8,9 @@ use burn_cubecl::cubecl::ir::ElemType;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
+use crate::cpu::activation::FusedActivation;
+use crate::gpu::activation::activate_one;
+use crate::gpu::batch_norm::Norm;
 use crate::gpu::map::{element, empty};
 use crate::gpu::sums::sum_parts;
 
@@ -15,8 +18,14 @@ use crate::gpu::sums::sum_parts;
 const TILE: usize = 4;
 /// Units of a cube: few, because a unit has much to do.
 const UNITS: usize = 64;
-/// Terms of a part of a weight gradient.
-pub(crate) const TERMS: usize = 256;
+/// The fewest terms of a part of a weight gradient, and the most parts.
+const FEWEST_TERMS: usize = 256;
+const MOST_PARTS: usize = 1024;
+
+/// Terms of a part of a weight gradient over `m` rows.
+pub(crate) fn terms(m: usize) -> usize {
+    m.div_ceil(MOST_PARTS).max(FEWEST_TERMS)
+}
 
 /// Whether these products suit the device of a tensor better than Burn's.
 pub(crate) fn suit(tensor: &CubeTensor) -> bool {
@@ -28,11 +37,20 @@ pub(crate) fn suit(tensor: &CubeTensor) -> bool {
 fn product_kernel<E: Float, N: Size>(
     x: &[Vector<E, N>],
     w: &[Vector<E, N>],
+    gamma: &[f32],
+    beta: &[f32],
+    mean: &[f32],
+    variance: &[f32],
+    skip: &[E],
     y: &mut [E],
+    epsilon: f32,
     rows: usize,
     terms: usize,
     columns: usize,
     tiles: usize,
+    #[comptime] norms: bool,
+    #[comptime] skips: bool,
+    #[comptime] activation: FusedActivation,
     #[define(E)] _dtype: ElemType,
 ) {
     let column_tiles = columns.div_ceil(TILE);
@@ -73,15 +91,44 @@ fn product_kernel<E: Float, N: Size>(
                     for lane in 1..N::value() {
                         sum += lanes.extract(lane);
                     }
-                    y[(row + i) * columns + column + j] = E::cast_from(sum);
+                    let (at, c) = ((row + i) * columns + column + j, column + j);
+                    if comptime!(norms) {
+                        let scale = gamma[c] / (variance[c] + epsilon).sqrt();
+                        sum = activate_one((sum - mean[c]) * scale + beta[c], activation);
+                    }
+                    if comptime!(skips) {
+                        sum += f32::cast_from(skip[at]);
+                    }
+                    y[at] = E::cast_from(sum);
                 }
             }
         }
     }
 }
 
-/// `x [m, k]` times the transpose of `w [n, k]`.
-pub(crate) fn product(x: &CubeTensor, w: &CubeTensor, [m, k, n]: [usize; 3]) -> CubeTensor {
+/// What follows a product in the same launch: a norm and its activation, then the addition of a skip
+/// path.
+pub(crate) struct Epilogue {
+    pub(crate) norm: Norm,
+    pub(crate) activation: FusedActivation,
+    pub(crate) skip: Option<CubeTensor>,
+}
+
+/// `x [m, k]` times the transpose of `w [n, k]`, and the epilogue.
+pub(crate) fn product(
+    x: &CubeTensor,
+    w: &CubeTensor,
+    [m, k, n]: [usize; 3],
+    epilogue: Option<Epilogue>,
+) -> CubeTensor {
+    let norms = epilogue.is_some();
+    // Where there is no epilogue, the weights stand in: a kernel has no optional operand.
+    let Epilogue { norm, activation, skip } = epilogue.unwrap_or_else(|| Epilogue {
+        norm: Norm::of_none(w),
+        activation: FusedActivation::Linear,
+        skip: None,
+    });
+    let skips = skip.is_some();
     let width = if k.is_multiple_of(4) { 4 } else { 1 };
     let y = empty(x, &[m, n], x.dtype);
     let tiles = n.div_ceil(TILE) * m.div_ceil(TILE);
@@ -93,11 +140,20 @@ pub(crate) fn product(x: &CubeTensor, w: &CubeTensor, [m, k, n]: [usize; 3]) -> 
         width,
         x.clone().into_buffer_arg(),
         w.clone().into_buffer_arg(),
+        norm.gamma.into_buffer_arg(),
+        norm.beta.into_buffer_arg(),
+        norm.mean.into_buffer_arg(),
+        norm.variance.into_buffer_arg(),
+        skip.unwrap_or_else(|| w.clone()).into_buffer_arg(),
         y.clone().into_buffer_arg(),
+        norm.epsilon,
         m,
         k / width,
         n,
         tiles,
+        norms,
+        skips,
+        activation,
         element(x.dtype),
     );
     y
@@ -113,6 +169,7 @@ fn gradient_kernel<E: Float, N: Size>(
     k: usize,
     n: usize,
     units: usize,
+    terms: usize,
     #[define(E)] _dtype: ElemType,
 ) {
     if ABSOLUTE_POS < units {
@@ -126,8 +183,8 @@ fn gradient_kernel<E: Float, N: Size>(
         for j in 0..TILE {
             sums[j] = Vector::new(0.0f32);
         }
-        let first = part * TERMS;
-        let last = usize::min(first + TERMS, m);
+        let first = part * terms;
+        let last = usize::min(first + terms, m);
         for term in first..last {
             let value = Vector::<f32, N>::cast_from(x[term * k + column]);
             #[unroll]
@@ -148,7 +205,8 @@ fn gradient_kernel<E: Float, N: Size>(
 /// The transpose of `dy [m, n]` times `x [m, k]`, `[n, k]` in f32; two launches.
 pub(crate) fn gradient(x: &CubeTensor, dy: &CubeTensor, [m, k, n]: [usize; 3]) -> CubeTensor {
     let width = if k.is_multiple_of(4) { 4 } else { 1 };
-    let count = m.div_ceil(TERMS);
+    let terms = terms(m);
+    let count = m.div_ceil(terms);
     let parts = empty(x, &[count, n, k], DType::F32);
     let units = count * n.div_ceil(TILE) * (k / width);
     let dim = CubeDim::new_1d(UNITS as u32);
@@ -164,6 +222,7 @@ pub(crate) fn gradient(x: &CubeTensor, dy: &CubeTensor, [m, k, n]: [usize; 3]) -
         k / width,
         n,
         units,
+        terms,
         element(x.dtype),
     );
     sum_parts(parts, count, &[n, k])

@@ -10,7 +10,8 @@ use burn_cubecl::tensor::CubeTensor;
 use crate::cpu::geometry::Geometry;
 use crate::gpu::batch_norm::{Norm, backward, normalise, statistics};
 use crate::gpu::map::{from_nhwc, reshaped, supports, to_nhwc};
-use crate::gpu::{depthwise, matmul};
+use crate::gpu::products::Epilogue;
+use crate::gpu::{depthwise, matmul, products};
 use crate::ops::conv_norm_activation::{ConvNormOps, WeightCache};
 use crate::ops::conv_norm_config::{BatchNormState, ConvNormConfig};
 use crate::ops::cpu_tensor::burn_ops_requested;
@@ -65,7 +66,9 @@ fn forward(x: CubeTensor, w: CubeTensor, options: ConvOptions<2>) -> CubeTensor 
             let y = matmul::pointwise(&to_nhwc(x), shape, w);
             from_nhwc(reshaped(y, &[b, height, width, out]))
         }
-        Kind::Depthwise(g) => from_nhwc(depthwise::forward(&to_nhwc(x), into_contiguous(w), &g)),
+        Kind::Depthwise(g) => {
+            from_nhwc(depthwise::forward(&to_nhwc(x), into_contiguous(w), &g, None))
+        }
         Kind::Standard(_) | Kind::Other => {
             let w = matmul::of_type(w, x.dtype);
             reference::convolution::<CubeBackend>(x, w, options)
@@ -105,8 +108,10 @@ fn gradients(
                 filters,
                 matmul::MOST_PATCH_VALUES,
             );
-            let dx = input_too
-                .then(|| reference::convolution_dx::<CubeBackend>(x, w, from_nhwc(dy), options));
+            let dx = input_too.then(|| {
+                let w = matmul::of_type(w, x.dtype);
+                reference::convolution_dx::<CubeBackend>(x, w, from_nhwc(dy), options)
+            });
             (dx, dw)
         }
         Kind::Other => {
@@ -220,9 +225,28 @@ impl ConvNormOps for CubeBackend {
         layer: ConvNormConfig,
         cache: WeightCache,
     ) -> FloatTensor<Self> {
-        drop(cache); // the norm is one pass, which applies the activation too
-        let y = forward(x, w, layer.conv.clone());
+        drop(cache); // norm and activation are applied behind the convolution
         let skip = skips.then_some(skip);
+        if norms(&x, &[&gamma, &beta, &mean, &variance]) {
+            match kind(&x, &w, &layer.conv) {
+                Kind::Depthwise(g) if skip.is_none() => {
+                    let norm = norm([gamma, beta, mean, variance], &layer);
+                    let norm = Some((norm, layer.activation));
+                    let w = into_contiguous(w);
+                    return from_nhwc(depthwise::forward(&to_nhwc(x), w, &g, norm));
+                }
+                Kind::Pointwise if products::suit(&x) => {
+                    let norm = norm([gamma, beta, mean, variance], &layer);
+                    let skip = skip.map(to_nhwc);
+                    let epilogue = Epilogue { norm, activation: layer.activation, skip };
+                    let ([b, _, height, width], shape, out) = (dims(&x), matrix(&x), dims(&w)[0]);
+                    let y = matmul::pointwise_norm(&to_nhwc(x), shape, w, epilogue);
+                    return from_nhwc(reshaped(y, &[b, height, width, out]));
+                }
+                _ => {}
+            }
+        }
+        let y = forward(x, w, layer.conv.clone());
         if !norms(&y, &[&gamma, &beta, &mean, &variance]) {
             return reference::norm_inference::<Self>(
                 y,
