@@ -2,7 +2,8 @@
 //! images and regions alike.
 //!
 //! Mutations caught: PNG searched only before its data, the prefix kept, LONG read as SHORT, only
-//! the first APP1, orientations 6 and 8 exchanged, the borders of a smaller patch not turned.
+//! the first APP1, orientations 6 and 8 exchanged, the borders of a smaller patch not turned; XMP over
+//! EXIF; XMP where EXIF has a value that is not defined.
 
 use std::path::Path;
 
@@ -88,13 +89,18 @@ fn png_with(kind: [u8; 4], body: &[u8], behind: bool) -> Vec<u8> {
 
 /// A WebP of more than one chunk: the picture, and EXIF before or behind it.
 fn webp_with(body: &[u8], behind: bool) -> Vec<u8> {
+    webp_with_chunk(*b"EXIF", body, behind)
+}
+
+fn webp_with_chunk(kind: [u8; 4], body: &[u8], behind: bool) -> Vec<u8> {
     let plain = file("rgba.webp");
-    let mut exif = b"EXIF".to_vec();
+    let mut exif = kind.to_vec();
     exif.extend((body.len() as u32).to_le_bytes());
     exif.extend(body);
     exif.resize(exif.len().next_multiple_of(2), 0);
-    // 19 x 11 pixels, flags: EXIF and alpha.
-    let head = [b"VP8X\x0A\0\0\0\x18\0\0\0", &[18, 0, 0, 10, 0, 0][..]].concat();
+    // 19 x 11 pixels, flags: alpha, and EXIF or XMP.
+    let flags = if kind == *b"EXIF" { 0x18 } else { 0x14 };
+    let head = [b"VP8X\x0A\0\0\0", &[flags, 0, 0, 0][..], &[18, 0, 0, 10, 0, 0]].concat();
     let bitstream = plain[12..].to_vec();
     let chunks = match behind {
         true => [head, bitstream, exif].concat(),
@@ -181,6 +187,56 @@ fn every_type_and_byte_order_is_read_and_nothing_else() {
     }
     assert_eq!(seen(&png_with(*b"eXIF", &whole, false)), upright, "another chunk");
     assert_eq!(seen(b""), upright);
+}
+
+/// XMP turns where EXIF says nothing, in the forms and places of Pillow's `exif_transpose`
+/// (13.0.0, which was given these files).
+#[test]
+fn xmp_counts_where_exif_has_no_orientation() {
+    let attribute = |value: u8| {
+        format!("<x:xmpmeta><rdf:Description tiff:Make=\"a\" tiff:Orientation=\"{value}\"/>")
+    };
+    let element = "<rdf:RDF><tiff:Orientation>6</tiff:Orientation>";
+    let app1_xmp =
+        |packet: &str| (0xE1, [b"http://ns.adobe.com/xap/1.0/\0", packet.as_bytes()].concat());
+    let text =
+        |head: &[u8], packet: &str| [b"XML:com.adobe.xmp\0", head, packet.as_bytes()].concat();
+    let inflated = |packet: &str| {
+        use std::io::Write as _;
+        let mut zlib = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+        zlib.write_all(packet.as_bytes()).unwrap();
+        [b"XML:com.adobe.xmp\0\x01\0\0\0".to_vec(), zlib.finish().unwrap()].concat()
+    };
+    let hex: String = block(SIX).iter().map(|byte| format!("{byte:02x}")).collect();
+    let raw = format!("Raw profile type exif\0\nexif\n      {}\n{hex}\n", hex.len() / 2);
+    let six = &attribute(6);
+    let cases: Vec<(&str, Vec<u8>, u64)> = vec![
+        ("jpeg, attribute", jpeg_with(&[app1_xmp(six)]), 6),
+        ("jpeg, element", jpeg_with(&[app1_xmp(element)]), 6),
+        ("jpeg, the last packet", jpeg_with(&[app1_xmp(&attribute(3)), app1_xmp(six)]), 6),
+        ("jpeg, single quotes", jpeg_with(&[app1_xmp("tiff:Orientation='6'")]), 1),
+        ("jpeg, nine", jpeg_with(&[app1_xmp(&attribute(9))]), 1),
+        ("jpeg, EXIF first", jpeg_with(&[app1(&block(SIX)), app1_xmp(&attribute(3))]), 6),
+        (
+            "jpeg, EXIF upright",
+            jpeg_with(&[app1_xmp(six), app1(&block(Tag { value: 1, ..SIX }))]),
+            1,
+        ),
+        (
+            "jpeg, EXIF not defined",
+            jpeg_with(&[app1_xmp(six), app1(&block(Tag { value: 0, ..SIX }))]),
+            1,
+        ),
+        ("png", png_with(*b"iTXt", &text(b"\0\0\0\0", six), false), 6),
+        ("png, behind the data", png_with(*b"iTXt", &text(b"\0\0en\0x\0", element), true), 6),
+        ("png, compressed", png_with(*b"iTXt", &inflated(six), false), 6),
+        ("png, tEXt", png_with(*b"tEXt", &text(b"", six), false), 6),
+        ("png, raw profile", png_with(*b"tEXt", raw.as_bytes(), false), 6),
+        ("webp", webp_with_chunk(*b"XMP ", six.as_bytes(), true), 6),
+    ];
+    for (name, bytes, expected) in cases {
+        assert_eq!(Some(orientation(&bytes)), Orientation::from_exif(expected), "{name}");
+    }
 }
 
 /// A JPEG of 97 x 61 pixels with chroma of half height and width.
