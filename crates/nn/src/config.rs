@@ -28,10 +28,14 @@ pub enum Architecture {
     Googlenet,
     InceptionV3,
     Xception,
+    Xception41,
+    Xception65,
+    Xception71,
 }
 
 impl Architecture {
-    /// torchvision's name; for MobileNetV1 and Xception, which it lacks, a name in its style.
+    /// torchvision's name; for MobileNetV1 and Xception, which it lacks, a name in its style or
+    /// timm's.
     pub fn name(self) -> &'static str {
         match self {
             Self::MobilenetV1 => "mobilenet_v1",
@@ -41,13 +45,20 @@ impl Architecture {
             Self::Googlenet => "googlenet",
             Self::InceptionV3 => "inception_v3",
             Self::Xception => "xception",
+            Self::Xception41 => "xception41",
+            Self::Xception65 => "xception65",
+            Self::Xception71 => "xception71",
         }
     }
 
     /// Height and width in pixels of the images that the published weights were trained on.
     pub fn native_size(self) -> usize {
         match self {
-            Self::InceptionV3 | Self::Xception => 299,
+            Self::InceptionV3
+            | Self::Xception
+            | Self::Xception41
+            | Self::Xception65
+            | Self::Xception71 => 299,
             _ => 224,
         }
     }
@@ -65,7 +76,14 @@ impl Architecture {
     pub fn norm(self, naming: Naming) -> Norm {
         let (epsilon, momentum) = match (self, naming) {
             (Self::MobilenetV3Large | Self::MobilenetV3Small, Naming::Torchvision) => (1e-3, 0.01),
-            (Self::Googlenet | Self::InceptionV3, _) => (1e-3, 0.1),
+            (
+                Self::Googlenet
+                | Self::InceptionV3
+                | Self::Xception41
+                | Self::Xception65
+                | Self::Xception71,
+                _,
+            ) => (1e-3, 0.1),
             _ => (1e-5, 0.1),
         };
         Norm { epsilon, momentum }
@@ -92,7 +110,7 @@ const MAX_CLASSES: usize = 1 << 24;
 pub struct NetworkConfig {
     /// The paper and its table.
     pub architecture: Architecture,
-    /// Width multiplier; 1 for GoogLeNet, Inception v3 and Xception.
+    /// Width multiplier; 1 for GoogLeNet, Inception v3 and the Xceptions.
     pub width: f64,
     /// Number of logits.
     pub num_classes: usize,
@@ -120,6 +138,10 @@ pub struct NetworkConfig {
     /// MobileNetV3 with the last stage's channels halved.
     #[serde(default)]
     pub reduced_tail: bool,
+    /// Whether MobileNetV1 has a 1x1 convolution with at least 1024 channels before the classifier,
+    /// as timm's `mobilenetv1_100h`.
+    #[serde(default)]
+    pub head_conv: bool,
     /// Whether GoogLeNet and Inception v3 have their auxiliary heads, which only training uses.
     #[serde(default)]
     pub auxiliary: bool,
@@ -153,7 +175,11 @@ impl NetworkConfig {
     pub fn new(architecture: Architecture, num_classes: usize) -> Self {
         let dropout = match architecture {
             Architecture::MobilenetV1 => 0.001,
-            Architecture::InceptionV3 | Architecture::Xception => 0.5,
+            Architecture::InceptionV3
+            | Architecture::Xception
+            | Architecture::Xception41
+            | Architecture::Xception65
+            | Architecture::Xception71 => 0.5,
             _ => 0.2,
         };
         let norm = architecture.norm(Naming::Torchvision);
@@ -170,6 +196,7 @@ impl NetworkConfig {
             minimal: false,
             dilated: false,
             reduced_tail: false,
+            head_conv: false,
             auxiliary: false,
             three_for_five: false,
             transform_input: false,
@@ -181,13 +208,18 @@ impl NetworkConfig {
     /// # Errors
     /// One sentence that names the field, its value and the expected values.
     pub fn validate(&self) -> Result<(), String> {
-        use Architecture::{Googlenet, InceptionV3, MobilenetV1, Xception};
+        use Architecture::{
+            Googlenet, InceptionV3, MobilenetV1, Xception, Xception41, Xception65, Xception71,
+        };
         let name = self.architecture.name();
         let v3 = matches!(
             self.architecture,
             Architecture::MobilenetV3Large | Architecture::MobilenetV3Small
         );
-        let fixed = matches!(self.architecture, Googlenet | InceptionV3 | Xception);
+        let fixed = matches!(
+            self.architecture,
+            Googlenet | InceptionV3 | Xception | Xception41 | Xception65 | Xception71
+        );
         let heads = matches!(self.architecture, Googlenet | InceptionV3);
         let refuse = |what: &str| Err(format!("{name} has no {what}; omit it"));
         if !(0.05..=8.0).contains(&self.width) {
@@ -217,6 +249,7 @@ impl NetworkConfig {
                     "{name}: dilated and reduced-tail are torchvision's; use torchvision's scaling"
                 ))
             }
+            _ if self.architecture != MobilenetV1 && self.head_conv => refuse("head convolution"),
             _ if !heads && self.auxiliary => refuse("auxiliary head"),
             _ if !heads && self.transform_input => refuse("transformed input"),
             _ if self.architecture != Googlenet && self.three_for_five => refuse("5x5 branch"),

@@ -106,6 +106,18 @@ impl LayerSpec {
         count as u64
     }
 
+    /// The number of values of every tensor, in the order of `keys`.
+    pub fn values(&self) -> Vec<usize> {
+        match self.operation {
+            LayerOperation::Convolution { conv, bias, norm } => {
+                let vectors = usize::from(bias) + 4 * usize::from(norm);
+                [&[conv.weights()][..], &vec![conv.output; vectors]].concat()
+            }
+            LayerOperation::Linear => vec![self.input[0] * self.output[0], self.output[0]],
+            _ => Vec::new(),
+        }
+    }
+
     /// Multiply-adds of a convolution or linear layer for one image.
     pub fn multiply_adds(&self) -> u64 {
         let count = match self.operation {

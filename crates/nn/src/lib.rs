@@ -9,6 +9,9 @@
 //! | [GoogLeNet](models::googlenet) | arXiv:1409.4842, table 1 | 6,624,904 | 1,498.38 M | 224 |
 //! | [Inception v3](models::inception_v3) | arXiv:1512.00567, table 1 | 23,834,568 | 5,713.22 M | 299 |
 //! | [Xception](models::xception) | arXiv:1610.02357, figure 5 | 22,855,952 | 8,357.40 M | 299 |
+//! | [Xception-41](models::xception_aligned) | arXiv:1802.02611, figure 4 | 26,969,560 | 9,204.13 M | 299 |
+//! | [Xception-65](models::xception_aligned) | arXiv:1802.02611, figure 4 | 39,916,312 | 13,852.68 M | 299 |
+//! | [Xception-71](models::xception_aligned) | arXiv:1802.02611, figure 4 | 42,338,736 | 17,946.55 M | 299 |
 //!
 //! Parameters are those of 1000 classes without auxiliary heads. Multiply-adds are those of one
 //! image of the native size, whose height and width are in the last column. GoogLeNet is

@@ -9,3 +9,4 @@ pub mod mobilenet_v2;
 pub mod mobilenet_v3;
 pub mod variants;
 pub mod xception;
+pub mod xception_aligned;

@@ -13,6 +13,7 @@ use crate::models::mobilenet_v1::{self, MobileNetV1};
 use crate::models::mobilenet_v2::{self, MobileNetV2};
 use crate::models::mobilenet_v3::{self, MobileNetV3, MobileNetV3Size};
 use crate::models::xception::{self, Xception};
+use crate::models::xception_aligned::{self, XceptionAligned, XceptionDepth};
 use crate::outputs::TrainingOutputs;
 use crate::{init, preprocessing};
 
@@ -45,6 +46,7 @@ impl NetworkConfig {
     /// ```
     pub fn graph(&self, height: usize, width: usize, naming: Naming) -> Graph {
         use MobileNetV3Size::{Large, Small};
+        use XceptionDepth::{Layers41, Layers65, Layers71};
         let size = [height, width];
         match self.architecture {
             Architecture::MobilenetV1 => mobilenet_v1::graph(self, size),
@@ -54,6 +56,9 @@ impl NetworkConfig {
             Architecture::Googlenet => googlenet::graph(self, size),
             Architecture::InceptionV3 => inception_v3::graph(self, size),
             Architecture::Xception => xception::graph(self, size),
+            Architecture::Xception41 => xception_aligned::graph(Layers41, self, size),
+            Architecture::Xception65 => xception_aligned::graph(Layers65, self, size),
+            Architecture::Xception71 => xception_aligned::graph(Layers71, self, size),
         }
     }
 
@@ -77,6 +82,8 @@ impl NetworkConfig {
     /// A network whose weights are all zero, to load weights into; no random number is drawn.
     pub fn init_zero(&self, device: &Device) -> Network {
         use MobileNetV3Size::{Large, Small};
+        use XceptionDepth::{Layers41, Layers65, Layers71};
+        let aligned = |depth| Model::XceptionAligned(XceptionAligned::new(depth, self, device));
         let model = match self.architecture {
             Architecture::MobilenetV1 => Model::MobileNetV1(MobileNetV1::new(self, device)),
             Architecture::MobilenetV2 => Model::MobileNetV2(MobileNetV2::new(self, device)),
@@ -89,6 +96,9 @@ impl NetworkConfig {
             Architecture::Googlenet => Model::GoogLeNet(GoogLeNet::new(self, device)),
             Architecture::InceptionV3 => Model::InceptionV3(InceptionV3::new(self, device)),
             Architecture::Xception => Model::Xception(Xception::new(self, device)),
+            Architecture::Xception41 => aligned(Layers41),
+            Architecture::Xception65 => aligned(Layers65),
+            Architecture::Xception71 => aligned(Layers71),
         };
         Network { model, config: self.clone() }
     }
@@ -102,6 +112,7 @@ enum Model {
     GoogLeNet(GoogLeNet),
     InceptionV3(InceptionV3),
     Xception(Xception),
+    XceptionAligned(XceptionAligned),
 }
 
 /// A network of any architecture with its configuration.
@@ -126,6 +137,7 @@ impl Network {
             Model::GoogLeNet(network) => network,
             Model::InceptionV3(network) => network,
             Model::Xception(network) => network,
+            Model::XceptionAligned(network) => network,
         }
     }
 

@@ -8,7 +8,8 @@
 //! 3x3; an auxiliary head on a mirrored map; another head weight; padding omitted from the mean;
 //! Xception's skip after the ReLU; a ReLU between Xception's convolutions; none between
 //! MobileNetV1's; 1x7 and 7x1 exchanged; no residual; no dilation; epsilon 1e-5 for 1e-3; the
-//! biased variance as running statistic; a wrong sign in the transformed input.
+//! biased variance as running statistic; a wrong sign in the transformed input; aligned Xception's skip
+//! after the ReLU, its tail without a ReLU; MobileNetV1's last convolution without its activation.
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::optim::GradientsParams;
@@ -179,7 +180,7 @@ fn step_within(name: &str, device: &Device, float: DType, tolerance: f64) {
 }
 
 const ANY: usize = usize::MAX;
-const ALL: [&str; 18] = [
+const ALL: [&str; 22] = [
     "mobilenet_v1",
     "mobilenet_v1 relu",
     "mobilenet_v2",
@@ -198,6 +199,10 @@ const ALL: [&str; 18] = [
     "googlenet_5x5",
     "inception_v3",
     "xception",
+    "mobilenetv1_100h",
+    "xception41",
+    "xception65",
+    "xception71",
 ];
 
 #[test]
@@ -207,7 +212,7 @@ fn every_network_in_eval_mode_on_flex() {
 
 #[test]
 fn mobilenets_train_alike_on_flex() {
-    let names = ["mobilenet_v1", "mobilenet_v2", "mobilenetv2_050"];
+    let names = ["mobilenet_v1", "mobilenetv1_100h", "mobilenet_v2", "mobilenetv2_050"];
     names.iter().for_each(|name| step(name, &Device::flex(), DType::F64));
 }
 
@@ -223,8 +228,10 @@ fn googlenet_with_its_heads_trains_alike_on_flex() {
 }
 
 #[test]
-fn inception_v3_with_its_head_and_xception_train_alike_on_flex() {
-    ["inception_v3", "xception"].iter().for_each(|name| step(name, &Device::flex(), DType::F64));
+fn inception_v3_with_its_head_and_the_xceptions_train_alike_on_flex() {
+    ["inception_v3", "xception", "xception41"]
+        .iter()
+        .for_each(|name| step(name, &Device::flex(), DType::F64));
 }
 
 #[expect(deprecated, reason = "burn-ndarray is one of the backends asked for")]

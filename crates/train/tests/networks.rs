@@ -1,5 +1,8 @@
 //! The subcommands about networks and weights: summary, explain, convert, forward, and training
 //! every architecture for an epoch.
+//!
+//! Mutations caught: one multiply-add more a layer in `summary`; torchvision's names for timm's in
+//! `convert`; a label beyond the classes not refused by `forward`.
 
 #[path = "test_folder/test_folder.rs"]
 mod test_folder;
@@ -241,13 +244,15 @@ fn a_training_step_is_the_same_on_every_backend() {
 fn every_architecture_trains_evaluates_and_predicts() {
     let place = TestFolder::new("zoo");
     let narrow: &[&str] = &["--width", "0.25"];
-    let cases: [(&str, &[&str]); 6] = [
+    let cases: [(&str, &[&str]); 8] = [
         ("mobilenet_v1", narrow),
         ("mobilenet_v1", &["--width", "0.25", "--relu", "--padding", "same"]),
         ("mobilenet_v2", narrow),
         ("mobilenetv3_large_075", narrow),
         ("googlenet", &["--width", "1", "--aux"]),
         ("xception", &["--width", "1", "--img-size", "40"]),
+        ("mobilenetv1_100h", narrow),
+        ("xception41", &["--width", "1"]),
     ];
     for (i, (model, more)) in cases.into_iter().enumerate() {
         let name = format!("r{i}");

@@ -2,7 +2,8 @@
 //! two knobs, the width multiplier alpha and the resolution.
 //!
 //! Departures from the paper: the activation is ReLU6, as in the published weights and timm (ReLU
-//! on request); the second stride 2 that table 1 prints at 7x7x1024 is 1, as in every
+//! on request); timm's `mobilenetv1_100h` has a last 1x1 convolution as MobileNetV2 has one; the
+//! second stride 2 that table 1 prints at 7x7x1024 is 1, as in every
 //! implementation. Weight decay on depthwise filters is an option of the optimizer, not of the
 //! network.
 
@@ -36,10 +37,14 @@ const ROWS: [(usize, usize); 13] = [
 /// Channels of the first convolution.
 const STEM: usize = 32;
 
+/// Least channels of the last 1x1 convolution, where there is one.
+const HEAD: usize = 1024;
+
 /// Table 1 under a configuration.
 struct MobileNetV1Table {
     stem: Conv,
     blocks: Vec<Separable>,
+    head: Option<Conv>,
     activation: Activation,
 }
 
@@ -57,12 +62,13 @@ impl MobileNetV1Table {
             Separable { depthwise: depthwise.with_padding(config.padding), pointwise }
         };
         let blocks = ROWS.iter().map(&mut block).collect();
+        let head = config.head_conv.then(|| Conv::pointwise(input, scale(HEAD).max(HEAD)));
         let activation = config.activation.unwrap_or(Activation::Relu6);
-        Self { stem, blocks, activation }
+        Self { stem, blocks, head, activation }
     }
 
     fn features(&self) -> usize {
-        self.blocks[self.blocks.len() - 1].pointwise.output
+        self.head.map_or(self.blocks[self.blocks.len() - 1].pointwise.output, |head| head.output)
     }
 }
 
@@ -89,6 +95,9 @@ pub(crate) fn graph(config: &NetworkConfig, size: [usize; 2]) -> Graph {
             block.pointwise,
             table.activation,
         );
+    }
+    if let Some(head) = table.head {
+        layers.add_conv_norm(&["conv_head".into(), "bn2".into()], head, table.activation);
     }
     layers.add_adaptive_mean("global_pool", 1);
     let bound = 1.0 / (config.num_classes as f64).sqrt();
@@ -119,7 +128,7 @@ impl MobileNetV1 {
         let stages = Stages {
             stem: ConvNormActivation::new(table.stem, norm, activation, device), // 32 channels
             blocks: table.blocks.iter().map(block).collect(), // 512 at stride 16, 1024 at stride 32
-            last: None,
+            last: table.head.map(|head| ConvNormActivation::new(head, norm, activation, device)),
         };
         let (features, classes) = (table.features(), config.num_classes);
         Self { stages, classifier: Classifier::new(features, classes, config.dropout, device) }

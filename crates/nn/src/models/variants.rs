@@ -3,7 +3,7 @@
 
 use crate::config::Architecture::{
     self, Googlenet, InceptionV3, MobilenetV1, MobilenetV2, MobilenetV3Large, MobilenetV3Small,
-    Xception,
+    Xception, Xception41, Xception65, Xception71,
 };
 use crate::config::{NetworkConfig, Scaling};
 use crate::geometry::Padding;
@@ -32,6 +32,8 @@ pub enum Modification {
     Dilated,
     /// MobileNetV3 with half the channels in the last stage.
     ReducedTail,
+    /// MobileNetV1 with a 1x1 convolution before the classifier.
+    HeadConv,
     /// GoogLeNet with 5x5 branches, as in the paper.
     FiveByFive,
 }
@@ -71,7 +73,7 @@ const fn variant(
     Variant { name, architecture, width, weight_source, modification, top1, top5, source }
 }
 
-use Modification::{Dilated, FiveByFive, Minimal, None as Plain, ReducedTail};
+use Modification::{Dilated, FiveByFive, HeadConv, Minimal, None as Plain, ReducedTail};
 use WeightSource::{Tensorflow as Tf, Timm as Ti, Torchvision as Tv};
 
 /// All variants. The first one of an architecture is its standard variant.
@@ -83,6 +85,7 @@ pub const VARIANTS: &[Variant] = &[
     variant("mobilenet_v1_050",                   MobilenetV1,      0.50, Ti, Plain, Some(63.3), Some(84.9), "TF-slim"),
     variant("mobilenet_v1_025",                   MobilenetV1,      0.25, Ti, Plain, Some(49.8), Some(74.2), "TF-slim"),
     variant("mobilenetv1_100",                    MobilenetV1,      1.00, Ti, Plain, Some(75.388), Some(92.310), "timm ra4"),
+    variant("mobilenetv1_100h",                   MobilenetV1,      1.00, Ti, HeadConv, Some(75.662), Some(92.504), "timm ra4"),
     variant("mobilenetv1_125",                    MobilenetV1,      1.25, Ti, Plain, None, None, "timm"),
     variant("tf_mobilenet_v1",                    MobilenetV1,      1.00, Tf, Plain, Some(70.9), Some(89.9), "TF-slim"),
     variant("mobilenet_v2",                       MobilenetV2,      1.00, Tv, Plain, Some(72.154), Some(90.822), "torchvision V2"),
@@ -113,6 +116,9 @@ pub const VARIANTS: &[Variant] = &[
     variant("googlenet_5x5",                      Googlenet,        1.00, Tv, FiveByFive, None, None, "paper"),
     variant("inception_v3",                       InceptionV3,      1.00, Tv, Plain, Some(77.294), Some(93.450), "torchvision"),
     variant("xception",                           Xception,         1.00, Ti, Plain, Some(79.058), Some(94.396), "timm"),
+    variant("xception41",                         Xception41,       1.00, Ti, Plain, Some(78.504), Some(94.276), "timm tf"),
+    variant("xception65",                         Xception65,       1.00, Ti, Plain, Some(79.556), Some(94.654), "timm tf"),
+    variant("xception71",                         Xception71,       1.00, Ti, Plain, Some(79.872), Some(94.928), "timm tf"),
 ];
 
 /// Other names of the same variants.
@@ -169,6 +175,10 @@ impl Variant {
         let half = InputSpec { mean: [0.5; 3], std: [0.5; 3], ..imagenet };
         match (self.architecture, self.weight_source) {
             (Xception, _) => InputSpec { crop_pct: 0.8975, bicubic: true, ..half },
+            // 331 pixels to 299.
+            (Xception41 | Xception65 | Xception71, _) => {
+                InputSpec { crop_pct: 0.903, bicubic: true, ..half }
+            }
             // 342 pixels to 299.
             (InceptionV3, _) => InputSpec { crop_pct: 299.0 / 342.0, ..imagenet },
             (_, WeightSource::Torchvision) => imagenet,
@@ -208,6 +218,7 @@ impl Variant {
             Modification::Minimal => config.minimal = true,
             Modification::Dilated => config.dilated = true,
             Modification::ReducedTail => config.reduced_tail = true,
+            Modification::HeadConv => config.head_conv = true,
             Modification::None | Modification::FiveByFive => {}
         }
         config.three_for_five =

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use crate::config::NetworkConfig;
-use crate::layer_spec::{LayerOperation, LayerSpec, Naming};
+use crate::layer_spec::Naming;
 use crate::models::variants::{VARIANTS, Variant, WeightSource};
 
 /// Logits of the networks in [`KNOWN`].
@@ -49,21 +49,9 @@ fn known(variant: &'static Variant, naming: Naming) -> Known {
     let classifier = classifier.keys.into_iter().map(|key| key.name).collect();
     let tensors = layers.iter().flat_map(|layer| {
         let names = layer.keys.iter().map(|key| key.name.clone());
-        names.zip(values(layer)).collect::<Vec<_>>()
+        names.zip(layer.values()).collect::<Vec<_>>()
     });
     Known { variant, tensors: tensors.collect(), classifier }
-}
-
-/// The number of values of every tensor of a layer.
-fn values(layer: &LayerSpec) -> Vec<usize> {
-    match layer.operation {
-        LayerOperation::Convolution { conv, bias, norm } => {
-            let vectors = usize::from(bias) + 4 * usize::from(norm);
-            [&[conv.weights()][..], &vec![conv.output; vectors]].concat()
-        }
-        LayerOperation::Linear => vec![layer.input[0] * layer.output[0], layer.output[0]],
-        _ => Vec::new(),
-    }
 }
 
 /// Whose weights tensors of these names and numbers of values are, in words; none where they are of

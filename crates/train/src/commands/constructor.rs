@@ -31,6 +31,9 @@ const TIMM: &[(Architecture, &[(u32, &str)])] = &[
         ],
     ),
     (Architecture::Xception, &[(100, "legacy_xception")]),
+    (Architecture::Xception41, &[(100, "xception41")]),
+    (Architecture::Xception65, &[(100, "xception65")]),
+    (Architecture::Xception71, &[(100, "xception71")]),
     (Architecture::InceptionV3, &[(100, "inception_v3")]),
 ];
 
@@ -74,7 +77,13 @@ fn timm(config: &NetworkConfig) -> Option<String> {
         // Their epsilon is fixed.
         Architecture::InceptionV3 if config.bn_eps == 1e-3 => arguments += ", aux_logits=False",
         Architecture::Xception if config.bn_eps == 1e-5 => {}
-        Architecture::InceptionV3 | Architecture::Xception => return None,
+        Architecture::Xception41 | Architecture::Xception65 | Architecture::Xception71
+            if config.bn_eps == 1e-3 => {}
+        Architecture::InceptionV3
+        | Architecture::Xception
+        | Architecture::Xception41
+        | Architecture::Xception65
+        | Architecture::Xception71 => return None,
         _ => {
             if config.bn_eps != 1e-5 {
                 arguments += &format!(", bn_eps={}", config.bn_eps);
@@ -85,6 +94,9 @@ fn timm(config: &NetworkConfig) -> Option<String> {
         }
     }
     let entry = match config.minimal {
+        // timm has the head of one width alone.
+        _ if config.head_conv && hundredths == 100 => format!("{entry}h"),
+        _ if config.head_conv => return None,
         // timm has TensorFlow's minimal networks alone.
         true if hundredths == 100 => format!("tf_{}", entry.replace("_100", "_minimal_100")),
         true => return None,
@@ -106,7 +118,11 @@ fn torchvision(config: &NetworkConfig) -> Option<String> {
         Architecture::MobilenetV3Small => "mobilenet_v3_small",
         Architecture::Googlenet => "googlenet",
         Architecture::InceptionV3 => "inception_v3",
-        Architecture::MobilenetV1 | Architecture::Xception => return None,
+        Architecture::MobilenetV1
+        | Architecture::Xception
+        | Architecture::Xception41
+        | Architecture::Xception65
+        | Architecture::Xception71 => return None,
     };
     let inception = name == "googlenet" || name == "inception_v3";
     let other = config.padding == Padding::Same || config.minimal || config.activation.is_some();
@@ -165,6 +181,10 @@ mod tests {
         let expected = "timm.create_model(\"mobilenetv1_100\", num_classes=10, bn_eps=0.001, \
                         pad_type=\"same\")";
         assert_eq!(timm("tf_mobilenet_v1").as_deref(), Some(expected));
+        let expected = "timm.create_model(\"mobilenetv1_100h\", num_classes=10)";
+        assert_eq!(timm("mobilenetv1_100h").as_deref(), Some(expected));
+        let expected = "timm.create_model(\"xception65\", num_classes=10)";
+        assert_eq!(timm("xception65").as_deref(), Some(expected));
         assert_eq!(timm("googlenet"), None);
         assert_eq!(timm("mobilenet_v3_large_dilated"), None);
         let torchvision = |name| call(name, Naming::Torchvision);

@@ -91,6 +91,22 @@ pub fn frozen(config: &NetworkConfig, patterns: &[String]) -> Result<Vec<bool>, 
     Ok(names.iter().map(is_frozen).collect())
 }
 
+/// Number of trained values of a network, and of those that are frozen.
+pub fn count_parameters(config: &NetworkConfig, frozen: &[bool]) -> (u64, u64) {
+    let mut marks = frozen.iter();
+    let (mut all, mut held) = (0, 0);
+    for layer in layers(config, Naming::Torchvision) {
+        for (key, values) in layer.keys.iter().zip(layer.values()) {
+            let is_frozen = *marks.next().expect("an entry for every tensor");
+            if key.trained {
+                all += values as u64;
+                held += if is_frozen { values as u64 } else { 0 };
+            }
+        }
+    }
+    (all, held)
+}
+
 /// The network with the marked tensors frozen: they have no gradient. A norm with a frozen scale or
 /// shift keeps its running statistics and uses them in training.
 pub fn freeze(network: Network, frozen: &[bool]) -> Network {
@@ -190,6 +206,13 @@ fn group(architecture: Architecture, name: &str) -> Option<String> {
             _ if first.starts_with("Conv2d_") => Some("Conv2d_3".to_owned()),
             _ => Some(first.to_owned()),
         },
+        Architecture::Xception41 | Architecture::Xception65 | Architecture::Xception71 => {
+            match first {
+                "stem" => stem(),
+                "blocks" => Some(parts[..2].join(".")),
+                _ => None,
+            }
+        }
         Architecture::Xception => match first {
             "conv1" | "conv2" | "bn1" | "bn2" => stem(),
             "conv3" | "conv4" | "bn3" | "bn4" => Some("exit".to_owned()),
@@ -256,6 +279,19 @@ mod tests {
                 "weight and bias of the classifier"
             );
         }
+    }
+
+    /// Mutations caught: running statistics counted.
+    #[test]
+    fn frozen_parameters_are_counted() {
+        let config = network();
+        let count = |patterns: &[&str]| {
+            let patterns: Vec<String> = patterns.iter().map(ToString::to_string).collect();
+            count_parameters(&config, &frozen(&config, &patterns).unwrap())
+        };
+        let all = nn::cost::cost(&config, 224, 224).parameters;
+        assert_eq!(count(&[]), (all, 0));
+        assert_eq!(count(&[TRUNK]), (all, all - 10 * (1280 + 1)));
     }
 
     /// Mutations caught: biases decayed.
