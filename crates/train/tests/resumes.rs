@@ -7,6 +7,7 @@ mod test_folder;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use nn::weights::NamedTensor;
 use test_folder::{SMALL, TestFolder, code, error, refused};
 use train::run::checkpoint::Checkpoint;
 
@@ -17,7 +18,7 @@ use train::run::checkpoint::Checkpoint;
 /// (sgd, momentum, lion), the plateau not read (rmsprop), the average's count not read (adamw,
 /// rmsproptf).
 fn killed_and_resumed(opt: &str, flags: &[&str]) {
-    let place = TestFolder::new(&format!("resume-{opt}"));
+    let place = TestFolder::new(&format!("resume-{opt}{}", flags[0]));
     let flags = [&["--opt", opt, "--checkpoint-interval-steps", "1"], flags].concat();
     let output = place.train("whole", &flags);
     assert_eq!(code(&output), 0, "{}", error(&output));
@@ -85,6 +86,37 @@ fn lion_with_equal_averages_resumes() {
 #[test]
 fn muon_with_frozen_layers_resumes() {
     killed_and_resumed("muon", &["--freeze", "features.0", "features.1"]);
+}
+
+/// The trunk keeps its weights until it is unfrozen, and the run resumes on either side of it.
+///
+/// Mutations caught: never unfrozen; the classifier's optimizer state kept for other weights.
+#[test]
+fn adamw_with_a_trunk_that_is_unfrozen_resumes() {
+    let place = TestFolder::new("unfreeze");
+    assert_eq!(code(&place.train("first", &[])), 0);
+    let first = place.checkpoint("first");
+    let first = ["--pretrained-path", first.to_str().unwrap()];
+    let freed = ["--unfreeze-epoch", "1", "--layer-decay", "0.75"];
+    killed_and_resumed("adamw", &[&freed[..], &first].concat());
+    let train = |run: &str, more: &[&str]| {
+        let output = place.train(run, &[&first[..], &["--checkpoint-hist", "2"], more].concat());
+        assert_eq!(code(&output), 0, "{}", error(&output));
+    };
+    train("held", &["--freeze", "trunk"]);
+    train("freed", &["--unfreeze-epoch", "1"]);
+    let weights = |name: &str| {
+        let checkpoint = Checkpoint::read(&place.path(&format!("out/train/{name}"))).unwrap();
+        let stem = |tensor: &NamedTensor| tensor.name == "features.0.0.weight";
+        checkpoint.weights.into_iter().find(stem).unwrap().values
+    };
+    let held = weights("held/last.ckpt");
+    let begun = Checkpoint::read(&place.path("out/train/freed/checkpoint-0.ckpt")).unwrap();
+    assert!(begun.optimizer.is_empty(), "an optimizer that begins anew");
+    assert!(weights("freed/checkpoint-0.ckpt") == held, "frozen in the first epoch");
+    assert!(weights("freed/last.ckpt") != held, "trained in the second epoch");
+    let both = ["--unfreeze-epoch", "1", "--linear-probe"];
+    refused(&place.train("x", &both), 2, &["--unfreeze-epoch", "omit one of them"]);
 }
 
 #[test]

@@ -76,6 +76,11 @@ theme! {
     #[arg(long, num_args = 0..=1, default_missing_value = "true")]
     linear_probe: bool = false, older false;
 
+    /// Epochs after which frozen weights are trained too; without --freeze the trunk is frozen
+    /// until then; 0 never unfreezes
+    #[arg(long, value_name = "N")]
+    unfreeze_epoch: u64 = 0, older 0;
+
     /// Padding of the MobileNets' convolutions: PyTorch's symmetric or TensorFlow's same
     #[arg(long, value_parser = padding())]
     padding: Padding = variant.config(1).padding, shown "the variant's", older Padding::Symmetric;
@@ -110,10 +115,29 @@ impl ModelPlan {
         Variant::parse(&self.model).expect("a plan names a variant that exists")
     }
 
-    /// The patterns of all weights that are frozen.
+    /// The patterns of all weights that are frozen at the beginning.
     pub fn frozen(&self) -> Vec<String> {
-        let probe = self.linear_probe.then(|| TRUNK.to_owned());
-        self.freeze.iter().cloned().chain(probe).collect()
+        let trunk = self.linear_probe || self.unfreeze_epoch > 0 && self.freeze.is_empty();
+        let trunk = trunk.then(|| TRUNK.to_owned());
+        self.freeze.iter().cloned().chain(trunk).collect()
+    }
+
+    /// Refuses options that contradict each other.
+    pub(in crate::config) fn check(&self) -> Result<(), Error> {
+        if self.linear_probe && self.unfreeze_epoch > 0 {
+            return Err(Error::usage(
+                "--unfreeze-epoch: --linear-probe trains the classifier alone to the end; omit one of them",
+            ));
+        }
+        Ok(())
+    }
+
+    /// What a user may not expect, in words.
+    pub(in crate::config) fn notes(&self) -> Vec<String> {
+        let random = self.pretrained.is_none() && self.pretrained_path.is_none();
+        let note = "--unfreeze-epoch freezes random weights; --pretrained or --pretrained-path begins \
+                    with trained ones";
+        (self.unfreeze_epoch > 0 && random).then(|| note.to_owned()).into_iter().collect()
     }
 
     /// The network for so many classes.

@@ -86,6 +86,7 @@ impl Plan {
     /// Refuses what the options mean together, where it is impossible or has no effect.
     fn check(&self) -> Result<(), Error> {
         self.data.check()?;
+        self.network.check()?;
         self.augmentation.check()?;
         self.training.check()?;
         self.schedule.check()?;
@@ -118,7 +119,7 @@ impl Plan {
 
     /// What a user may not expect, in words.
     pub fn notes(&self) -> Vec<String> {
-        self.augmentation.notes()
+        [self.network.notes(), self.augmentation.notes()].concat()
     }
 
     /// Epochs of the run, its cool-down included (which plateau counts for itself).

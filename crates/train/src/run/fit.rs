@@ -127,6 +127,7 @@ fn end_epoch(
     state = averaging::update_swa(state, plan, epoch);
     state.position = Position { epoch: epoch + 1, batch: 0, step: state.position.step };
     state.epoch_stats = EpochStats::default();
+    state = trainer.context.unfreeze(state)?;
     let Some((report, better)) = evaluated else {
         trainer.save(&state, LAST)?;
         let outcome = trainer.stop_code().map(|code| outcome_of(&state, None, Some(code)));

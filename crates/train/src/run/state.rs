@@ -44,7 +44,7 @@ pub struct RunContext {
     pub network: NetworkConfig,
     /// The autodiff device.
     pub autodiff_device: Device,
-    /// For every tensor in parameter order whether it is frozen.
+    /// For every tensor in parameter order whether it is frozen, until [`RunContext::unfreeze`].
     frozen: Vec<bool>,
 }
 
@@ -93,17 +93,43 @@ impl RunContext {
         })
     }
 
-    fn freeze(&self, network: Network) -> Network {
-        param_groups::freeze(network, &self.frozen)
+    /// For every tensor in parameter order whether it is frozen in an epoch.
+    fn frozen_in(&self, epoch: u64) -> Vec<bool> {
+        let until = self.plan.network.unfreeze_epoch;
+        let is_over = until > 0 && epoch >= until;
+        self.frozen.iter().map(|frozen| *frozen && !is_over).collect()
     }
 
-    fn with_groups(&self, optimizer: Optimizer) -> Optimizer {
+    fn freeze(&self, network: Network, epoch: u64) -> Network {
+        param_groups::freeze(network, &self.frozen_in(epoch))
+    }
+
+    /// The state at the beginning of an epoch: in the epoch of `--unfreeze-epoch` all weights are
+    /// trained from here on, by an optimizer whose averages begin anew, because they are of the few
+    /// weights that were trained before.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::Checkpoint`]: a state that is not finite.
+    pub(super) fn unfreeze(&self, state: TrainState) -> Result<TrainState, Error> {
+        let epoch = state.position.epoch;
+        if epoch != self.plan.network.unfreeze_epoch || epoch == 0 {
+            return Ok(state);
+        }
+        let blank = self.network.init_zero(&self.autodiff_device);
+        let weights = state_dict(&state.network);
+        let (network, _) = load_state_dict(blank, weights, HeadPolicy::Exact)
+            .map_err(|e| Error::checkpoint(e.to_string()))?;
+        let optimizer = self.with_groups(Optimizer::new(self.plan.optimizer()), epoch);
+        Ok(TrainState { network, optimizer, ..state })
+    }
+
+    fn with_groups(&self, optimizer: Optimizer, epoch: u64) -> Optimizer {
         let config = ParamGroupConfig {
             weight_decay: self.plan.optimizer.weight_decay,
             norm_weight_decay: self.plan.optimizer.norm_weight_decay,
             layer_decay: self.plan.optimizer.layer_decay,
         };
-        optimizer.with_groups(param_groups(&self.network, &self.frozen, config))
+        optimizer.with_groups(param_groups(&self.network, &self.frozen_in(epoch), config))
     }
 
     /// The state of step 0, with initial weights or the pretrained ones of the plan.
@@ -117,12 +143,12 @@ impl RunContext {
             let which = weights_kind(self.plan.network.weights_kind);
             network = pretrained::load(network, path, which, &self.classes, observer)?;
         }
-        let network = self.freeze(network);
+        let network = self.freeze(network, 0);
         Ok(TrainState {
             ema: self.plan.averaging.model_ema.then(|| Average::new(&network)),
             swa: None,
             network,
-            optimizer: self.with_groups(Optimizer::new(self.plan.optimizer())),
+            optimizer: self.with_groups(Optimizer::new(self.plan.optimizer()), 0),
             position: Position::default(),
             epoch_stats: EpochStats::default(),
             best: None,
@@ -167,9 +193,10 @@ impl RunContext {
                     .map_err(Error::checkpoint)?
             }
         };
+        let epoch = manifest.position.epoch;
         Ok(TrainState {
-            network: self.freeze(network),
-            optimizer: self.with_groups(optimizer),
+            network: self.freeze(network, epoch),
+            optimizer: self.with_groups(optimizer, epoch),
             ema,
             swa,
             position: manifest.position,
