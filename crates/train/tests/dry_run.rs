@@ -1,7 +1,8 @@
 //! `train --dry-run` and recipes, as users run them.
 //!
 //! Mutations caught: a scratch folder that stays; steps counted per batch instead of per
-//! accumulated step; a recipe that is not applied; a message without its key.
+//! accumulated step; a recipe that is not applied; a message without its key; frozen parameters
+//! counted as trained.
 
 #[path = "test_folder/test_folder.rs"]
 mod test_folder;
@@ -33,10 +34,22 @@ fn a_dry_run_tells_the_cost_and_leaves_nothing() {
     }
     let rates = told["learning_rate"].as_array().unwrap();
     assert_eq!((&rates[0][0], &rates[rates.len() - 1][0]), (&Value::from(0), &Value::from(34)));
+    assert_eq!(told["trainable_parameters"], told["parameters"]);
+    assert_eq!(told["frozen_parameters"], 0);
+    let probe = run(&["--json", "--freeze", "features.0"]);
+    assert_eq!(code(&probe), 0, "{}", error(&probe));
+    let frozen: Value = serde_json::from_slice(&probe.stdout).unwrap();
+    assert_eq!(frozen["parameters"], told["parameters"]);
+    // Eight filters of 3x3x3 and their norm.
+    assert_eq!(frozen["frozen_parameters"], 8 * 27 + 2 * 8);
+    assert_eq!(
+        frozen["trainable_parameters"].as_u64().unwrap() + 232,
+        told["parameters"].as_u64().unwrap()
+    );
     let text = run(&["--dry-run-plot", "lr.svg"]);
     assert_eq!(code(&text), 0, "{}", error(&text));
     let words = String::from_utf8(text.stdout).unwrap();
-    for word in ["parameters", "learning rate", "measured", "images/s", "at most"] {
+    for word in ["M parameters (all trained)", "learning rate", "measured", "images/s", "at most"] {
         assert!(words.contains(word), "`{word}` in:\n{words}");
     }
     assert!(std::fs::read_to_string(place.path("lr.svg")).unwrap().contains("<polyline"));

@@ -23,6 +23,7 @@ use crate::device::OpenedDevice;
 use crate::error::Error;
 use crate::files::write_atomically;
 use crate::learner::evaluate::evaluate;
+use crate::optimizers::param_groups::{count_parameters, frozen};
 use crate::out;
 use crate::plot::line_chart::{LineChart, Series};
 use crate::run::fit::fit;
@@ -52,6 +53,8 @@ struct Estimate {
     #[serde(rename = "val_pictures")]
     val_images: usize,
     parameters: u64,
+    trainable_parameters: u64,
+    frozen_parameters: u64,
     multiply_adds: u64,
     img_size: usize,
     batch_size: usize,
@@ -115,12 +118,16 @@ pub fn dry_run(
         windows + computed_mb(plan, train.classes.len(), plan.training.batch_size)
     };
     let classes = train.classes.len();
-    let held = opened.device.memory_pool_usage().filter(|_| !opened.is_host());
+    let reserved = opened.device.memory_pool_usage().filter(|_| !opened.is_host());
     let needed = || computed_mb(plan, classes, plan.training.batch_size);
+    let network = plan.network(classes);
+    let (parameters, held) = count_parameters(&network, &frozen(&network, &plan.network.frozen())?);
     let estimate = Estimate {
+        trainable_parameters: parameters - held,
+        frozen_parameters: held,
         peak_memory_mb: memory.unwrap_or_else(computed),
         memory_measured: memory.is_some(),
-        device_memory_mb: held.map(|held| [held.bytes_reserved as f64 / 1e6, needed()]),
+        device_memory_mb: reserved.map(|pool| [pool.bytes_reserved as f64 / 1e6, needed()]),
         checkpoint_bytes,
         // Last and best, the epochs kept, and the one that is being written.
         disk_bytes: checkpoint_bytes * (3 + plan.checkpoints.checkpoint_hist as u64),
@@ -281,8 +288,12 @@ fn text(e: &Estimate) -> String {
     row(
         "network",
         format!(
-            "{:.2} M parameters, {:.1} M multiply-adds at {}x{}",
+            "{:.2} M parameters ({}), {:.1} M multiply-adds at {}x{}",
             e.parameters as f64 / 1e6,
+            match e.frozen_parameters {
+                0 => "all trained".to_owned(),
+                frozen => format!("{} trained, {frozen} frozen", e.trainable_parameters),
+            },
             e.multiply_adds as f64 / 1e6,
             e.img_size,
             e.img_size
