@@ -3,17 +3,18 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use sha2::{Digest as _, Sha256};
-use ureq::http::header::{CONTENT_LENGTH, LOCATION, RANGE};
+use ureq::http::header::{CONTENT_LENGTH, CONTENT_RANGE, LOCATION, RANGE};
 use ureq::tls::{RootCerts, TlsConfig};
 
 use crate::err;
 use crate::error::{Error, ErrorKind};
-use crate::files::create_folders;
+use crate::files::{create_folders, write_atomically};
 
 /// Replaces scheme and host of every address: a mirror, or a server of a closed network.
 const MIRROR: &str = "KINDLING_WEIGHTS_URL";
@@ -21,11 +22,17 @@ const MIRROR: &str = "KINDLING_WEIGHTS_URL";
 /// Redirects that are followed.
 const REDIRECTS: usize = 5;
 
-/// Attempts, each of which goes on where the one before was cut.
+/// Attempts in a row that bring nothing new. Each goes on where the one before was cut.
 const ATTEMPTS: usize = 4;
 
-/// Seconds without an answer.
+/// Time without a byte after which a connection counts as cut.
 const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Seconds in place of [`TIMEOUT`], for slow lines and for tests.
+const TIMEOUT_VARIABLE: &str = "KINDLING_WEIGHTS_TIMEOUT";
+
+/// Blocks of a body that wait for the disk, 64 KiB each.
+const BLOCKS: usize = 16;
 
 /// A file that somebody published.
 #[derive(Clone, Copy, Debug)]
@@ -70,24 +77,7 @@ impl Download {
         if path.exists() {
             return Ok(());
         }
-        let (mut attempt, mut trust) = (0, RootCerts::WebPki);
-        let wanted = loop {
-            attempt += 1;
-            match self.download(&mut file, &trust) {
-                Ok(wanted) => break wanted,
-                // A company's proxy, whose certificate the system's store may hold.
-                Err(Fault::Untrusted(_)) if matches!(trust, RootCerts::WebPki) => {
-                    trust = RootCerts::PlatformVerifier;
-                }
-                Err(Fault::Cut(why)) if attempt < ATTEMPTS => {
-                    err!("note: {why}; going on where it was cut");
-                    std::thread::sleep(Duration::from_millis(200 << attempt));
-                }
-                Err(Fault::Cut(why) | Fault::Refused(why) | Fault::Untrusted(why)) => {
-                    return Err(failed(why));
-                }
-            }
-        };
+        let wanted = self.attempts(&mut file).map_err(&failed)?;
         let found = digest(&mut file).map_err(|e| failed(format!("{}: {e}", part.display())))?;
         if wanted.is_empty() || !found.starts_with(&wanted) {
             // Emptied and not removed: another process may be waiting for this very file.
@@ -102,6 +92,9 @@ impl Download {
                 ),
             });
         }
+        if self.sha256.is_empty() {
+            write_atomically(&named_hash(path), found.as_bytes())?;
+        }
         file.sync_all()
             .and_then(|()| std::fs::rename(&part, path))
             .map_err(|e| failed(e.to_string()))?;
@@ -109,30 +102,62 @@ impl Download {
         Ok(())
     }
 
+    /// Fetches into `file` in as many attempts as it takes; returns the first digits of the
+    /// SHA-256. Attempts that bring the file further are not counted.
+    fn attempts(&self, file: &mut File) -> Result<String, String> {
+        let (mut attempt, mut longest, mut trust) = (0, 0, RootCerts::WebPki);
+        loop {
+            match self.download(file, &trust) {
+                Ok(wanted) => return Ok(wanted),
+                // A company's proxy, whose certificate the system's store may hold.
+                Err(Fault::Untrusted(_)) if matches!(trust, RootCerts::WebPki) => {
+                    trust = RootCerts::PlatformVerifier;
+                }
+                Err(Fault::Cut(why)) => {
+                    let length = file.metadata().map_or(0, |file| file.len());
+                    attempt = if length > longest { 1 } else { attempt + 1 };
+                    longest = longest.max(length);
+                    if attempt >= ATTEMPTS {
+                        return Err(why);
+                    }
+                    err!("note: {why}; going on where it was cut");
+                    std::thread::sleep(Duration::from_millis(200 << attempt));
+                }
+                Err(Fault::Refused(why) | Fault::Untrusted(why)) => return Err(why),
+            }
+        }
+    }
+
     /// A file that is there, if it is the one: somebody may have put it there by hand.
     fn checked(&self, path: &Path) -> Result<(), Error> {
         let found = File::open(path).and_then(|mut file| digest(&mut file));
         let found =
             found.map_err(|e| Error::file(format!("{}: cannot read: {e}", path.display())))?;
-        match found.starts_with(self.sha256) {
+        // Where the server named the hash, it was written beside the file.
+        let wanted = match self.sha256 {
+            "" => std::fs::read_to_string(named_hash(path)).unwrap_or_default(),
+            known => known.to_owned(),
+        };
+        match found.starts_with(wanted.trim()) {
             true => Ok(()),
             false => Err(Error::checkpoint(format!(
-                "{}: its SHA-256 is {found} where {} was expected: remove the file to have it fetched again",
+                "{}: its SHA-256 is {found} where {wanted} was expected: remove the file to have it \
+                 fetched again",
                 path.display(),
-                self.sha256
             ))),
         }
     }
 
     /// Fetches what is missing at the end of `file`; returns the first digits of the SHA-256.
     fn download(&self, file: &mut File, trust: &RootCerts) -> Result<String, Fault> {
+        let timeout = timeout();
         let agent = ureq::Agent::new_with_config(
             ureq::Agent::config_builder()
                 .max_redirects(0)
                 .http_status_as_error(false)
                 .tls_config(TlsConfig::builder().root_certs(trust.clone()).build())
-                .timeout_connect(Some(TIMEOUT))
-                .timeout_recv_response(Some(TIMEOUT))
+                .timeout_connect(Some(timeout))
+                .timeout_recv_response(Some(timeout))
                 .build(),
         );
         let mut url = mirrored(self.url, std::env::var(MIRROR).ok().as_deref());
@@ -153,18 +178,22 @@ impl Download {
             let header = |name: &str| answer.headers().get(name)?.to_str().ok().map(str::to_owned);
             // Hugging Face names the hash of a large file where it redirects to it.
             if let (true, Some(tag)) = (wanted.is_empty(), header("x-linked-etag")) {
-                tag.trim_matches('"').clone_into(&mut wanted);
+                wanted = sha256_of(&tag);
             }
+            let range = header(CONTENT_RANGE.as_str()).and_then(|text| ContentRange::parse(&text));
             match answer.status().as_u16() {
+                206 if range.and_then(|range| range.first) != Some(have) => {
+                    empty(file)?;
+                    return Err(Fault::Cut(
+                        "the server sent another part than was asked for".into(),
+                    ));
+                }
                 200 | 206 => {
-                    let goes_on = answer.status().as_u16() == 206;
-                    if !goes_on {
-                        file.set_len(0).map_err(|e| Fault::Refused(e.to_string()))?;
-                        file.seek(SeekFrom::Start(0)).map_err(|e| Fault::Refused(e.to_string()))?;
-                    }
+                    // A server that knows no ranges sends all of it.
+                    let done = if answer.status().as_u16() == 206 { have } else { empty(file)? };
                     let length = header(CONTENT_LENGTH.as_str()).and_then(|text| text.parse().ok());
-                    let done = if goes_on { have } else { 0 };
-                    self.copy(answer.into_body().into_reader(), file, done, length)?;
+                    let body = Blocks::new(answer.into_body().into_reader(), timeout);
+                    self.copy(&body, file, done, length)?;
                     return Ok(wanted);
                 }
                 301 | 302 | 303 | 307 | 308 => {
@@ -172,9 +201,13 @@ impl Download {
                         .ok_or_else(|| Fault::Refused("a redirect to nowhere".into()))?;
                     url = absolute(&url, &to);
                 }
-                // All of it was there already, or too much.
+                // All of it was there already; the hash will tell.
+                416 if range.and_then(|range| range.length) == Some(have) => {
+                    return Ok(wanted);
+                }
+                // What is there is longer than the file: it is another one.
                 416 => {
-                    file.set_len(0).map_err(|e| Fault::Refused(e.to_string()))?;
+                    empty(file)?;
                     return Err(Fault::Cut("the server has no such part".into()));
                 }
                 404 => return Err(Fault::Refused("the server has no such file (404)".into())),
@@ -189,7 +222,7 @@ impl Download {
 
     fn copy(
         &self,
-        mut body: impl std::io::Read,
+        body: &Blocks,
         file: &mut File,
         done: u64,
         length: Option<u64>,
@@ -202,14 +235,10 @@ impl Download {
         );
         bar.set_prefix("fetching");
         bar.set_position(done);
-        let (mut block, mut got) = (vec![0; 1 << 16], 0);
-        loop {
-            let count = body.read(&mut block).map_err(|e| Fault::Cut(e.to_string()))?;
-            if count == 0 {
-                break;
-            }
-            file.write_all(&block[..count]).map_err(|e| Fault::Refused(e.to_string()))?;
-            got += count as u64;
+        let mut got = 0;
+        while let Some(block) = body.next()? {
+            file.write_all(&block).map_err(|e| Fault::Refused(e.to_string()))?;
+            got += block.len() as u64;
             bar.set_position(done + got);
         }
         bar.finish_and_clear();
@@ -220,6 +249,93 @@ impl Download {
             _ => Ok(()),
         }
     }
+}
+
+/// A body that is read by a thread of its own, so that a connection on which nothing comes any more
+/// can be given up: the HTTP library limits the time of a whole body only. The thread of a stalled
+/// connection ends with the connection or the process.
+struct Blocks {
+    blocks: Receiver<std::io::Result<Vec<u8>>>,
+    timeout: Duration,
+}
+
+impl Blocks {
+    fn new(mut body: impl std::io::Read + Send + 'static, timeout: Duration) -> Self {
+        let (sender, blocks) = mpsc::sync_channel(BLOCKS);
+        std::thread::spawn(move || {
+            loop {
+                let mut block = vec![0; 1 << 16];
+                let read = body.read(&mut block);
+                let last = !matches!(read, Ok(count) if count > 0);
+                let sent = sender.send(read.map(|count| {
+                    block.truncate(count);
+                    block
+                }));
+                if last || sent.is_err() {
+                    return;
+                }
+            }
+        });
+        Self { blocks, timeout }
+    }
+
+    /// The next block; none at the end.
+    fn next(&self) -> Result<Option<Vec<u8>>, Fault> {
+        match self.blocks.recv_timeout(self.timeout) {
+            Ok(Ok(block)) => Ok((!block.is_empty()).then_some(block)),
+            Ok(Err(error)) => Err(Fault::Cut(error.to_string())),
+            Err(RecvTimeoutError::Timeout) => {
+                let seconds = self.timeout.as_secs();
+                Err(Fault::Cut(format!("nothing came for {seconds} seconds")))
+            }
+            Err(RecvTimeoutError::Disconnected) => Err(Fault::Cut("the reader ended".into())),
+        }
+    }
+}
+
+/// The header Content-Range: `bytes 5-9/10`, where a star stands for what is not known.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct ContentRange {
+    /// Offset of the part's first byte.
+    first: Option<u64>,
+    /// Length of the whole file.
+    length: Option<u64>,
+}
+
+impl ContentRange {
+    fn parse(text: &str) -> Option<Self> {
+        let (part, length) = text.trim().strip_prefix("bytes")?.trim().split_once('/')?;
+        let first = part.split_once('-').and_then(|(first, _)| first.trim().parse().ok());
+        Some(Self { first, length: length.trim().parse().ok() })
+    }
+}
+
+/// Empties the file; returns its length.
+fn empty(file: &mut File) -> Result<u64, Fault> {
+    file.set_len(0)
+        .and_then(|()| file.seek(SeekFrom::Start(0)))
+        .map_err(|e| Fault::Refused(e.to_string()))
+}
+
+/// The SHA-256 that an entity tag is; nothing where it is something else (a small file's tag is
+/// git's).
+fn sha256_of(tag: &str) -> String {
+    let digits = tag.trim_start_matches("W/").trim_matches('"').to_lowercase();
+    let is_hash = digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if is_hash { digits } else { String::new() }
+}
+
+/// Where the hash stands that the server named for the file at `path`.
+fn named_hash(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".sha256");
+    name.into()
+}
+
+/// Time without a byte after which a connection counts as cut.
+fn timeout() -> Duration {
+    let given = std::env::var(TIMEOUT_VARIABLE).ok().and_then(|text| text.parse().ok());
+    given.filter(|seconds| *seconds > 0).map_or(TIMEOUT, Duration::from_secs)
 }
 
 /// Why a download ended.
@@ -271,6 +387,20 @@ fn absolute(url: &str, to: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Mutations caught: a tag of any length taken for a hash.
+    #[test]
+    fn ranges_and_hashes_of_headers_are_read() {
+        let range = |first, length| Some(ContentRange { first, length });
+        assert_eq!(ContentRange::parse("bytes 5-9/10"), range(Some(5), Some(10)));
+        assert_eq!(ContentRange::parse("bytes 5-9/*"), range(Some(5), None));
+        assert_eq!(ContentRange::parse("bytes */10"), range(None, Some(10)));
+        assert_eq!(ContentRange::parse("items 5-9/10"), None);
+        assert_eq!(ContentRange::parse("bytes"), None);
+        let hash = "0123456789abcdef".repeat(4);
+        assert_eq!(sha256_of(&format!("W/\"{}\"", hash.to_uppercase())), hash);
+        assert_eq!(sha256_of("\"0123456789abcdef0123456789abcdef01234567\""), "");
+    }
 
     /// Mutations caught: the name of the file alone behind a mirror.
     #[test]

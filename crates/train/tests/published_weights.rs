@@ -1,7 +1,7 @@
 //! `--pretrained` against a server on this machine: redirects, a cut in the middle, wrong bytes, no
 //! network.
 //!
-//! Mutations caught: the hash not compared.
+//! Mutations caught: the hash not compared; no limit of the time without a byte.
 
 #[path = "test_folder/test_folder.rs"]
 mod test_folder;
@@ -19,6 +19,8 @@ use test_folder::{TestFolder, code, error, refused, said};
 enum Manner {
     /// Sends the first half, and the rest when it is asked for.
     Cuts,
+    /// Sends the first half, and then nothing, with the line open; the rest when it is asked for.
+    Stalls,
     /// Names the hash of another file.
     Lies,
     /// Knows no file.
@@ -34,7 +36,8 @@ fn serve(bytes: Arc<Vec<u8>>, manner: Manner) -> (String, Arc<Mutex<Vec<String>>
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let Ok(stream) = stream else { break };
-            let _ = answer(stream, &bytes, manner, &requests);
+            let (bytes, requests) = (Arc::clone(&bytes), Arc::clone(&requests));
+            std::thread::spawn(move || answer(stream, &bytes, manner, &requests));
         }
     });
     (address, log)
@@ -77,11 +80,19 @@ fn answer(
     let from = from.unwrap_or(0);
     let rest = &bytes[from..];
     let status = if from > 0 { "206 Partial Content" } else { "200 OK" };
-    let head =
-        format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", rest.len());
+    let range = format!("Content-Range: bytes {from}-{}/{}\r\n", bytes.len() - 1, bytes.len());
+    let range = if from > 0 { &range } else { "" };
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Length: {}\r\n{range}Connection: close\r\n\r\n",
+        rest.len()
+    );
     stream.write_all(head.as_bytes())?;
-    let sent = if from == 0 && manner == Manner::Cuts { rest.len() / 2 } else { rest.len() };
-    stream.write_all(&rest[..sent])
+    let half = from == 0 && [Manner::Cuts, Manner::Stalls].contains(&manner);
+    stream.write_all(&rest[..if half { rest.len() / 2 } else { rest.len() }])?;
+    if half && manner == Manner::Stalls {
+        std::thread::sleep(std::time::Duration::from_mins(1));
+    }
+    Ok(())
 }
 
 fn train(place: &TestFolder, run: &str, server: &str) -> Output {
@@ -104,6 +115,7 @@ fn train(place: &TestFolder, run: &str, server: &str) -> Output {
     place
         .command(&words)
         .env("KINDLING_WEIGHTS_URL", server)
+        .env("KINDLING_WEIGHTS_TIMEOUT", "2")
         .env("XDG_CACHE_HOME", place.path("cache"))
         .output()
         .unwrap()
@@ -141,6 +153,16 @@ fn published_weights_are_fetched_checked_and_kept() {
     assert_eq!(log[3], format!("/lfs/file Some({})", bytes.len() / 2));
     assert!(said(&output).contains("the classifier is kept"), "{}", said(&output));
     assert!(said(&output).contains("from trained weights"), "{}", said(&output));
+
+    // A line on which nothing comes any more.
+    std::fs::remove_file(&kept).unwrap();
+    let (stalls, requests) = serve(Arc::clone(&bytes), Manner::Stalls);
+    let output = train(&place, "stalled", &stalls);
+    assert_eq!(code(&output), 0, "{}", error(&output));
+    assert!(error(&output).contains("nothing came for 2 seconds"), "{}", error(&output));
+    assert!(std::fs::read(&kept).unwrap() == *bytes, "the file");
+    let log = requests.lock().unwrap().clone();
+    assert_eq!(log.last().unwrap(), &format!("/lfs/file Some({})", bytes.len() / 2));
 
     // It is there now, for a new run and for one that goes on.
     let output = train(&place, "again", &format!("http://{closed}"));
