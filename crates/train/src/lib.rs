@@ -12,6 +12,7 @@ pub mod download;
 pub mod error;
 pub mod files;
 pub mod foreign_flags;
+mod free_space;
 pub mod learner;
 pub mod optimizers;
 pub mod plot;

@@ -82,6 +82,7 @@ const FLOORS: [(&str, &[&[&str]]); 5] = [
                 "error",
                 "files",
                 "foreign_flags",
+                "free_space",
                 "plot",
                 "published_weights",
                 "signal",
