@@ -2,7 +2,7 @@
 //!
 //! Mutations caught: `-h` with headings (longer than a screen), an option shown by `-h` that is not
 //! important, a theme without its heading, a help text longer than a line, a completion script of
-//! another program name, no page for a nested subcommand.
+//! another program name or without the names of models, no page for a nested subcommand.
 
 #[path = "test_folder/test_folder.rs"]
 mod test_folder;
@@ -308,6 +308,14 @@ fn completion_scripts_complete() {
     assert_eq!(complete("kindling tr", "tr"), "train\n");
     assert_eq!(complete("kindling train --checkpoint-h", "--checkpoint-h"), "--checkpoint-hist\n");
     assert_eq!(complete("kindling train --opt adam", "adam"), "adam\nadamw\n");
+    // Names that the help does not list, because they are many.
+    let large = complete("kindling train --model mobilenet_v3_l", "mobilenet_v3_l");
+    assert!(large.starts_with("mobilenet_v3_large\n"), "{large}");
+    assert_eq!(complete("kindling summary xception4", "xception4"), "xception41\n");
+    let recipe = complete("kindling train --recipe googl", "googl");
+    assert_eq!(recipe, "googlenet/paper\n");
+    let help = text(&place.run(&["train", "--help"]));
+    assert!(!help.contains("mobilenet_v3_large_reduced_tail"), "the help stays short");
 }
 
 /// Mutations caught: options of the long help alone without their text.
