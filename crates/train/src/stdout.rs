@@ -1,16 +1,25 @@
 //! Standard output for results, and standard error for what is said beside them.
 
 use std::fmt::Arguments;
-use std::io::{self, ErrorKind, Write as _};
+use std::io::{self, ErrorKind, IsTerminal as _, Write as _};
+
+use crate::terminal;
 
 /// Prints a line on standard error like `eprintln!`, which would panic where standard error is
 /// gone: a program without a console still ends with its own exit code.
 #[macro_export]
 macro_rules! err {
     ($($words:tt)*) => {{
-        use std::io::Write as _;
-        let _ = writeln!(std::io::stderr(), $($words)*);
+        $crate::stdout::print_error_line(format_args!($($words)*));
     }};
+}
+
+/// Writes one line to standard error, on a terminal in lines of its width. A failure is ignored:
+/// there is nowhere else to say it.
+pub fn print_error_line(line: Arguments) {
+    let mut stderr = io::stderr();
+    let text = terminal::fitted(&line.to_string(), stderr.is_terminal());
+    let _ = writeln!(stderr, "{text}");
 }
 
 /// Exit code of a report whose reader has gone: 128 + SIGPIPE, as of a program that the signal

@@ -44,6 +44,28 @@ pub fn width() -> usize {
     set.or_else(own).unwrap_or(80).max(40)
 }
 
+/// Lines for people: on a terminal those that are too long are broken between words, and continue
+/// with an indent; elsewhere they stay as they are.
+pub fn fitted(text: &str, on_terminal: bool) -> String {
+    let width = if on_terminal { width() } else { usize::MAX };
+    let fits = |line: &str| letters(line) <= width;
+    let lines = text.lines().map(|line| match fits(line) {
+        true => line.to_owned(),
+        false => wrapped(line, width, 2),
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// Letters of a line, without the codes of [`styled`].
+fn letters(line: &str) -> usize {
+    let mut parts = line.split("\x1b[");
+    let first = parts.next().unwrap_or_default().chars().count();
+    first
+        + parts
+            .map(|part| part.split_once('m').map_or(0, |(_, rest)| rest.chars().count()))
+            .sum::<usize>()
+}
+
 /// A text in lines of at most `width` letters, broken between words; all but the first begin with
 /// `indent` spaces, which count. A word that is longer has a line of its own.
 pub fn wrapped(text: &str, width: usize, indent: usize) -> String {
@@ -52,7 +74,7 @@ pub fn wrapped(text: &str, width: usize, indent: usize) -> String {
     // Letters of the line, and whether a word is among them.
     let (mut used, mut begun) = (first, false);
     for word in text.split_whitespace() {
-        let letters = word.chars().count();
+        let letters = letters(word);
         if begun && used + 1 + letters > width {
             lines += "\n";
             lines += &" ".repeat(indent);
@@ -69,10 +91,10 @@ pub fn wrapped(text: &str, width: usize, indent: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::wrapped;
+    use super::{Style, fitted, styled, wrapped};
 
     /// Mutations caught, each alone: the space between words not counted; lines that follow not
-    /// indented.
+    /// indented; codes of colours counted as letters.
     #[test]
     fn lines_break_between_words_and_fit() {
         assert_eq!(wrapped("one two three four", 9, 2), "one two\n  three\n  four");
@@ -81,5 +103,14 @@ mod tests {
         assert_eq!(wrapped("unbreakable", 4, 2), "unbreakable");
         assert_eq!(wrapped("  a: b c", 6, 4), "  a: b\n    c");
         assert_eq!(wrapped("", 4, 2), "");
+        let coloured = format!("{} b c", styled("a", Style::Yellow, true));
+        assert_eq!(wrapped(&coloured, 3, 0), "\x1b[33ma\x1b[0m b\nc");
+    }
+
+    /// Mutations caught: wrapped for every reader.
+    #[test]
+    fn what_no_terminal_reads_stays_whole() {
+        let long = "a line of words ".repeat(20);
+        assert_eq!(fitted(&long, false), long);
     }
 }

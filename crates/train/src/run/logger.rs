@@ -2,7 +2,7 @@
 //! JSON.
 
 use std::fs::File;
-use std::io::{IsTerminal, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -104,7 +104,7 @@ impl Logger {
     /// Prints the result of a run: as JSON where that was asked for, to the console alone;
     /// otherwise the closing lines, which `train.log` has too.
     pub fn result(&self, result: &serde_json::Value, closing: &[String]) {
-        let closing = || closing.iter().for_each(|line| self.put(line, line));
+        let closing = || closing.iter().for_each(|line| self.put(&self.fitted(line), line));
         match self.format {
             _ if self.result_alone => {
                 closing();
@@ -155,6 +155,16 @@ impl Logger {
             (None, None) => self.print(console),
         }
         self.append(plain);
+    }
+
+    /// A line for people in lines of the terminal's width, broken between words. `train.log` and
+    /// other readers get it whole.
+    fn fitted(&self, line: &str) -> String {
+        let on_terminal = match self.result_alone {
+            true => io::stderr().is_terminal(),
+            false => io::stdout().is_terminal(),
+        };
+        terminal::fitted(line, on_terminal)
     }
 
     /// Shows a position on the bar.
@@ -267,7 +277,7 @@ impl Observer for Logger {
                 let coloured = warning.map(|rest| {
                     format!("{} {rest}", terminal::styled("warning:", Style::Yellow, self.colour))
                 });
-                self.put(coloured.as_deref().unwrap_or(text), text);
+                self.put(&self.fitted(coloured.as_deref().unwrap_or(text)), text);
             }
         }
     }
