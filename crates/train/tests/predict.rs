@@ -60,6 +60,7 @@ fn the_program_and_the_library_agree() {
     assert_eq!(differ, 3, "one unreadable file each time");
 }
 
+/// Mutations caught: any .ckpt of the folder called one of the run.
 #[test]
 fn faults_of_the_checkpoint_are_told() {
     let place = TestFolder::new("predict-faults");
@@ -73,6 +74,17 @@ fn faults_of_the_checkpoint_are_told() {
     std::fs::write(place.path("out/train/r/bad.ckpt"), &bytes[..bytes.len() / 2]).unwrap();
     let other = "another one of this run: out/train/r/";
     refused(&predict("out/train/r/bad.ckpt", &[]), 6, &["bad.ckpt", "truncated", other]);
+    // Checkpoints of anybody, and what is newer in the folder of the run under another name.
+    std::fs::create_dir(place.path("weights")).unwrap();
+    for name in
+        ["weights/bad.ckpt", "weights/last.ckpt", "weights/mine.ckpt", "out/train/r/new.ckpt"]
+    {
+        std::fs::write(place.path(name), &bytes[..bytes.len() / 2]).unwrap();
+    }
+    let output = predict("weights/bad.ckpt", &[]);
+    assert!(!error(&output).contains("another one"), "{}", error(&output));
+    let output = predict("out/train/r/bad.ckpt", &[]);
+    assert!(!error(&output).contains("new.ckpt"), "{}", error(&output));
     refused(&predict("missing.ckpt", &[]), 6, &["missing.ckpt: cannot read it"]);
     refused(&predict("out/train/r/last.ckpt", &["--use-ema"]), 2, &["--use-ema", "--model-ema"]);
 }

@@ -21,6 +21,7 @@ use crate::error::Error;
 use crate::files::{failed, read, stage};
 use crate::optimizers::optimizer::SavedBuffer;
 pub use crate::run::manifest::{DatasetFingerprint, Manifest};
+use crate::run::retention::is_of_a_run;
 
 /// A checkpoint in memory.
 pub struct Checkpoint {
@@ -148,13 +149,19 @@ pub fn no_average() -> Error {
     Error::usage("--use-ema: the checkpoint has no average; it is kept with --model-ema")
 }
 
-/// Other checkpoints in the same folder, newest first.
+/// Other checkpoints of the same run, newest first: those under the names that a run gives, in the
+/// folder of a run.
 fn siblings_of(path: &Path) -> Vec<PathBuf> {
-    let folder = path.parent().map(std::fs::read_dir);
-    let Some(Ok(entries)) = folder else { return Vec::new() };
+    let Some(folder) = path.parent() else { return Vec::new() };
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    if !folder.join("args.toml").is_file() {
+        return Vec::new();
+    }
     let mut found: Vec<PathBuf> = entries
         .filter_map(|e| Some(e.ok()?.path()))
-        .filter(|p| p != path && p.extension().is_some_and(|x| x == "ckpt"))
+        .filter(|p| {
+            p != path && p.file_name().and_then(|name| name.to_str()).is_some_and(is_of_a_run)
+        })
         .collect();
     found.sort_by_key(|p| std::fs::metadata(p).and_then(|m| m.modified()).ok());
     found.reverse();

@@ -61,16 +61,23 @@ fn prune(folder: &Path, newest: u64, keep: usize) -> Result<(), Error> {
 
 /// The epochs that have a checkpoint of their own, the newest first.
 pub(super) fn epochs(folder: &Path) -> Vec<u64> {
-    let epoch_of = |name: &str| -> Option<u64> {
-        let epoch = name.strip_prefix("checkpoint-")?.strip_suffix(".ckpt")?.parse().ok()?;
-        (epoch_file(epoch) == name).then_some(epoch)
-    };
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let mut epochs: Vec<u64> =
         entries.filter_map(|entry| epoch_of(entry.file_name().to_str()?)).collect();
     epochs.sort_unstable();
     epochs.reverse();
     epochs
+}
+
+/// Whether a run gives its checkpoints such a name.
+pub(super) fn is_of_a_run(name: &str) -> bool {
+    [LAST, BEST, SWA].contains(&name) || epoch_of(name).is_some()
+}
+
+/// The epoch whose own checkpoint has this name.
+fn epoch_of(name: &str) -> Option<u64> {
+    let epoch = name.strip_prefix("checkpoint-")?.strip_suffix(".ckpt")?.parse().ok()?;
+    (epoch_file(epoch) == name).then_some(epoch)
 }
 
 /// The name of an epoch's own checkpoint.
