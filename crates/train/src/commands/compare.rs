@@ -40,13 +40,13 @@ pub struct CompareArgs {
     /// Folder with `val/<class>/*` or `<class>/*` [default: the images of A's evaluation]
     #[arg(value_name = "DIR")]
     folder: Option<PathBuf>,
-    /// CSV file of the images to which they say different classes [default: none]
+    /// CSV file of the images that the two classify differently [default: none]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Print the result as JSON [default: text]
     #[arg(long)]
     json: bool,
-    /// Level below which a difference is called no chance [default: 0.05] [range: 0 to 1]
+    /// Significance level: a smaller p-value counts as a difference [default: 0.05] [range: 0 to 1]
     #[arg(long, default_value_t = 0.05, value_name = "P", value_parser = number(0.0..=1.0))]
     #[arg(hide_short_help = true)]
     level: f64,

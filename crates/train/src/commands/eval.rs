@@ -86,16 +86,15 @@ pub struct EvalArgs {
     /// Test-time augmentation: the mean of the probabilities of an image's views
     #[arg(long, value_enum, default_value = "none", value_name = "VIEWS", hide_short_help = true)]
     tta: TestTimeAugmentation,
-    /// JSON list of the right labels of every image, in the order of the names (ImageNet ReaL): an
-    /// answer among them counts, an image without any is omitted [default: none]
+    /// JSON list of the right labels of every image, in the order of the names (ImageNet ReaL): a
+    /// prediction among them is correct, an image without any is omitted [default: none]
     #[arg(long, value_name = "FILE", hide_short_help = true)]
     real_labels: Option<PathBuf>,
-    /// File of class names or of indices of logits, one a line: no other class is answered
+    /// File of class names or of indices of logits, one a line: no other class is predicted
     /// [default: all]
     #[arg(long, value_name = "FILE", hide_short_help = true)]
     valid_labels: Option<PathBuf>,
-    /// Print for each threshold on the probability how many images are answered and how many of the
-    /// answers are right [default: no]
+    /// Print the coverage and the accuracy for each threshold on the probability [default: no]
     #[arg(long, hide_short_help = true)]
     thresholds: bool,
     /// Images per batch [range: at least 1]
@@ -124,7 +123,7 @@ pub struct EvalArgs {
     /// Print a row for each class [default: one line]
     #[arg(long)]
     per_class: bool,
-    /// CSV file of what the network says to every image [default: none]
+    /// CSV file of the predictions, one row per image [default: none]
     #[arg(long, value_name = "FILE")]
     predictions: Option<PathBuf>,
     /// With --predictions: the mistakes alone [default: every image]

@@ -83,7 +83,7 @@ pub struct ExportArgs {
     /// evaluation, otherwise a drawn one]
     #[arg(long, value_name = "FILE", hide_short_help = true)]
     image: Option<PathBuf>,
-    /// Who resizes, crops and normalises images, for ONNX
+    /// Where images are resized, cropped and normalised, for ONNX
     #[arg(long, value_enum, default_value = "caller", value_name = "WHO", hide_short_help = true)]
     preprocessing: Preprocessing,
     #[command(flatten)]

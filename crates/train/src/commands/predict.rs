@@ -47,8 +47,7 @@ pub struct PredictArgs {
     /// [default: none]
     #[arg(long, value_name = "DIR")]
     copy_to: Option<PathBuf>,
-    /// Folder for a PNG of every image beside the same with what spoke for its class (Grad-CAM)
-    /// [default: none]
+    /// Folder for a PNG of every image beside its Grad-CAM heat map [default: none]
     #[arg(long, value_name = "DIR")]
     cam: Option<PathBuf>,
     /// Images per batch [range: at least 1]

@@ -27,7 +27,7 @@ theme! {
     #[arg(long, value_parser = finite)]
     val_fraction: f64 => Option<f64>, shown "none with a val split, otherwise 0.2", in 0.001..=0.9;
 
-    /// With --val-fraction: keep images that look alike on one side
+    /// With --val-fraction: keep near-duplicates on one side
     #[arg(long, num_args = 0..=1, default_missing_value = "true")]
     group_duplicates: bool = true, older false;
 

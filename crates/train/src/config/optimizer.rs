@@ -48,7 +48,7 @@ theme! {
     #[arg(long, value_parser = finite)]
     norm_weight_decay: f64 = 0.0, in 0.0..=10.0;
 
-    /// Factor of the learning rate per layer, from the classifier backwards
+    /// Layer-wise decay of the learning rate: the factor per layer, from the classifier backwards
     #[arg(long, value_parser = finite)]
     layer_decay: f64 => Option<f64>, in 0.01..=1.0;
 

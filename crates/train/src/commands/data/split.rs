@@ -29,7 +29,7 @@ pub struct SplitArgs {
     /// Seed of the choice; with the same seed `train` chooses the same
     #[arg(long, default_value_t = 42, value_name = "N")]
     seed: u64,
-    /// Let images that look alike be on both sides [default: keep them on one side]
+    /// Allow near-duplicates on both sides [default: keep them on one side]
     #[arg(long)]
     no_group_duplicates: bool,
     /// Copy the images [default: hard links, and copies where the file system has none]
