@@ -9,6 +9,8 @@
 //!
 //! A case is a function of its number: `KINDLING_FUZZ_RUNS=2000 cargo test --workspace --test
 //! fuzz_command_line` runs cases 0 to 1999, `KINDLING_FUZZ_ONLY=17` case 17 alone and prints it.
+//!
+//! Mutations caught: a number that is none unwrapped; an exit code that is not documented.
 
 #![cfg(unix)]
 

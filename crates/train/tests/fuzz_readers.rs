@@ -4,6 +4,9 @@
 //! The faults are a function of a seed: flipped bits, bytes of critical values, cut ends, parts
 //! removed, doubled, exchanged, or taken from another file. The ordinary test tries each reader for
 //! a moment; `KINDLING_FUZZ_SECONDS=600` for ten minutes. A message names the seed.
+//!
+//! Mutations caught: an entry of an EXIF directory sliced without its bounds; an index of shards that is
+//! no JSON unwrapped.
 
 #[path = "test_folder/test_folder.rs"]
 mod test_folder;

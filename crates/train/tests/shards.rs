@@ -539,3 +539,23 @@ fn what_is_wrong_with_shards_is_told() {
     assert!(code(&checked) == 0 || !error(&checked).contains("shards"), "{}", error(&checked));
     shard(&place, "other", &[]);
 }
+
+/// What a run that was killed has left goes with the next one; other files stay.
+///
+/// Mutations caught: leftovers kept.
+#[test]
+fn leftovers_of_a_killed_run_are_removed() {
+    let place = TestFolder::new("shards-left");
+    let shards = place.path("shards");
+    std::fs::create_dir(&shards).unwrap();
+    for name in ["train-000003.tar.tmp", "val-000000.tar.tmp", "mine.tar.tmp", "train-3.tar.tmp"] {
+        std::fs::write(shards.join(name), "half").unwrap();
+    }
+    let output = place.run(&["data", "shard", "data", "--output", "shards"]);
+    assert_eq!(code(&output), 0, "{}", error(&output));
+    let entries = std::fs::read_dir(&shards).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut left: Vec<_> =
+        entries.filter(|name| name.to_string_lossy().ends_with(".tmp")).collect();
+    left.sort();
+    assert_eq!(left, ["mine.tar.tmp", "train-3.tar.tmp"]);
+}
