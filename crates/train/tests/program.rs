@@ -46,7 +46,8 @@ fn it_learns_and_the_checkpoint_alone_evaluates_and_predicts() {
 }
 
 /// Mutations caught: each of: numbers of at least 1 not checked, ranges not checked, NaN taken for
-/// a number, words without the word they need let through, no near name told.
+/// a number, words without the word they need let through, no near name told, a frozen trunk of
+/// random weights let through.
 #[test]
 fn mistakes_on_the_command_line_are_told() {
     let place = TestFolder::new("flags");
@@ -71,6 +72,9 @@ fn mistakes_on_the_command_line_are_told() {
     check(&["--opt", "adamx"], &["adamw"]);
     check(&["--backend", "cuda"], &["flex"]);
     check(&["--freeze", "feature"], &["matches no weight", "`features`"]);
+    for random in [&["--freeze", "trunk"][..], &["--linear-probe"], &["--unfreeze-epoch", "1"]] {
+        check(random, &[random[0], "no trained weights", "--pretrained"]);
+    }
     check(&["--class-weights", "nofile"], &["--class-weights", "nofile", "balanced"]);
     check(&["--bce-sum"], &["--bce-loss"]);
     check(&["--sched", "multistep"], &["--decay-milestones"]);

@@ -132,12 +132,24 @@ impl ModelPlan {
         Ok(())
     }
 
-    /// What a user may not expect, in words.
-    pub(in crate::config) fn notes(&self) -> Vec<String> {
+    /// Refuses a frozen trunk of random weights: its norms use statistics that nothing has
+    /// estimated, and the loss is not finite from the first step on.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::Usage`].
+    pub fn refuse_random_trunk(&self) -> Result<(), Error> {
         let random = self.pretrained.is_none() && self.pretrained_path.is_none();
-        let note = "--unfreeze-epoch freezes random weights; --pretrained or --pretrained-path begins \
-                    with trained ones";
-        (self.unfreeze_epoch > 0 && random).then(|| note.to_owned()).into_iter().collect()
+        let flag = match self {
+            Self { linear_probe: true, .. } => "--linear-probe",
+            Self { unfreeze_epoch: 1.., .. } => "--unfreeze-epoch",
+            _ => "--freeze trunk",
+        };
+        match random && self.frozen().iter().any(|pattern| pattern == TRUNK) {
+            true => Err(Error::usage(format!(
+                "{flag}: there are no trained weights to freeze; add --pretrained or --pretrained-path"
+            ))),
+            false => Ok(()),
+        }
     }
 
     /// The network for so many classes.

@@ -119,7 +119,7 @@ impl Plan {
 
     /// What a user may not expect, in words.
     pub fn notes(&self) -> Vec<String> {
-        [self.network.notes(), self.augmentation.notes()].concat()
+        self.augmentation.notes()
     }
 
     /// Epochs of the run, its cool-down included (which plateau counts for itself).

@@ -160,6 +160,7 @@ pub fn begin(
     let raw = open_data::splits(plan, None)?;
     let (train, val) = open_data::usable(plan, raw.clone())?;
     let network = plan.network(train.classes.len());
+    plan.network.refuse_random_trunk()?;
     param_groups::frozen(&network, &plan.network.frozen())?;
     build_objective(plan, &train, device)?;
     let (folder, lock) = match lock {
