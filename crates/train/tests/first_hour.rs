@@ -254,7 +254,7 @@ fn a_new_classifier_begins_at_the_loss_of_guessing() {
 
 /// A data set as it was downloaded.
 ///
-/// Mutations caught: a member that leads out of the folder written.
+/// Mutations caught, each alone: a member that leads out of the folder written; leftovers kept.
 #[test]
 fn an_archive_of_class_folders_trains() {
     let place = TestFolder::new("archive");
@@ -327,8 +327,8 @@ fn an_archive_of_class_folders_trains() {
 
 /// Archives that would fill the disk, and small ones that hold too much.
 ///
-/// Mutations caught, each alone: the declared sizes not added up; the bytes on the way not counted;
-/// what is passed over in a tar.gz not counted; a half-unpacked folder left.
+/// Mutations caught, each alone: the declared sizes not added up; what is passed over in a tar.gz not
+/// counted.
 #[test]
 fn an_archive_unpacks_to_what_the_disk_and_its_length_allow() {
     const PLENTY: u64 = 1 << 40;

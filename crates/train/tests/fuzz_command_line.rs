@@ -207,13 +207,15 @@ fn faults(words: &[OsString], ended: Option<&Ended>, changes: &[String]) -> Vec<
     }
     let of_clap = ended.stderr.contains("For more information, try '--help'.")
         || ended.stderr.contains("\nCommands:\n");
-    let known = ["error: ", "note: ", "skipped: ", "checking "];
+    let known = ["error: ", "note: ", "skipped: ", "checking ", "fetching "];
     let stray = ended.stderr.lines().find(|line| !known.iter().any(|word| line.starts_with(word)));
     if let (Some(line), false, false) = (stray, of_clap, typed_line_break) {
         faults.push(format!("a stray line: {line}"));
     }
     let has_begun = ended.stdout.contains("run folder: ");
-    let writes = is("check") || is("predict") || has_begun;
+    // A download that fails leaves its beginning in the cache.
+    let fetches = ended.stderr.contains("fetching ");
+    let writes = is("check") || is("predict") || has_begun || fetches;
     if ![0, 4].contains(&code) && !writes && !changes.is_empty() {
         faults.push(format!("exit code {code} and left behind or changed: {}", changes.join(", ")));
     }
