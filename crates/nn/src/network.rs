@@ -4,6 +4,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
 use crate::block::backbone::Backbone;
+use crate::block::dropout::DropoutSeed;
 use crate::config::{Architecture, NetworkConfig};
 use crate::graph::Graph;
 use crate::layer_spec::{Key, LayerSpec, Naming};
@@ -196,7 +197,11 @@ impl Network {
     ///
     /// # Shapes
     /// `[b, 3, h, w]` to `[b, classes]` each.
-    pub fn forward_train(&self, images: Tensor<4>, dropout_seed: u64) -> TrainingOutputs {
-        self.backbone().forward_train(self.transform_input(images), dropout_seed)
+    pub fn forward_train(
+        &self,
+        images: Tensor<4>,
+        dropout_seed: impl Into<DropoutSeed>,
+    ) -> TrainingOutputs {
+        self.backbone().forward_train(self.transform_input(images), &dropout_seed.into())
     }
 }

@@ -1,10 +1,12 @@
 //! The command line: parse, dispatch, print the one sentence of a failure, return the exit code.
 //!
 //! Exit codes: 0 done, 2 usage, 3 data, 4 out of time and saved, 5 diverged, 6 checkpoint, 7
-//! backend, memory or threads, 8 file, 130/143 interrupted by SIGINT/SIGTERM with the run saved.
+//! backend, memory or threads, 8 file, 9 another rank lost, 130/143 interrupted by SIGINT/SIGTERM
+//! with the run saved.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use kernels::isa::Isa;
@@ -36,6 +38,7 @@ use crate::commands::serve::{ServeArgs, serve};
 use crate::commands::summary::{SummaryArgs, summary};
 use crate::commands::train::{TrainArgs, train};
 use crate::device;
+use crate::distributed::launch;
 use crate::error::Error;
 use crate::files;
 use crate::foreign_flags;
@@ -70,14 +73,18 @@ pub const OUT_OF_MEMORY: &str = "error: out of memory: an allocation failed; the
 /// The exit code that follows: that of [`crate::error::ErrorKind::Memory`].
 pub const OUT_OF_MEMORY_CODE: i32 = 7;
 
+/// How long other ranks leave rank 0 to say what is wrong.
+const AFTER_ROOT: Duration = Duration::from_millis(1500);
+
 /// Chooses the instructions, where they are given, and makes the one pool of threads; before
 /// anything has run.
 fn prepare(threads: Option<u32>, isa: Option<&str>) -> Result<(), Error> {
     if let Some(isa) = isa {
         Isa::force(isa).map_err(|why| Error::usage(format!("--isa: {why}")))?;
     }
-    // Without a number as many as rayon takes by itself.
-    let threads = threads.unwrap_or(0) as usize;
+    // Without a number as many as rayon takes by itself, but ranks on one host share its cores.
+    let of_a_rank = || if launch::announced_ranks() > 1 { launch::cores() } else { 0 };
+    let threads = threads.map_or_else(of_a_rank, |threads| threads as usize);
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().map_err(|why| {
         let wanted = match threads {
             0 => "the threads of the CPU kernels".to_owned(),
@@ -183,11 +190,19 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
     let program = match parse(arguments) {
         Ok(program) => program,
         Err(error) => {
-            let _ = error.print();
+            // All ranks have the same arguments; one says what is wrong with them.
+            if launch::announced_rank() == 0 {
+                let _ = error.print();
+            }
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
-    let result = prepare(program.threads, program.isa.as_deref()).and_then(|()| {
+    let ranks = match &program.command {
+        Command::Train(_) => Ok(()),
+        _ => launch::refuse_ranks("this command"),
+    };
+    let ready = ranks.and_then(|()| prepare(program.threads, program.isa.as_deref()));
+    let result = ready.and_then(|()| {
         match program.command {
             // A server waits, and would keep a thread of the pool from the network.
             command @ Command::Serve(_) => run_within_memory(command),
@@ -197,7 +212,11 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
-            err!("error: {failure}");
+            if launch::announced_rank() > 0 {
+                // What every rank finds is rank 0's to say: it ends the job, and this rank with it.
+                std::thread::sleep(AFTER_ROOT);
+            }
+            err!("error: {}{failure}", launch::prefix());
             ExitCode::from(failure.kind.exit_code())
         }
     }

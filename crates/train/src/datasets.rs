@@ -18,7 +18,7 @@ pub mod loader;
 pub mod open;
 pub(crate) mod passed_over;
 pub mod quarantine;
-mod sampler;
+pub mod sampler;
 pub mod shards;
 pub mod split;
 pub(crate) mod storage;

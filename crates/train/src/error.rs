@@ -19,6 +19,8 @@ pub enum ErrorKind {
     Memory,
     /// Reading or writing a file failed, a full disk included (8).
     File,
+    /// Another rank of the job is lost, or differs (9).
+    Communication,
 }
 
 impl ErrorKind {
@@ -31,6 +33,7 @@ impl ErrorKind {
             ErrorKind::Checkpoint => 6,
             ErrorKind::Backend | ErrorKind::Memory => 7,
             ErrorKind::File => 8,
+            ErrorKind::Communication => 9,
         }
     }
 }
@@ -63,4 +66,5 @@ macro_rules! constructors {
     };
 }
 constructors!(usage => Usage, data => Data, diverged => Diverged, checkpoint => Checkpoint,
-              backend => Backend, memory => Memory, file => File);
+              backend => Backend, memory => Memory, file => File,
+              communication => Communication);

@@ -8,6 +8,7 @@ pub mod commands;
 pub mod config;
 pub mod datasets;
 pub mod device;
+pub mod distributed;
 pub mod download;
 pub mod error;
 pub mod files;

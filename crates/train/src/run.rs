@@ -29,6 +29,7 @@ pub mod run_lock;
 pub mod split_list;
 pub mod state;
 mod step;
+mod synchronise;
 pub mod task;
 pub mod tensorboard;
 pub mod trainer;

@@ -76,6 +76,7 @@ const FLOORS: [(&str, &[&[&str]]); 5] = [
             &["learner"],
             &["datasets"],
             &["optimizers"],
+            &["distributed"],
             &[
                 "device",
                 "download",

@@ -7,7 +7,7 @@ use burn::tensor::Tensor;
 use burn::tensor::activation::relu;
 
 use crate::block::conv_norm_activation::ConvNormActivation;
-use crate::block::dropout::drop_out;
+use crate::block::dropout::{DropoutSeed, drop_out};
 use crate::block::pooling::global_mean;
 
 /// Convolutions, then a hidden layer on the flattened map or the mean of the map, then a
@@ -29,7 +29,7 @@ impl AuxiliaryHead {
     ///
     /// # Shapes
     /// `[b, c, h, w]` to `[b, classes]`.
-    pub(crate) fn forward(&self, pooled: Tensor<4>, dropout_seed: u64) -> Tensor<2> {
+    pub(crate) fn forward(&self, pooled: Tensor<4>, dropout_seed: &DropoutSeed) -> Tensor<2> {
         let x = self.convs.iter().fold(pooled, |x, layer| layer.forward(x));
         let x = match &self.hidden {
             Some(hidden) => relu(hidden.forward(x.flatten::<2>(1, 3))),

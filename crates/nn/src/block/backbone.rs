@@ -4,6 +4,7 @@
 use burn::tensor::Tensor;
 use kernels::ops::threads::image_by_image;
 
+use crate::block::dropout::DropoutSeed;
 use crate::block::pooling::global_mean;
 use crate::outputs::TrainingOutputs;
 
@@ -22,7 +23,7 @@ pub(crate) trait Backbone: Sync {
     ///
     /// # Shapes
     /// `[b, features]` to `[b, classes]`.
-    fn forward_head(&self, pooled: Tensor<2>, dropout_seed: Option<u64>) -> Tensor<2>;
+    fn forward_head(&self, pooled: Tensor<2>, dropout_seed: Option<&DropoutSeed>) -> Tensor<2>;
 
     /// The mean of the last map in inference, image by image.
     ///
@@ -33,7 +34,7 @@ pub(crate) trait Backbone: Sync {
     }
 
     /// The logits with dropout, and those of the auxiliary heads.
-    fn forward_train(&self, images: Tensor<4>, dropout_seed: u64) -> TrainingOutputs {
+    fn forward_train(&self, images: Tensor<4>, dropout_seed: &DropoutSeed) -> TrainingOutputs {
         let x = self.forward_features(images, &mut |_| ());
         let logits = self.forward_head(global_mean(x), Some(dropout_seed));
         TrainingOutputs { logits, auxiliary: Vec::new() }

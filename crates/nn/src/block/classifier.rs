@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::nn::Linear;
 use burn::tensor::{Device, Tensor};
 
-use crate::block::dropout::drop_out;
+use crate::block::dropout::{DropoutSeed, drop_out};
 use crate::block::linear::{linear, zero_linear};
 
 /// Dropout and a linear layer.
@@ -25,7 +25,7 @@ impl Classifier {
     ///
     /// # Shapes
     /// `[b, features]` to `[b, classes]`.
-    pub(crate) fn forward(&self, x: Tensor<2>, dropout_seed: Option<u64>) -> Tensor<2> {
+    pub(crate) fn forward(&self, x: Tensor<2>, dropout_seed: Option<&DropoutSeed>) -> Tensor<2> {
         let x = match dropout_seed {
             Some(seed) => drop_out(x, self.dropout, seed),
             None => x,

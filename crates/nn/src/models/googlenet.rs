@@ -15,6 +15,7 @@ use crate::block::auxiliary_head::AuxiliaryHead;
 use crate::block::backbone::{Backbone, OnStride};
 use crate::block::classifier::Classifier;
 use crate::block::conv_norm_activation::ConvNormActivation;
+use crate::block::dropout::DropoutSeed;
 use crate::block::inception::{Inception, InceptionModule};
 use crate::block::linear::{add_linear, zero_linear};
 use crate::block::pooling::{global_mean, max_pool};
@@ -223,12 +224,12 @@ impl Backbone for GoogLeNet {
         self.run_modules(images, on_stride, &mut |_, _| ())
     }
 
-    fn forward_head(&self, pooled: Tensor<2>, dropout_seed: Option<u64>) -> Tensor<2> {
+    fn forward_head(&self, pooled: Tensor<2>, dropout_seed: Option<&DropoutSeed>) -> Tensor<2> {
         self.classifier.forward(pooled, dropout_seed)
     }
 
     /// Module 4a's head is the first auxiliary one.
-    fn forward_train(&self, images: Tensor<4>, dropout_seed: u64) -> TrainingOutputs {
+    fn forward_train(&self, images: Tensor<4>, dropout_seed: &DropoutSeed) -> TrainingOutputs {
         let mut maps = Vec::new();
         let mut keep = |row: usize, x: &Tensor<4>| {
             if HEADS.contains(&row) && !self.auxiliary.is_empty() {
@@ -239,7 +240,7 @@ impl Backbone for GoogLeNet {
         let heads = self.auxiliary.iter().zip(maps).enumerate();
         let heads = heads.map(|(i, (head, map))| {
             let pooled = adaptive_avg_pool2d(map, [HEAD_SIDE; 2]); // [b, 512 or 528, 4, 4]
-            let logits = head.forward(pooled, dropout_seed.wrapping_add(1 + i as u64));
+            let logits = head.forward(pooled, &dropout_seed.of_layer(1 + i as u64));
             AuxiliaryLogits { weight: HEAD_WEIGHT, logits }
         });
         let auxiliary = heads.collect();

@@ -15,6 +15,7 @@ use crate::block::auxiliary_head::AuxiliaryHead;
 use crate::block::backbone::{Backbone, OnStride};
 use crate::block::classifier::Classifier;
 use crate::block::conv_norm_activation::ConvNormActivation;
+use crate::block::dropout::DropoutSeed;
 use crate::block::linear::{add_linear, zero_linear};
 use crate::block::pooling::{global_mean, max_pool, mean_pool};
 use crate::config::{NetworkConfig, Norm};
@@ -375,12 +376,12 @@ impl Backbone for InceptionV3 {
         self.run_modules(images, on_stride, &mut |_| ())
     }
 
-    fn forward_head(&self, pooled: Tensor<2>, dropout_seed: Option<u64>) -> Tensor<2> {
+    fn forward_head(&self, pooled: Tensor<2>, dropout_seed: Option<&DropoutSeed>) -> Tensor<2> {
         self.classifier.forward(pooled, dropout_seed)
     }
 
     /// The auxiliary head needs images of at least 299 pixels.
-    fn forward_train(&self, images: Tensor<4>, dropout_seed: u64) -> TrainingOutputs {
+    fn forward_train(&self, images: Tensor<4>, dropout_seed: &DropoutSeed) -> TrainingOutputs {
         let mut head_input = None;
         let x = self.run_modules(images, &mut |_| (), &mut |x| head_input = Some(x.clone()));
         let heads = self.auxiliary.iter().zip(head_input).map(|(head, map)| {

@@ -10,6 +10,7 @@ use crate::activation::Activation::{self, Relu6};
 use crate::block::backbone::{Backbone, OnStride};
 use crate::block::classifier::Classifier;
 use crate::block::conv_norm_activation::ConvNormActivation;
+use crate::block::dropout::DropoutSeed;
 use crate::block::inverted_residual::{Bottleneck, BottleneckKeys, InvertedResidual};
 use crate::block::stages::Stages;
 use crate::channels::make_divisible;
@@ -145,7 +146,7 @@ impl Backbone for MobileNetV2 {
         self.stages.forward(images, on_stride)
     }
 
-    fn forward_head(&self, pooled: Tensor<2>, dropout_seed: Option<u64>) -> Tensor<2> {
+    fn forward_head(&self, pooled: Tensor<2>, dropout_seed: Option<&DropoutSeed>) -> Tensor<2> {
         self.classifier.forward(pooled, dropout_seed)
     }
 

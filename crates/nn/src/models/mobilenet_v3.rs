@@ -17,6 +17,7 @@ use crate::activation::Activation::{HardSwish as Hs, Relu as Re};
 use crate::block::backbone::{Backbone, OnStride};
 use crate::block::classifier::Classifier;
 use crate::block::conv_norm_activation::ConvNormActivation;
+use crate::block::dropout::DropoutSeed;
 use crate::block::inverted_residual::{Bottleneck, BottleneckKeys, InvertedResidual};
 use crate::block::linear::{linear, zero_linear};
 use crate::block::stages::Stages;
@@ -304,7 +305,7 @@ impl Backbone for MobileNetV3 {
         self.stages.forward(images, on_stride)
     }
 
-    fn forward_head(&self, pooled: Tensor<2>, dropout_seed: Option<u64>) -> Tensor<2> {
+    fn forward_head(&self, pooled: Tensor<2>, dropout_seed: Option<&DropoutSeed>) -> Tensor<2> {
         let x = self.activation.apply(linear(&self.hidden, pooled)); // [b, 1280]
         self.classifier.forward(x, dropout_seed)
     }

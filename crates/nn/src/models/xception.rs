@@ -13,6 +13,7 @@ use crate::activation::Activation::{self, Linear as Plain, Relu};
 use crate::block::backbone::{Backbone, OnStride};
 use crate::block::classifier::Classifier;
 use crate::block::conv_norm_activation::ConvNormActivation;
+use crate::block::dropout::DropoutSeed;
 use crate::block::pooling::max_pool;
 use crate::block::separable::{Separable, SeparableConvolution};
 use crate::config::{NetworkConfig, Norm};
@@ -227,7 +228,7 @@ impl Backbone for Xception {
         x
     }
 
-    fn forward_head(&self, pooled: Tensor<2>, dropout_seed: Option<u64>) -> Tensor<2> {
+    fn forward_head(&self, pooled: Tensor<2>, dropout_seed: Option<&DropoutSeed>) -> Tensor<2> {
         self.classifier.forward(pooled, dropout_seed)
     }
 }

@@ -20,6 +20,7 @@ use crate::datasets::image_folder::ImageFolder;
 use crate::datasets::loader::Mode;
 use crate::datasets::shards::order::window_mb;
 use crate::device::OpenedDevice;
+use crate::distributed::communicator::Alone;
 use crate::error::Error;
 use crate::files::write_atomically;
 use crate::learner::evaluate::evaluate;
@@ -175,6 +176,7 @@ fn run_probe(
         backend: opened.name.clone(),
         log_interval: usize::MAX,
         stop: stop.clone(),
+        communicator: Arc::new(Alone),
     };
     let probe = Probe::default();
     fit(run, &probe)?;

@@ -2,8 +2,11 @@
 
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
+use serde::{Deserialize, Serialize};
 
 use crate::commands::dry_run::{computed_mb, dry_run};
 use crate::commands::plan_args;
@@ -12,6 +15,8 @@ use crate::config::output::LogFormat;
 use crate::config::plan::Plan;
 use crate::datasets::shards::order::window_mb;
 use crate::device::OpenedDevice;
+use crate::distributed::communicator::Communicator;
+use crate::distributed::launch;
 use crate::err;
 use crate::error::Error;
 use crate::files::refuse_other_extension;
@@ -65,6 +70,12 @@ pub struct TrainArgs {
     /// [default: all lines on standard output]
     #[arg(long, help_heading = "Output", hide_short_help = true)]
     result: bool,
+    /// Seconds without a sign of life from a rank after which the job ends [default: 30] [range: 1
+    /// to 86400]
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, hide_default_value = true)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    #[arg(help_heading = "Machine", hide_short_help = true)]
+    comm_timeout: u64,
     /// Print the dry run as JSON [default: text]
     #[arg(long, requires = "dry_run", help_heading = "Output", hide_short_help = true)]
     json: bool,
@@ -88,12 +99,69 @@ struct Opening {
 /// # Errors
 /// Faulty flags, data, checkpoint, backend or disk.
 pub fn train(args: &TrainArgs) -> Result<u8, Error> {
+    if args.dry_run {
+        launch::refuse_ranks("--dry-run")?;
+    }
+    let communicator: Arc<dyn Communicator> =
+        launch::open(Duration::from_secs(args.comm_timeout))?.into();
+    match communicator.is_root() {
+        true => lead(args, communicator),
+        false => follow(args, communicator),
+    }
+}
+
+/// What rank 0 tells the others of the run.
+#[derive(Serialize, Deserialize)]
+struct Orders {
+    plan: Plan,
+    folder: PathBuf,
+}
+
+/// The work of every rank but the first one: trains what rank 0 has begun, and writes nothing.
+fn follow(args: &TrainArgs, communicator: Arc<dyn Communicator>) -> Result<u8, Error> {
+    /// Hears of everything, and says nothing.
+    struct Silent;
+    impl Observer for Silent {}
+
+    let Some(Orders { mut plan, folder }) = communicator.value_of_root(None)? else {
+        communicator.finish()?;
+        return Ok(0);
+    };
+    // Threads and devices are those of this host.
+    plan.machine = plan_args::merge(&args.options, args.config.as_deref())?.plan()?.machine;
+    let opened = plan.machine.backend.open()?;
+    let run = Run {
+        log_interval: plan.logging.log_interval,
+        plan,
+        folder,
+        from: None,
+        fresh_optimizer: false,
+        device: opened.device,
+        backend: opened.name,
+        stop: listen()?,
+        communicator: Arc::clone(&communicator),
+    };
+    let outcome = fit(run, &Silent)?;
+    communicator.finish()?;
+    Ok(outcome.code.unwrap_or(0))
+}
+
+fn listen() -> Result<Stop, Error> {
+    Stop::listen().map_err(|e| Error::file(format!("signals: {e}")))
+}
+
+/// The work of rank 0, or of the only process: begins or resumes the run, trains, writes, prints.
+fn lead(args: &TrainArgs, communicator: Arc<dyn Communicator>) -> Result<u8, Error> {
     args.dry_run_plot.as_deref().map_or(Ok(()), |path| refuse_other_extension(path, "svg"))?;
     let options = plan_args::merge(&args.options, args.config.as_deref())?;
     let opening = match &args.resume {
         Some(path) => match resume(path, &options, args)? {
             Some(opening) => opening,
-            None => return Ok(0),
+            None => {
+                communicator.value_of_root(None::<Orders>)?;
+                communicator.finish()?;
+                return Ok(0);
+            }
         },
         None => {
             let (plan, notes) = run::begin::complete(options)?;
@@ -119,7 +187,9 @@ pub fn train(args: &TrainArgs) -> Result<u8, Error> {
         (Some(_), Some(lock)) => (folder, lock),
         (_, lock) => begin(&plan, &folder, lock, &opened, (&logger, &notes))?,
     };
-    let stop = Stop::listen().map_err(|e| Error::file(format!("signals: {e}")))?;
+    let stop = listen()?;
+    let orders = Orders { plan: plan.clone(), folder: folder.clone() };
+    communicator.value_of_root(Some(orders))?;
     if from.is_some() {
         logger.log_to(&folder.join("train.log"))?;
     }
@@ -143,6 +213,7 @@ pub fn train(args: &TrainArgs) -> Result<u8, Error> {
         device: opened.device,
         backend: opened.name.clone(),
         stop,
+        communicator: Arc::clone(&communicator),
     };
     let mut observers: Vec<&dyn Observer> = vec![&logger];
     observers.extend(board.iter().map(|board| board as &dyn Observer));
@@ -151,6 +222,7 @@ pub fn train(args: &TrainArgs) -> Result<u8, Error> {
     drop(dashboard);
     logger.finish();
     let outcome = outcome?;
+    communicator.finish()?;
     let page = match outcome.code.is_some() || args.no_report {
         true => None,
         false => {

@@ -18,6 +18,7 @@ use crate::config::output::OutputPlan;
 use crate::config::regularisation::RegularisationPlan;
 use crate::config::schedule::SchedulePlan;
 use crate::config::training::TrainingPlan;
+use crate::distributed::launch;
 use crate::error::Error;
 use crate::optimizers::lr_schedule::Schedule;
 use crate::optimizers::optimizer_kind::OptimizerConfig;
@@ -56,7 +57,7 @@ impl Options {
     /// Fills in the defaults, of an `older` plan those of its time, and checks the ranges.
     fn resolve(&self, older: bool) -> Result<Plan, Error> {
         let variant = variant(self.network.model.as_deref().unwrap_or(DEFAULT_MODEL))?;
-        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        let cores = launch::cores();
 
         let data = self.data.resolve(older, variant.architecture)?;
         let network = self.network.resolve(older, variant)?;

@@ -16,6 +16,8 @@ pub struct Batch {
     pub mixed_labels: Option<(Vec<i64>, f32)>,
     /// Indices into the folder's items, n of them.
     pub indices: Vec<usize>,
+    /// Row of each image in the batch of the step, of which this is the share of a rank; n of them.
+    pub rows: Vec<usize>,
     /// Paths of unreadable images, with the reason.
     pub skipped: Vec<(PathBuf, String)>,
     /// Their indices into the folder's items.

@@ -3,11 +3,13 @@
 //! has seen from new ones.
 
 use std::collections::HashSet;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
 
 use kernels::random::mix;
 use serde::{Deserialize, Serialize};
+
+use crate::datasets::sync::lock;
 
 /// Most keys of a sample: 64 KB. Data sets of so many images are known whole.
 const SAMPLE: usize = 8192;
@@ -22,6 +24,8 @@ pub struct ImageKeys {
     keys: Vec<AtomicU64>,
     /// The sample of the run before it was resumed.
     earlier: OnceLock<TrainedImages>,
+    /// The samples of the other ranks.
+    others: Mutex<Vec<TrainedImages>>,
 }
 
 /// The keys of the images that a network was trained on, or a sample of them.
@@ -38,12 +42,18 @@ pub struct TrainedImages {
 impl ImageKeys {
     /// For a folder of `count` images, none of which is read.
     pub fn new(count: usize) -> Self {
-        Self { keys: (0..count).map(|_| AtomicU64::new(0)).collect(), earlier: OnceLock::new() }
+        let keys = (0..count).map(|_| AtomicU64::new(0)).collect();
+        Self { keys, ..Self::default() }
     }
 
     /// Adds what the run knew before it was resumed. A second call has no effect.
     pub(crate) fn resume(&self, earlier: TrainedImages) {
         let _ = self.earlier.set(earlier);
+    }
+
+    /// Adds what other ranks have read so far, in place of what they had read before.
+    pub(crate) fn set_others(&self, others: Vec<TrainedImages>) {
+        *lock(&self.others) = others;
     }
 
     /// Whether an image was read.
@@ -66,6 +76,7 @@ impl ImageKeys {
     pub(crate) fn trained_images(&self) -> TrainedImages {
         let mut keys: Vec<u64> = self.recorded().collect();
         keys.extend(self.earlier.get().iter().flat_map(|earlier| earlier.keys()));
+        keys.extend(lock(&self.others).iter().flat_map(TrainedImages::keys));
         if keys.len() > 4 * SAMPLE {
             keys.select_nth_unstable(2 * SAMPLE);
             keys.truncate(2 * SAMPLE);
@@ -150,6 +161,10 @@ mod tests {
         let resumed = read(200..400);
         resumed.resume(trained.clone());
         assert_eq!(resumed.trained_images().keys, read(0..400).trained_images().keys);
+        // Two ranks that read a half each know as much as one that has read all.
+        let half = read(0..200);
+        half.set_others(vec![read(150..300).trained_images()]);
+        assert_eq!(half.trained_images().keys, trained.keys);
         let text = serde_json::to_string(&trained).unwrap();
         assert_eq!(serde_json::from_str::<TrainedImages>(&text).unwrap(), trained);
     }

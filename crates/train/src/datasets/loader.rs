@@ -26,7 +26,7 @@ use crate::datasets::image_folder::ImageFolder;
 use crate::datasets::image_keys::ImageKeys;
 use crate::datasets::loader::epoch::{BatchSource, Epoch, EpochConfig};
 use crate::datasets::loader::scratch::WorkerScratch;
-use crate::datasets::sampler::{EpochOrder, Sampler};
+use crate::datasets::sampler::{BatchShare, EpochOrder, Sampler};
 use crate::datasets::shards::order::{WindowShuffle, WindowedOrder};
 use crate::datasets::shards::read_ahead::ReadAhead;
 
@@ -74,6 +74,7 @@ pub struct Loader {
     mode: Mode,
     config: LoaderConfig,
     sampler: Sampler,
+    share: BatchShare,
     cache: Arc<PixelCache>,
     /// Images that no batch has, although they stay in the order.
     left_out: Arc<HashSet<usize>>,
@@ -100,7 +101,15 @@ impl Loader {
             Mode::Eval => Sampler::sequential(count, seed),
         };
         let (cache, left_out) = (Arc::default(), Arc::default());
-        Self { folder, preprocess, mode, config, sampler, cache, left_out, keys: None }
+        let share = BatchShare::WHOLE;
+        Self { folder, preprocess, mode, config, sampler, share, cache, left_out, keys: None }
+    }
+
+    /// Prepares one rank's share of every batch. All ranks have as many batches, and an image is
+    /// the same whichever rank prepares it.
+    #[must_use]
+    pub fn sharing(self, share: BatchShare) -> Self {
+        Self { share, ..self }
     }
 
     /// Leaves these images out of their batches. The order and every bit of the others stay.
@@ -221,7 +230,12 @@ impl Loader {
             workers: self.config.workers,
             prefetch_bytes: self.config.prefetch_bytes,
         };
-        let source = EpochSource { loader: self.clone(), indices, windows, epoch };
+        let mut read = vec![false; if windows.is_some() { indices.len() } else { 0 }];
+        for number in first_batch..if windows.is_some() { self.batches() } else { 0 } {
+            let rows = self.rows(&indices, number);
+            rows.for_each(|(_, position)| read[position / self.sampler.repeats()] = true);
+        }
+        let source = EpochSource { loader: self.clone(), indices, windows, read, epoch };
         Epoch::start(Box::new(source), config)
     }
 
@@ -234,6 +248,18 @@ impl Loader {
         self.make(&indices, epoch, number, None, &mut WorkerScratch::default())
     }
 
+    /// The images of batch `number` that this loader prepares: for each its row in the batch and
+    /// its position in the order.
+    fn rows(&self, order: &[usize], number: usize) -> impl Iterator<Item = (usize, usize)> {
+        let from = number * self.config.batch_size;
+        let to = (from + self.config.batch_size).min(order.len());
+        let kept = (from..to).filter(|position| !self.left_out.contains(&order[*position]));
+        let kept: Vec<usize> = kept.collect();
+        let pairs = matches!(&self.mode, Mode::Train(Augment { mix: Some(_), .. }));
+        let rows = self.share.rows(kept.len(), pairs);
+        rows.into_iter().map(move |row| (row, kept[row]))
+    }
+
     fn make(
         &self,
         order: &[usize],
@@ -242,15 +268,14 @@ impl Loader {
         windows: Option<&ReadAhead>,
         scratch: &mut WorkerScratch,
     ) -> Result<Batch, DataError> {
-        let from = number * self.config.batch_size;
-        let to = (from + self.config.batch_size).min(order.len());
         let preprocess = self.rule(epoch);
         let [h, w] = preprocess.crop;
-        let values = (to - from) * 3 * h * w;
+        let rows: Vec<(usize, usize)> = self.rows(order, number).collect();
+        let values = rows.len() * 3 * h * w;
         let Some(images) = try_with_capacity(values) else {
             let why = format!(
                 "no memory for a batch of {} images of {h}x{w} pixels ({} MB); lower --batch-size or --workers",
-                to - from,
+                rows.len(),
                 (4 * values).div_ceil(1 << 20)
             );
             return Err(DataError::Exhausted { why });
@@ -261,13 +286,12 @@ impl Loader {
             labels: Vec::new(),
             mixed_labels: None,
             indices: Vec::new(),
+            rows: Vec::new(),
             skipped: Vec::new(),
             skipped_indices: Vec::new(),
         };
-        for (position, &index) in (from..to).zip(&order[from..to]) {
-            if self.left_out.contains(&index) {
-                continue;
-            }
+        for (row, position) in rows {
+            let index = order[position];
             // The image is made where it stays: in the batch.
             let before = batch.images.len();
             batch.images.resize(before + preprocess.values(), 0.0);
@@ -290,6 +314,8 @@ impl Loader {
             }
             batch.labels.push(self.folder.items[index].1 as i64);
             batch.indices.push(index);
+            // As if what cannot be read had never been there.
+            batch.rows.push(row - batch.skipped.len().min(row));
         }
         batch.shape[0] = batch.labels.len();
         if let Mode::Train(Augment { mix: Some(mix), .. }) = &self.mode {
@@ -374,6 +400,8 @@ struct EpochSource {
     indices: Vec<usize>,
     /// The reader of shards and the order before repeats, where shards are read in windows.
     windows: Option<(ReadAhead, WindowedOrder)>,
+    /// For every position of that order whether a batch of this loader has its image.
+    read: Vec<bool>,
     epoch: u64,
 }
 
@@ -393,7 +421,10 @@ impl BatchSource for EpochSource {
 
     fn read_ahead(&self) {
         if let Some((reader, windowed)) = &self.windows {
-            reader.read_ahead(|position| self.loader.unread(windowed.indices[position]));
+            reader.read_ahead(|position| {
+                let index = self.read[position].then(|| windowed.indices[position])?;
+                self.loader.unread(index)
+            });
         }
     }
 

@@ -11,6 +11,38 @@ use crate::datasets::shards::order::{WindowShuffle, WindowedOrder};
 /// Purpose of the counter that draws classes and their images.
 const BALANCE: u64 = 0xBA;
 
+/// The part of every batch that one of several ranks prepares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchShare {
+    /// Number of the rank, from 0.
+    pub rank: usize,
+    /// Number of ranks.
+    pub world: usize,
+}
+
+impl BatchShare {
+    /// The whole batch.
+    pub const WHOLE: Self = Self { rank: 0, world: 1 };
+
+    /// The rows of a batch of `count` images that this rank prepares; together the ranks have each
+    /// row once, and their shares differ by one image at most.
+    ///
+    /// With `pairs`, row `i` and row `count - 1 - i` stay together, and stand as far from the two
+    /// ends of the share: mixup and CutMix take the one as the partner of the other. Shares differ
+    /// by two images at most then.
+    pub(crate) fn rows(self, count: usize, pairs: bool) -> Vec<usize> {
+        let part = |all: usize| self.rank * all / self.world..(self.rank + 1) * all / self.world;
+        if !pairs {
+            return part(count).collect();
+        }
+        let fronts = part(count.div_ceil(2));
+        let backs = fronts.clone().rev().map(|row| count - 1 - row);
+        // The row in the middle of an odd batch is its own partner.
+        let backs = backs.filter(|back| *back >= count.div_ceil(2));
+        fronts.clone().chain(backs).collect()
+    }
+}
+
 /// Draws the indices of an epoch's images.
 #[derive(Clone)]
 pub(crate) struct Sampler {
@@ -144,5 +176,33 @@ impl Sampler {
                 items[draw.range(items.len())]
             })
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::BatchShare;
+
+    /// Mutations caught, each alone: shares of `count / world` rows, which leave the rest out; the
+    /// middle of an odd batch twice; the backs in ascending order.
+    #[test]
+    fn ranks_share_every_batch_and_pairs_stay_together() {
+        for (count, world) in [(16, 2), (15, 2), (16, 3), (7, 3), (2, 3), (0, 2), (9, 1)] {
+            for pairs in [false, true] {
+                let shares: Vec<Vec<usize>> =
+                    (0..world).map(|rank| BatchShare { rank, world }.rows(count, pairs)).collect();
+                let mut all = shares.concat();
+                all.sort_unstable();
+                assert_eq!(all, (0..count).collect::<Vec<_>>(), "{count} on {world}, {pairs}");
+                let sizes = || shares.iter().map(Vec::len);
+                let most = if pairs { 2 } else { 1 };
+                assert!(sizes().max().unwrap() - sizes().min().unwrap() <= most);
+                for share in shares.iter().filter(|_| pairs) {
+                    let mirrored = share.iter().rev().map(|row| count - 1 - row);
+                    assert!(mirrored.eq(share.iter().copied()), "{share:?} of {count}");
+                }
+            }
+        }
+        assert_eq!(BatchShare::WHOLE.rows(5, true), [0, 1, 2, 3, 4]);
     }
 }

@@ -8,6 +8,7 @@ use nn::network::Network;
 
 use crate::datasets::batch::Batch;
 use crate::error::Error;
+use crate::optimizers::buffer;
 
 /// Means and variances in parameter order, each with the flag whether its norm is updated by
 /// batches.
@@ -98,6 +99,31 @@ pub fn blend(network: Network, before: Vec<Tensor<1>>, Share { own, moved }: Sha
     write(network, values)
 }
 
+/// All statistics that batches update, one after the other, after all forward passes so far.
+pub fn flat(network: &Network) -> Vec<f32> {
+    let _ = network.valid();
+    let updated = read(network).into_iter().filter(|(_, updated)| *updated);
+    updated.flat_map(|(value, _)| buffer::read(value.without_autodiff())).collect()
+}
+
+/// The network with the statistics that [`flat`] has read.
+///
+/// # Panics
+/// When `flat` has too few values.
+pub fn with_flat(network: Network, mut flat: &[f32]) -> Network {
+    let _ = network.valid();
+    let values = read(&network).into_iter().map(|(old, updated)| {
+        if !updated {
+            return old;
+        }
+        let (own, rest) = flat.split_at(old.dims()[0]);
+        flat = rest;
+        Tensor::from_data(TensorData::new(own.to_vec(), old.dims()), &old.device())
+    });
+    let values = values.collect();
+    write(network, values)
+}
+
 /// The weight that a batch shall have in the statistics, and the one that its momentum gives it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Share {
@@ -185,6 +211,7 @@ mod tests {
             labels: vec![0, 1],
             mixed_labels: None,
             indices: vec![0, 1],
+            rows: vec![0, 1],
             skipped: Vec::new(),
             skipped_indices: Vec::new(),
         }
@@ -215,6 +242,17 @@ mod tests {
         pass(&own, 0.2, &autodiff_device);
         pass(&other, 0.2, &autodiff_device);
         assert_eq!(state_dict(&own), state_dict(&other));
+    }
+
+    /// Mutations caught: the statistics of frozen norms among them.
+    #[test]
+    fn flat_statistics_come_back() {
+        let autodiff_device = Device::flex().autodiff();
+        let (one, other) = (network(0.1, &autodiff_device), network(0.1, &autodiff_device));
+        pass(&one, 0.3, &autodiff_device);
+        assert_ne!(flat(&one), flat(&other));
+        let expected = state_dict(&one);
+        assert_eq!(state_dict(&with_flat(other, &flat(&one))), expected);
     }
 
     /// Mutations caught, each alone: `own / moved` left out; passes not from zero.

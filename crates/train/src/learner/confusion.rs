@@ -10,7 +10,17 @@ pub struct Confusion(BTreeMap<(usize, usize), u64>);
 impl Confusion {
     /// Counts an image of class `label` that was predicted as class `predicted`.
     pub fn add(&mut self, label: usize, predicted: usize) {
-        *self.0.entry((label, predicted)).or_default() += 1;
+        self.add_many(label, predicted, 1);
+    }
+
+    /// Every pair that occurred: label, predicted, images.
+    pub(super) fn pairs(&self) -> impl Iterator<Item = (usize, usize, u64)> {
+        self.0.iter().map(|(&(label, predicted), &images)| (label, predicted, images))
+    }
+
+    /// Counts `images` of class `label` that were predicted as class `predicted`.
+    pub(super) fn add_many(&mut self, label: usize, predicted: usize, images: u64) {
+        *self.0.entry((label, predicted)).or_default() += images;
     }
 
     /// The number of images of class `label` that were predicted as class `predicted`.

@@ -1,5 +1,7 @@
 //! Evaluation of a network on a whole folder: every readable image counts exactly once.
 
+use std::time::Instant;
+
 use burn::tensor::{Device, Tensor, TensorData};
 use nn::network::Network;
 use serde::{Deserialize, Serialize};
@@ -8,6 +10,7 @@ use crate::datasets::batch::Batch;
 use crate::datasets::listing::named;
 use crate::datasets::loader::Loader;
 use crate::datasets::loader::patient_epoch::PatientEpoch;
+use crate::distributed::communicator::Communicator;
 use crate::error::Error;
 use crate::learner::confusion::Confusion;
 use crate::learner::loss::{cross_entropy, soft_targets};
@@ -137,89 +140,186 @@ pub fn evaluate_each(
     loader: &Loader,
     class_names: &[String],
     stop: &Stop,
-    mut progress: impl FnMut(u64),
+    progress: impl FnMut(u64),
     note: &dyn Fn(&str),
-    mut each: impl FnMut(usize, usize, &[f32]),
+    each: impl FnMut(usize, usize, &[f32]),
 ) -> Result<EvalReport, Error> {
-    let began = std::time::Instant::now();
-    let classes = class_names.len();
-    let (mut seen, mut top1, mut top5, mut loss) = (0_u64, 0_u64, 0_u64, 0.0_f64);
-    let mut skipped = Vec::new();
-    let mut rows: Vec<ClassRow> = class_names
-        .iter()
-        .map(|name| ClassRow { class: name.clone(), images: 0, correct: 0, predicted: 0 })
-        .collect();
-    let (mut interrupted, mut not_finite) = (false, Vec::new());
-    let mut confusion = Confusion::default();
-    let mut unread = vec![0_u64; classes];
-    for batch in PatientEpoch::new(loader, 0, 0, stop, note) {
-        let mut batch = match batch {
-            Err(error) if error.is_the_systems() && stop.requested().is_some() => {
+    let began = Instant::now();
+    let sums = EvalSums::of(forward, loader, class_names.len(), stop, progress, note, each)?;
+    sums.report(class_names, began, note)
+}
+
+/// [`evaluate_each`] by a group of ranks, each of which has a share of the batches in its loader. Every
+/// rank gets the report on all of them.
+///
+/// # Errors
+/// As [`evaluate`]; a rank that is lost.
+pub fn evaluate_shared(
+    forward: &ForwardBatch,
+    loader: &Loader,
+    class_names: &[String],
+    stop: &Stop,
+    progress: impl FnMut(u64),
+    note: &dyn Fn(&str),
+    communicator: &dyn Communicator,
+) -> Result<EvalReport, Error> {
+    let began = Instant::now();
+    let each = |_: usize, _: usize, _: &[f32]| {};
+    let own = EvalSums::of(forward, loader, class_names.len(), stop, progress, note, each)?;
+    let mut all = communicator.gather_values(own)?.into_iter();
+    let first = all.next().expect("a group has a rank");
+    all.fold(first, EvalSums::plus).report(class_names, began, note)
+}
+
+/// The counts of an evaluation, or of a rank's share of it.
+#[derive(Serialize, Deserialize)]
+struct EvalSums {
+    seen: u64,
+    top1: u64,
+    top5: u64,
+    /// The bits of the sum of losses: JSON has no infinity.
+    loss: u64,
+    skipped: Vec<String>,
+    /// Of each class: images, correct ones, predictions, images that could not be read.
+    classes: Vec<[u64; 4]>,
+    /// Label, prediction, images.
+    confusion: Vec<(usize, usize, u64)>,
+    not_finite: Vec<usize>,
+    interrupted: bool,
+}
+
+impl EvalSums {
+    fn of(
+        forward: &ForwardBatch,
+        loader: &Loader,
+        classes: usize,
+        stop: &Stop,
+        mut progress: impl FnMut(u64),
+        note: &dyn Fn(&str),
+        mut each: impl FnMut(usize, usize, &[f32]),
+    ) -> Result<Self, Error> {
+        let (mut seen, mut top1, mut top5, mut loss) = (0_u64, 0_u64, 0_u64, 0.0_f64);
+        let mut skipped = Vec::new();
+        let mut rows = vec![[0_u64; 4]; classes];
+        let (mut interrupted, mut not_finite) = (false, Vec::new());
+        let mut confusion = Confusion::default();
+        for batch in PatientEpoch::new(loader, 0, 0, stop, note) {
+            let mut batch = match batch {
+                Err(error) if error.is_the_systems() && stop.requested().is_some() => {
+                    interrupted = true;
+                    break;
+                }
+                batch => batch?,
+            };
+            skipped.extend(batch.skipped.iter().map(|(p, why)| format!("{}: {why}", p.display())));
+            batch.skipped_indices.iter().for_each(|&index| rows[loader.label(index)][3] += 1);
+            let count = batch.labels.len();
+            if count == 0 {
+                continue;
+            }
+            let logits = forward(&mut batch)?;
+            let targets = soft_targets(&batch.labels, classes, 0.0, &logits.device());
+            let batch_loss = cross_entropy(logits.clone(), targets).into_scalar::<f32>();
+            loss += f64::from(batch_loss) * count as f64;
+            let values = logits.into_data().convert::<f32>().try_into_vec::<f32>().expect("f32");
+            let rows_of_batch = values.chunks_exact(classes).zip(&batch.labels);
+            for ((row, &label), &index) in rows_of_batch.zip(&batch.indices) {
+                let label = label as usize;
+                each(index, label, row);
+                rows[label][0] += 1;
+                if !row.iter().all(|logit| logit.is_finite()) {
+                    not_finite.push(index);
+                    continue;
+                }
+                let rank = rank_of(row, label);
+                let predicted = first_of(row);
+                top1 += u64::from(rank == 0);
+                top5 += u64::from(rank < 5);
+                rows[label][1] += u64::from(rank == 0);
+                rows[predicted][2] += 1;
+                confusion.add(label, predicted);
+            }
+            seen += count as u64;
+            progress(seen);
+            if stop.requested().is_some() {
                 interrupted = true;
                 break;
             }
-            batch => batch?,
+        }
+        let (loss, confusion) = (loss.to_bits(), confusion.pairs().collect());
+        Ok(Self {
+            seen,
+            top1,
+            top5,
+            loss,
+            skipped,
+            classes: rows,
+            confusion,
+            not_finite,
+            interrupted,
+        })
+    }
+
+    /// Both shares together.
+    fn plus(mut self, other: Self) -> Self {
+        self.seen += other.seen;
+        self.top1 += other.top1;
+        self.top5 += other.top5;
+        self.loss = (f64::from_bits(self.loss) + f64::from_bits(other.loss)).to_bits();
+        self.skipped.extend(other.skipped);
+        for (own, other) in self.classes.iter_mut().zip(other.classes) {
+            own.iter_mut().zip(other).for_each(|(own, other)| *own += other);
+        }
+        self.confusion.extend(other.confusion);
+        self.not_finite.extend(other.not_finite);
+        self.interrupted |= other.interrupted;
+        self
+    }
+
+    fn report(
+        self,
+        class_names: &[String],
+        began: Instant,
+        note: &dyn Fn(&str),
+    ) -> Result<EvalReport, Error> {
+        let Self { seen, interrupted, .. } = self;
+        if seen == 0 && !interrupted {
+            return Err(Error::data("no readable image to evaluate; check the folder"));
+        }
+        let named_rows = || class_names.iter().zip(&self.classes);
+        let nothing_read: Vec<&str> = named_rows()
+            .filter(|(_, [images, .., unread])| *images == 0 && *unread > 0)
+            .map(|(class, _)| class.as_str())
+            .collect();
+        if !nothing_read.is_empty() && !interrupted {
+            note(&format!("no image could be read of {}", named(&nothing_read)));
+        }
+        let row = |(class, &[images, correct, predicted, _]): (&String, &[u64; 4])| ClassRow {
+            class: class.clone(),
+            images,
+            correct,
+            predicted,
         };
-        skipped.extend(batch.skipped.iter().map(|(p, why)| format!("{}: {why}", p.display())));
-        batch.skipped_indices.iter().for_each(|&index| unread[loader.label(index)] += 1);
-        let count = batch.labels.len();
-        if count == 0 {
-            continue;
+        let classes = named_rows().map(row).collect();
+        let mut confusion = Confusion::default();
+        for (label, predicted, images) in self.confusion {
+            confusion.add_many(label, predicted, images);
         }
-        let logits = forward(&mut batch)?;
-        let targets = soft_targets(&batch.labels, classes, 0.0, &logits.device());
-        let batch_loss = cross_entropy(logits.clone(), targets).into_scalar::<f32>();
-        loss += f64::from(batch_loss) * count as f64;
-        let values = logits.into_data().convert::<f32>().try_into_vec::<f32>().expect("f32");
-        let rows_of_batch = values.chunks_exact(classes).zip(&batch.labels);
-        for ((row, &label), &index) in rows_of_batch.zip(&batch.indices) {
-            let label = label as usize;
-            each(index, label, row);
-            if !row.iter().all(|logit| logit.is_finite()) {
-                not_finite.push(index);
-                rows[label].images += 1;
-                continue;
-            }
-            let rank = rank_of(row, label);
-            let predicted = first_of(row);
-            top1 += u64::from(rank == 0);
-            top5 += u64::from(rank < 5);
-            rows[label].images += 1;
-            rows[label].correct += u64::from(rank == 0);
-            rows[predicted].predicted += 1;
-            confusion.add(label, predicted);
-        }
-        seen += count as u64;
-        progress(seen);
-        if stop.requested().is_some() {
-            interrupted = true;
-            break;
-        }
+        let seen_or_one = seen.max(1) as f64;
+        Ok(EvalReport {
+            images: seen,
+            skipped: self.skipped,
+            top1: self.top1 as f64 / seen_or_one,
+            top5: self.top5 as f64 / seen_or_one,
+            loss: f64::from_bits(self.loss) / seen_or_one,
+            classes,
+            confusion,
+            not_finite: self.not_finite,
+            img_per_s: seen as f64 / began.elapsed().as_secs_f64().max(1e-9),
+            trained_on: None,
+            interrupted,
+        })
     }
-    if seen == 0 && !interrupted {
-        return Err(Error::data("no readable image to evaluate; check the folder"));
-    }
-    let nothing_read =
-        rows.iter().zip(&unread).filter(|(row, unread)| row.images == 0 && **unread > 0);
-    let nothing_read: Vec<&str> = nothing_read.map(|(row, _)| row.class.as_str()).collect();
-    if !nothing_read.is_empty() && !interrupted {
-        note(&format!("no image could be read of {}", named(&nothing_read)));
-    }
-    let seen_or_one = seen.max(1) as f64;
-    let share = |n: u64| n as f64 / seen_or_one;
-    Ok(EvalReport {
-        images: seen,
-        skipped,
-        top1: share(top1),
-        top5: share(top5),
-        loss: loss / seen_or_one,
-        classes: rows,
-        confusion,
-        not_finite,
-        img_per_s: seen as f64 / began.elapsed().as_secs_f64().max(1e-9),
-        trained_on: None,
-        interrupted,
-    })
 }
 
 /// A logit as it is ranked: NaN last, so a broken network cannot score.

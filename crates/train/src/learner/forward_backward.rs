@@ -4,6 +4,7 @@
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Tensor, TensorData};
+use nn::block::dropout::DropoutSeed;
 use nn::network::Network;
 use transforms::random::Counter;
 
@@ -47,7 +48,8 @@ pub fn forward(
         let images = Tensor::<4>::from_data(TensorData::new(values, shape), autodiff_device);
         let targets = objective.targets(batch, autodiff_device);
         let teacher_logits = objective.teacher_logits(&images);
-        let outputs = network.forward_train(images, dropout_seed);
+        let dropout = DropoutSeed::of_rows(dropout_seed, std::mem::take(&mut batch.rows));
+        let outputs = network.forward_train(images, dropout);
         let tensor = objective.loss(&outputs, targets, teacher_logits);
         let loss = f64::from(tensor.clone().inner().into_scalar::<f32>());
         ForwardPass { loss, tensor, divisor, shape }
@@ -196,6 +198,8 @@ fn micro_batches(batch: Batch, max: usize) -> Vec<Batch> {
             labels: labels(&batch.labels),
             mixed_labels: batch.mixed_labels.as_ref().map(|(all, lambda)| (labels(all), *lambda)),
             indices: batch.indices[range.clone()].to_vec(),
+            // The seed of each part is another one.
+            rows: (0..range.len()).collect(),
             skipped: Vec::new(),
             skipped_indices: Vec::new(),
         }
@@ -216,6 +220,7 @@ mod tests {
             labels: (0..35).collect(),
             mixed_labels: Some(((0..35).rev().collect(), 0.25)),
             indices: (100..135).collect(),
+            rows: (0..35).collect(),
             skipped: Vec::new(),
             skipped_indices: Vec::new(),
         };

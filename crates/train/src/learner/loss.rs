@@ -169,6 +169,7 @@ mod tests {
                 labels: vec![0, 2, 1, 4],
                 mixed_labels: Some((vec![4, 1, 2, 0], lambda)),
                 indices: vec![0, 1, 2, 3],
+                rows: vec![0, 1, 2, 3],
                 skipped: Vec::new(),
                 skipped_indices: Vec::new(),
             };

@@ -2,7 +2,7 @@
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorData};
 use kernels::ops::multi_tensor::{self, FlatTensors};
 use serde::{Deserialize, Serialize};
 
@@ -65,6 +65,29 @@ impl Gradients {
         Self(take.taken)
     }
 
+    /// All values one after the other, zeros for a parameter without a gradient; behind them for
+    /// each parameter whether it has one, as 1 or 0.
+    pub fn flat<M: Module>(&self, module: &M) -> Vec<f32> {
+        let mut flat = Flatten { gradients: &self.0, number: 0, values: Vec::new() };
+        module.visit(&mut flat);
+        let there = self.0.iter().map(|gradient| f32::from(u8::from(gradient.is_some())));
+        flat.values.extend(there);
+        flat.values
+    }
+
+    /// The gradients of `module` that [`Gradients::flat`] has made flat.
+    ///
+    /// # Panics
+    /// When `flat` has too few values.
+    pub fn of_flat<M: Module>(module: &M, flat: &[f32]) -> Self {
+        let mut cut = Cut { flat, taken: Vec::new() };
+        module.visit(&mut cut);
+        let Cut { flat: there, mut taken } = cut;
+        let absent = taken.iter_mut().zip(there).filter(|(_, there)| **there == 0.0);
+        absent.for_each(|(gradient, _)| *gradient = None);
+        Self(taken)
+    }
+
     /// The Euclidean norm of all gradients together; not finite when a value is not finite.
     pub fn norm(&self) -> f64 {
         let mut on_device = Vec::new();
@@ -112,6 +135,50 @@ impl Gradients {
                 module.visit(&mut adapt);
             }
         }
+    }
+}
+
+struct Flatten<'a> {
+    gradients: &'a [Option<Gradient>],
+    number: usize,
+    values: Vec<f32>,
+}
+
+impl ModuleVisitor for Flatten<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if !param.is_require_grad() {
+            return;
+        }
+        match &self.gradients[self.number] {
+            Some(Gradient { values: Buffer::Host(own), .. }) => self.values.extend_from_slice(own),
+            Some(gradient) => self.values.extend(gradient.values.to_vec()),
+            None => {
+                let count: usize = param.shape().num_elements();
+                self.values.resize(self.values.len() + count, 0.0);
+            }
+        }
+        self.number += 1;
+    }
+}
+
+/// Cuts a flat list into gradients.
+struct Cut<'a> {
+    flat: &'a [f32],
+    taken: Vec<Option<Gradient>>,
+}
+
+impl ModuleVisitor for Cut<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if !param.is_require_grad() {
+            return;
+        }
+        let weights = param.val().without_autodiff();
+        let shape = weights.dims().to_vec();
+        let (own, rest) = self.flat.split_at(shape.iter().product());
+        self.flat = rest;
+        let data = TensorData::new(own.to_vec(), [own.len()]);
+        let values = Buffer::of(Tensor::<1>::from_data(data, &weights.device()));
+        self.taken.push(Some(Gradient { values, shape }));
     }
 }
 
@@ -163,7 +230,7 @@ fn clip_units<const D: usize>(weights: &Tensor<D>, gradient: Tensor<D>, limit: f
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use burn::tensor::{Device, TensorData};
+    use burn::tensor::Device;
 
     use super::*;
     use crate::optimizers::optimizer::tests::{close, fixture, gradient, shapes, start};
@@ -239,6 +306,30 @@ pub(crate) mod tests {
         let got = clip_units(&weights, grad, 0.1).into_data().try_into_vec::<f32>().unwrap();
         for (got, expected) in got.iter().zip([0.3, 0.01, 0.4, 0.0]) {
             assert!((got - expected).abs() < 1e-6, "{got} for {expected}");
+        }
+    }
+
+    /// Mutations caught, each alone: a missing gradient without a place; a missing gradient that
+    /// comes back as zeros, which weight decay would change.
+    #[test]
+    fn flat_gradients_come_back_and_missing_ones_stay_missing() {
+        let device = Device::flex().autodiff();
+        let four = Four {
+            linear: param(0, &device),
+            convolution: param(1, &device),
+            depthwise: param(2, &device),
+            vector: param(3, &device),
+        };
+        let one = |number: usize| {
+            let shape = shapes()[number].clone();
+            let values = Buffer::Host(gradient(&start(number, &shape), 1));
+            (number != 1).then_some(Gradient { values, shape })
+        };
+        let given = Gradients((0..4).map(one).collect());
+        let got = Gradients::of_flat(&four, &given.flat(&four));
+        for (got, given) in got.0.iter().zip(&given.0) {
+            let parts = |g: &Gradient| (g.values.to_vec(), g.shape.clone());
+            assert_eq!(got.as_ref().map(parts), given.as_ref().map(parts));
         }
     }
 

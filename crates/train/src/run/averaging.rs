@@ -10,6 +10,7 @@ use crate::learner::bn_statistics;
 use crate::optimizers::weight_average::{Average, ema_decay};
 use crate::run::retention;
 use crate::run::state::TrainState;
+use crate::run::synchronise;
 use crate::run::trainer::Trainer;
 use crate::run::validate::{evaluate_model, update_best};
 
@@ -44,7 +45,7 @@ pub(super) fn reestimate(
     count: usize,
 ) -> Result<Option<Network>, Error> {
     let goes_on = || trainer.stop.requested().is_none();
-    if !goes_on() {
+    if trainer.signal()?.is_some() {
         return Ok(None);
     }
     let batches = trainer.loader.epoch(0, 0).take(count).enumerate();
@@ -56,7 +57,8 @@ pub(super) fn reestimate(
     let batches = batches.map(|(_, batch)| batch);
     let device = &trainer.context.autodiff_device;
     let network = bn_statistics::reestimate(network, batches, device)?;
-    Ok(goes_on().then_some(network))
+    let network = synchronise::average_statistics(trainer.communicator(), network)?;
+    Ok(trainer.signal()?.is_none().then_some(network))
 }
 
 /// The outcome of [`finish_swa`].
@@ -89,7 +91,7 @@ pub(super) fn finish_swa(
     let network = reestimate(trainer, trainer.context.network_of(swa), count)?;
     let report = network.as_ref().map(|n| evaluate_model(trainer, n)).transpose()?;
     // What a signal cut short is no evaluation: the resumed run makes it anew.
-    if let Some(code) = trainer.stop.requested() {
+    if let Some(code) = trainer.signal()? {
         return Ok(Finish::Interrupted(code));
     }
     let (Some(network), Some(report)) = (network, report) else { return Ok(Finish::Done(false)) };
@@ -110,7 +112,7 @@ pub(super) fn finish_swa(
     let saved = trainer.save(state, retention::SWA);
     (state.network, state.swa, state.prefer_ema) = own;
     saved?;
-    if better {
+    if better && trainer.is_root() {
         retention::make_swa_best(&trainer.folder)?;
     }
     Ok(Finish::Done(better))

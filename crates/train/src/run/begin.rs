@@ -3,6 +3,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use burn::tensor::Device;
 
@@ -10,6 +11,7 @@ use crate::config::options::Options;
 use crate::config::plan::Plan;
 use crate::config::recipe;
 use crate::datasets::image_folder::ImageFolder;
+use crate::distributed::communicator::Alone;
 use crate::error::Error;
 use crate::files::{create_folders, write_atomically};
 use crate::optimizers::param_groups;
@@ -81,6 +83,7 @@ pub fn train(options: Options, observer: &dyn Observer) -> Result<Trained, Error
         device: opened.device,
         backend: opened.name,
         stop: Stop::default(),
+        communicator: Arc::new(Alone),
     };
     let outcome = fit(run, observer)?;
     let best = folder.join(BEST);

@@ -49,6 +49,11 @@ impl Checkpoint {
     /// # Errors
     /// [`crate::error::ErrorKind::File`].
     pub(super) fn stage(&self, path: &Path) -> Result<StagedFile, Error> {
+        stage(path, &self.to_bytes())
+    }
+
+    /// The bytes of the file.
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
         let manifest = serde_json::to_string(&self.manifest).expect("the manifest is plain data");
         let weights = self.weights.iter().chain(&self.averages).map(TensorRef::from);
         let states = self.optimizer.iter().map(|state| TensorRef {
@@ -56,7 +61,7 @@ impl Checkpoint {
             shape: vec![state.values.len()],
             values: &state.values,
         });
-        stage(path, &container_of(&manifest, weights.chain(states)))
+        container_of(&manifest, weights.chain(states))
     }
 
     /// The first tensor with a value that is not finite.
@@ -117,9 +122,17 @@ impl Checkpoint {
     pub fn read(path: &Path) -> Result<Self, Error> {
         let fail = |what: String| unreadable(path, &format!("{}: {what}", path.display()));
         let bytes = read(path).map_err(|e| fail(format!("cannot read it: {e}")))?;
-        let container = Container::from_bytes(&bytes).map_err(|e| fail(e.to_string()))?;
+        Self::from_bytes(&bytes).map_err(fail)
+    }
+
+    /// The checkpoint in the bytes of a file.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
+        let container = Container::from_bytes(bytes).map_err(|e| e.to_string())?;
         let manifest =
-            Manifest::parse(&container.manifest).map_err(|why| fail(format!("manifest: {why}")))?;
+            Manifest::parse(&container.manifest).map_err(|why| format!("manifest: {why}"))?;
         let (mut weights, mut optimizer, mut averages) = (Vec::new(), Vec::new(), Vec::new());
         for tensor in container.tensors {
             if tensor.name.starts_with(OPTIMIZER) {

@@ -5,6 +5,7 @@
 //! checkpoint therefore needs no generator state, and a resumed run computes the same bits as an
 //! uninterrupted one on a CPU backend with the same number of threads.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::config::plan::Plan;
@@ -40,6 +41,8 @@ pub fn fit(run: Run, observer: &dyn Observer) -> Result<RunOutcome, Error> {
     let plan = &trainer.context.plan;
     let (mut saved, mut pace, mut advised) = (Instant::now(), Pace::default(), false);
     let note = |text: &str| observer.note(&format!("note: {text}"));
+    // What other ranks have still to hear of.
+    let mut skipped = Vec::new();
     'epochs: while state.position.epoch < trainer.epochs() {
         let Position { epoch, batch: first, .. } = state.position;
         let mut batches = PatientEpoch::new(&trainer.loader, epoch, first, &trainer.stop, &note);
@@ -54,7 +57,7 @@ pub fn fit(run: Run, observer: &dyn Observer) -> Result<RunOutcome, Error> {
                 Some(Err(error)) => return without_batch(&trainer, &state, closed, error),
             };
             reads.add(&batch, &trainer.train);
-            report_skipped(&trainer, &mut state, &batch, &mut advised)?;
+            skipped.extend(report_skipped(&trainer, &mut state, &batch, &mut advised)?);
             let outcome;
             (state, outcome) = step(&trainer, state, &mut group, batch)?;
             let StepOutcome::Done(result) = outcome else { continue 'epochs };
@@ -65,20 +68,27 @@ pub fn fit(run: Run, observer: &dyn Observer) -> Result<RunOutcome, Error> {
             report_batch(&trainer, &state, &result, &pace)?;
             closed = result.closes;
             if result.closes && state.position.batch < trainer.batches() {
-                if let Some(code) = trainer.stop_code() {
-                    trainer.save(&state, LAST)?;
-                    return Ok(outcome_of(&state, None, Some(code)));
-                }
-                if checkpoint_due(plan, state.position.step, saved) {
+                let due = checkpoint_due(plan, state.position.step, saved);
+                let agreed = trainer.agree(due, std::mem::take(&mut skipped))?;
+                report_others(&trainer, &mut state, &agreed.skipped)?;
+                if agreed.stop.is_some() || agreed.save {
+                    trainer.gather_keys()?;
                     trainer.save(&state, LAST)?;
                     saved = Instant::now();
+                }
+                if agreed.stop.is_some() {
+                    return Ok(outcome_of(&state, None, agreed.stop));
                 }
             }
         }
         drop(batches);
+        let agreed = trainer.agree(false, std::mem::take(&mut skipped))?;
+        report_others(&trainer, &mut state, &agreed.skipped)?;
+        let reads = reads.of_all_ranks(trainer.communicator())?;
         check_readable(&trainer, &state, &reads)?;
 
         // The trained epoch is saved before it is evaluated, so that nothing is lost meanwhile.
+        trainer.gather_keys()?;
         trainer.save(&state, LAST)?;
         saved = Instant::now();
         let end;
@@ -109,7 +119,10 @@ fn end_epoch(
         let network = state.network.clone();
         match averaging::reestimate(trainer, network, plan.averaging.bn_reestimate)? {
             Some(network) => state.network = network,
-            None => return interrupted(state, trainer.stop.requested().unwrap_or(STOPPED)),
+            None => {
+                let code = trainer.signal()?.unwrap_or(STOPPED);
+                return interrupted(state, code);
+            }
         }
     }
     let mut evaluated = None;
@@ -130,7 +143,7 @@ fn end_epoch(
     state = trainer.context.unfreeze(state)?;
     let Some((report, better)) = evaluated else {
         trainer.save(&state, LAST)?;
-        let outcome = trainer.stop_code().map(|code| outcome_of(&state, None, Some(code)));
+        let outcome = trainer.agreed_stop()?.map(|code| outcome_of(&state, None, Some(code)));
         return Ok((state, outcome));
     };
     let waited = epochs_waited(plan, state.best, epoch);
@@ -145,10 +158,12 @@ fn end_epoch(
             Finish::Interrupted(code) => return interrupted(state, code),
         }
     }
-    let checkpoint = trainer.context.stage(&state, &trainer.folder.join(LAST))?;
-    let (better, keep) = (better && !swa_is_best, plan.checkpoints.checkpoint_hist);
-    retention::publish(checkpoint, &trainer.folder, epoch, better, keep)?;
-    let code = if ends { None } else { trainer.stop_code() };
+    if trainer.is_root() {
+        let checkpoint = trainer.context.stage(&state, &trainer.folder.join(LAST))?;
+        let (better, keep) = (better && !swa_is_best, plan.checkpoints.checkpoint_hist);
+        retention::publish(checkpoint, &trainer.folder, epoch, better, keep)?;
+    }
+    let code = if ends { None } else { trainer.agreed_stop()? };
     let outcome = (ends || code.is_some()).then(|| outcome_of(&state, Some(report), code));
     Ok((state, outcome))
 }
@@ -158,19 +173,17 @@ fn outcome_of(state: &TrainState, report: Option<EvalReport>, code: Option<u8>) 
 }
 
 /// Notes the images of a batch that could not be read, lists them in `skipped.txt`, and advises
-/// once how to find them all.
+/// once how to find them all. Returns their lines, which other ranks do not know.
 fn report_skipped(
     trainer: &Trainer,
     state: &mut TrainState,
     batch: &Batch,
     advised: &mut bool,
-) -> Result<(), Error> {
+) -> Result<Vec<String>, Error> {
     let note = |text: String| trainer.observer.note(&text);
-    for (path, why) in &batch.skipped {
-        let line = format!("{}: {why}", path.display());
-        note(format!("skipped: {line}"));
-        run_folder::append(&trainer.folder.join("skipped.txt"), &line)?;
-    }
+    let line = |(path, why): &(PathBuf, String)| format!("{}: {why}", path.display());
+    let lines: Vec<String> = batch.skipped.iter().map(line).collect();
+    list_skipped(trainer, &lines)?;
     trainer.loader.cache_warning().iter().for_each(|why| note(format!("note: {why}")));
     if !batch.skipped.is_empty() && !*advised {
         *advised = true;
@@ -181,6 +194,25 @@ fn report_skipped(
         ));
     }
     state.epoch_stats.skipped += batch.skipped.len() as u64;
+    Ok(lines)
+}
+
+/// Notes what other ranks could not read.
+fn report_others(
+    trainer: &Trainer,
+    state: &mut TrainState,
+    skipped: &[String],
+) -> Result<(), Error> {
+    state.epoch_stats.skipped += skipped.len() as u64;
+    list_skipped(trainer, skipped)
+}
+
+/// Notes images that could not be read, and lists them in `skipped.txt`.
+fn list_skipped(trainer: &Trainer, lines: &[String]) -> Result<(), Error> {
+    for line in lines.iter().filter(|_| trainer.is_root()) {
+        trainer.observer.note(&format!("skipped: {line}"));
+        run_folder::append(&trainer.folder.join("skipped.txt"), line)?;
+    }
     Ok(())
 }
 
@@ -235,7 +267,7 @@ fn report_batch(
         epoch_stats,
         remaining,
     });
-    if !(batch.is_multiple_of(trainer.log_interval) || batch == batches) {
+    if !(batch.is_multiple_of(trainer.log_interval) || batch == batches) || !trainer.is_root() {
         return Ok(());
     }
     let record = StepRecord {

@@ -9,12 +9,12 @@ use crate::datasets::image_folder::ImageFolder;
 use crate::error::Error;
 use crate::files::{create_folders, write_atomically};
 use crate::learner::nan_guard::{NanGuard, Response};
-use crate::run::checkpoint::Checkpoint;
 use crate::run::progress::Position;
 use crate::run::retention;
 use crate::run::retention::LAST;
 use crate::run::run_folder;
 use crate::run::state::TrainState;
+use crate::run::synchronise;
 use crate::run::trainer::Trainer;
 
 /// Non-finite steps of a run that are recorded with their weights. Further ones are only counted.
@@ -105,16 +105,17 @@ pub(super) fn respond(
     let response =
         state.nan_guard.on_non_finite_step(plan.training.nan_action, plan.training.nan_patience);
     let last = trainer.folder.join(LAST);
-    if response == Response::Stop || !last.exists() && response != Response::Skip {
+    let saved = trainer.communicator().value_of_root(last.exists())?;
+    if response == Response::Stop || !saved && response != Response::Skip {
         let last = Some(&*last).filter(|last| last.exists());
         return Err(diverged(last, &step.description(), state.nan_guard.rollbacks));
     }
     trainer.observer.note(&step.note(response, &state.nan_guard, file.as_deref()));
     if response == Response::RollBack {
         let (nan_guard, micro_batch) = (state.nan_guard, state.micro_batch);
-        state = trainer.context.resume(Checkpoint::read(&last)?, false)?;
+        state = synchronise::restore(trainer, &last)?;
         (state.nan_guard, state.micro_batch) = (nan_guard, micro_batch);
-        run_folder::rewind_steps(&trainer.folder, state.position)?;
+        rewind_steps(trainer, &state)?;
     } else {
         state.epoch_stats.skipped_steps += 1;
     }
@@ -140,7 +141,7 @@ pub(super) fn respond_to_evaluation(
     let before = before.map(|own| trainer.folder.join(retention::epoch_file(own)));
     let best = Some(trainer.folder.join(retention::BEST)).filter(|best| best.exists());
     let what = format!("the loss of the evaluation of epoch {} is not finite ({loss})", epoch + 1);
-    let target = before.or(best);
+    let target = trainer.communicator().value_of_root(before.or(best))?;
     let (Response::RollBack, Some(target)) = (response, &target) else {
         return Err(diverged(target.as_deref(), &what, rollbacks));
     };
@@ -150,11 +151,19 @@ pub(super) fn respond_to_evaluation(
         target.display(),
         nan_guard.factor
     ));
-    state = trainer.context.resume(Checkpoint::read(target)?, false)?;
+    state = synchronise::restore(trainer, target)?;
     (state.nan_guard, state.micro_batch) = (nan_guard, micro_batch);
-    run_folder::rewind_steps(&trainer.folder, state.position)?;
+    rewind_steps(trainer, &state)?;
     trainer.save(&state, LAST)?;
     Ok(state)
+}
+
+/// Removes the lines of `steps.jsonl` after the position of the state.
+fn rewind_steps(trainer: &Trainer, state: &TrainState) -> Result<(), Error> {
+    match trainer.is_root() {
+        true => run_folder::rewind_steps(&trainer.folder, state.position),
+        false => Ok(()),
+    }
 }
 
 /// Writes the step and the weights before it below `nan/`. Returns the file, or nothing once there
@@ -164,6 +173,9 @@ fn record(
     state: &TrainState,
     step: &NonFiniteStep,
 ) -> Result<Option<PathBuf>, Error> {
+    if !trainer.is_root() {
+        return Ok(None);
+    }
     let folder = trainer.folder.join("nan");
     let json = |path: &Path| path.extension().is_some_and(|x| x == "json");
     let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();

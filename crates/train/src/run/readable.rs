@@ -3,6 +3,7 @@
 use crate::datasets::batch::Batch;
 use crate::datasets::image_folder::ImageFolder;
 use crate::datasets::listing::named;
+use crate::distributed::communicator::Communicator;
 use crate::error::Error;
 use crate::run::progress::EpochStats;
 use crate::run::state::TrainState;
@@ -28,6 +29,24 @@ impl ClassReads {
     pub(super) fn add(&mut self, batch: &Batch, folder: &ImageFolder) {
         batch.indices.iter().for_each(|&index| self.read[folder.items[index].1] += 1);
         batch.skipped_indices.iter().for_each(|&index| self.unreadable[folder.items[index].1] += 1);
+    }
+
+    /// The images that all ranks have read, and those that none could read.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::Communication`].
+    pub(super) fn of_all_ranks(self, communicator: &dyn Communicator) -> Result<Self, Error> {
+        let Self { whole, .. } = self;
+        let all = communicator.gather_values((self.read, self.unreadable))?;
+        let sum = |lists: Vec<Vec<u64>>| {
+            let add = |mut sum: Vec<u64>, list: Vec<u64>| {
+                sum.iter_mut().zip(list).for_each(|(sum, count)| *sum += count);
+                sum
+            };
+            lists.into_iter().reduce(add).unwrap_or_default()
+        };
+        let (read, unreadable): (Vec<_>, Vec<_>) = all.into_iter().unzip();
+        Ok(Self { read: sum(read), unreadable: sum(unreadable), whole })
     }
 
     /// Classes of which the epoch tried at least half of the images and read none.

@@ -239,7 +239,7 @@ impl RunContext {
         checkpoint.stage(path)
     }
 
-    fn checkpoint_of(&self, state: &TrainState) -> Checkpoint {
+    pub(super) fn checkpoint_of(&self, state: &TrainState) -> Checkpoint {
         let manifest = Manifest {
             format: Manifest::format(),
             kindling: env!("CARGO_PKG_VERSION").to_owned(),

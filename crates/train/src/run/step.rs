@@ -6,6 +6,8 @@ use burn::tensor::Tensor;
 use nn::network::Network;
 
 use crate::datasets::batch::Batch;
+use crate::distributed::communicator::Communicator;
+use crate::distributed::launch::injected;
 use crate::error::{Error, ErrorKind};
 use crate::learner::bn_statistics;
 use crate::learner::bn_statistics::Share;
@@ -19,6 +21,8 @@ use crate::run::incident;
 use crate::run::incident::NonFiniteStep;
 use crate::run::progress::{EpochStats, Position};
 use crate::run::state::TrainState;
+use crate::run::synchronise;
+use crate::run::synchronise::{BatchLoss, StepBatches};
 use crate::run::trainer::Trainer;
 
 /// The batches whose gradients make one optimizer step.
@@ -26,6 +30,8 @@ pub(super) struct AccumulationGroup {
     accumulator: GradientsAccumulator<Network>,
     /// Batches in the accumulator.
     accumulated: usize,
+    /// Every batch, in their order.
+    batches: Vec<BatchLoss>,
     /// The last batch whose loss was not finite: its number, from 1, and the indices of its images.
     non_finite: Option<(usize, Vec<usize>)>,
     /// Running statistics before the first batch.
@@ -40,6 +46,7 @@ impl AccumulationGroup {
         Self {
             accumulator: GradientsAccumulator::new(),
             accumulated: 0,
+            batches: Vec::new(),
             non_finite: None,
             statistics: bn_statistics::snapshot(network),
             epoch_stats,
@@ -56,6 +63,7 @@ impl AccumulationGroup {
 
     /// Adds the gradients of a batch with these images, or marks the group if they are not finite.
     fn accumulate(&mut self, state: &mut TrainState, pass: LossAndGradients, indices: &[usize]) {
+        self.batches.push(BatchLoss { loss: pass.loss, images: pass.images as u64 });
         let Some(gradients) = pass.gradients else {
             self.non_finite = Some((state.position.batch, indices.to_vec()));
             return;
@@ -64,6 +72,22 @@ impl AccumulationGroup {
         self.accumulated += 1;
         state.epoch_stats.loss += pass.loss * pass.images as f64;
         state.epoch_stats.seen += pass.images as u64;
+    }
+
+    /// Adds up the batches over the ranks, and counts them in the epoch's sums.
+    fn add_ranks(
+        &self,
+        communicator: &dyn Communicator,
+        stats: &mut EpochStats,
+    ) -> Result<StepBatches, Error> {
+        let step = synchronise::add_batches(communicator, &self.batches)?;
+        (stats.loss, stats.seen) = (self.epoch_stats.loss, self.epoch_stats.seen);
+        let finite = |batch: &&BatchLoss| batch.images > 0 && batch.loss.is_finite();
+        for batch in step.batches.iter().filter(finite) {
+            stats.loss += batch.loss * batch.images as f64;
+            stats.seen += batch.images;
+        }
+        Ok(step)
     }
 }
 
@@ -113,23 +137,31 @@ pub(super) fn step(
         (state, pass) = forward_backward_halving(trainer, state, group, batch)?;
         result.loss = pass.loss;
         group.accumulate(&mut state, pass, &indices);
+    } else {
+        group.batches.push(BatchLoss { loss: f64::NAN, images: 0 });
     }
     if !closes {
         return Ok((state, StepOutcome::Done(result)));
     }
 
+    let communicator = trainer.communicator();
+    let summed = group.add_ranks(communicator, &mut state.epoch_stats)?;
+    let last = summed.batches.last().filter(|batch| batch.images > 0);
+    result.loss = last.map_or(result.loss, |batch| batch.loss);
+    let non_finite = summed.batches.iter().any(BatchLoss::is_non_finite);
+    let trained = summed.batches.iter().any(|b| b.images > 0 && b.loss.is_finite());
     let mut gradients = Gradients::take(&state.network, group.accumulator.grads());
-    // Ranks that share a step have to add up `gradients` here: after the last backward pass, and
-    // before the norm, which both the finite check and clipping use.
-    let norm = if group.accumulated > 0 { gradients.norm() } else { 0.0 };
-    result.grad_norm = (group.accumulated > 0).then_some(norm);
-    if group.non_finite.is_some() || !norm.is_finite() {
+    (state.network, gradients) =
+        synchronise::average(communicator, state.network, gradients, &summed)?;
+    let norm = if trained { gradients.norm() } else { 0.0 };
+    result.grad_norm = trained.then_some(norm);
+    if non_finite || !norm.is_finite() {
         let response;
         (state, response) = undo_non_finite_step(trainer, state, group, &result, norm, indices)?;
         if response == Response::RollBack {
             return Ok((state, StepOutcome::RolledBack));
         }
-    } else if group.accumulated > 0 {
+    } else if trained {
         state.nan_guard.on_finite_step();
         if plan.optimizer.clip_grad > 0.0 {
             let groups = state.optimizer.groups();
@@ -149,6 +181,8 @@ pub(super) fn step(
     }
     *group = AccumulationGroup::new(&state.network, state.epoch_stats);
     state.position.step += 1;
+    synchronise::check_replicas(communicator, &state.network, state.position.step)?;
+    assert!(!injected("panic", state.position.step), "a panic for a test");
     Ok((state, StepOutcome::Done(result)))
 }
 
@@ -218,7 +252,11 @@ fn undo_non_finite_step(
     norm: f64,
     indices: Vec<usize>,
 ) -> Result<(TrainState, Response), Error> {
-    let (batch, indices) = group.non_finite.take().unwrap_or((state.position.batch, indices));
+    let own = (group.non_finite.take(), indices);
+    let (found, indices): (Vec<_>, Vec<_>) =
+        trainer.communicator().gather_values(own)?.into_iter().unzip();
+    let last = || (state.position.batch, indices.concat());
+    let (batch, indices) = found.into_iter().flatten().next().unwrap_or_else(last);
     let position = Position { batch, ..state.position };
     state.network = bn_statistics::restore(state.network, std::mem::take(&mut group.statistics));
     // A step that is not made has no loss.

@@ -1,7 +1,7 @@
 //! Everything that the training loop reads and never changes, opened from a run: data, objective,
 //! schedule, device, observer.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,6 +10,8 @@ use burn::tensor::Device;
 use crate::config::plan::Plan;
 use crate::datasets::image_folder::ImageFolder;
 use crate::datasets::loader::{Loader, Mode};
+use crate::datasets::sampler::BatchShare;
+use crate::distributed::communicator::Communicator;
 use crate::error::Error;
 use crate::files::{failed, write_atomically};
 use crate::learner::evaluate::EvalReport;
@@ -25,6 +27,8 @@ use crate::run::progress::{Best, Position};
 use crate::run::resume::PLAN;
 use crate::run::run_folder;
 use crate::run::state::{RunContext, TrainState};
+use crate::run::synchronise;
+use crate::run::synchronise::Agreed;
 use crate::signal::Stop;
 
 /// Exit code of a run that was saved because its time was up.
@@ -51,6 +55,8 @@ pub struct Run {
     pub log_interval: usize,
     /// SIGINT and SIGTERM.
     pub stop: Stop,
+    /// The ranks that train together. Rank 0 has the checkpoint, and writes the folder.
+    pub communicator: Arc<dyn Communicator>,
 }
 
 /// The result of a run.
@@ -94,6 +100,7 @@ pub(super) struct Trainer<'a> {
     pub observer: &'a dyn Observer,
     /// Warns of what goes wrong without an error.
     pub advice: Advice,
+    communicator: Arc<dyn Communicator>,
     began: Instant,
 }
 
@@ -104,11 +111,16 @@ impl<'a> Trainer<'a> {
     /// Faulty data, class weights, teacher, pretrained weights or checkpoint; files of the run
     /// folder that cannot be written.
     pub(super) fn open(run: Run, observer: &'a dyn Observer) -> Result<(Self, TrainState), Error> {
-        let Run { plan, folder, from, fresh_optimizer, device, backend, log_interval, stop } = run;
+        let Run { plan, folder, from, fresh_optimizer, device, backend, log_interval, .. } = run;
+        let (stop, communicator) = (run.stop, run.communicator);
         let began = Instant::now();
+        let (rank, world) = (communicator.rank(), communicator.world());
+        refuse_small_batches(&plan, world)?;
+        let share = BatchShare { rank, world };
 
         // The class list comes from the training images, and validation shares it.
         let begun_on = from.as_ref().map(|checkpoint| checkpoint.manifest.data);
+        let begun_on = communicator.value_of_root(begun_on)?;
         let RunImages { train, val, left_out } = open_data::open_for_run(&plan, begun_on, &folder)?;
         let (train, val) = (Arc::new(train), Arc::new(val));
         let note = |text: &String| observer.note(text);
@@ -116,10 +128,12 @@ impl<'a> Trainer<'a> {
         let mode = Mode::Train(plan.augment());
         let loader = open_data::loader(&plan, &train, mode, plan.training.batch_size)
             .caching(&open_data::caching(&plan))
-            .leaving_out(left_out);
+            .leaving_out(left_out)
+            .sharing(share);
         loader.window_notes().iter().for_each(note);
         loader.cache_estimate().iter().for_each(note);
-        let val_loader = open_data::loader(&plan, &val, Mode::Eval, plan.training.val_batch_size);
+        let val_loader =
+            open_data::loader(&plan, &val, Mode::Eval, plan.training.val_batch_size).sharing(share);
         if loader.batches() == 0 {
             return Err(Error::data(format!(
                 "{}: {} training images give no batch of at least 2; add images",
@@ -135,6 +149,7 @@ impl<'a> Trainer<'a> {
         let context = RunContext::new(&plan, &train, &device.clone().autodiff())?;
         let loader = loader.recording(&context.keys);
         let state = match from {
+            _ if !communicator.is_root() => None,
             Some(checkpoint) => {
                 let mut state = context.resume(checkpoint, fresh_optimizer)?;
                 // The schedule counts steps, of which another batch size has another number.
@@ -142,11 +157,11 @@ impl<'a> Trainer<'a> {
                     let steps = loader.batches().div_ceil(plan.training.grad_accum_steps) as u64;
                     state.position.step = state.position.epoch * steps;
                 }
-                state
+                Some(state)
             }
-            None => context.initial_state(observer)?,
+            None => Some(context.initial_state(observer)?),
         };
-        deploy::files::remove_leftovers(&folder);
+        let state = synchronise::replicate(&context, &*communicator, state)?;
         if state.position.batch > loader.batches() {
             return Err(Error::checkpoint(format!(
                 "{}: position.batch: {}: an epoch of this run has {} batches; resume another \
@@ -156,14 +171,9 @@ impl<'a> Trainer<'a> {
                 loader.batches()
             )));
         }
-        let resumed = (state.position != Position::default()).then_some(state.position);
-        run_folder::write_facts(&folder, &backend, context.data, resumed)?;
-        if resumed.is_some() {
-            // What the resumed run changed of it.
-            let text = toml::to_string(&plan).expect("a plan is plain data");
-            write_atomically(&folder.join(PLAN), text.as_bytes())?;
+        if communicator.is_root() {
+            write_beginning(&plan, &folder, &backend, &context, state.position)?;
         }
-        run_folder::rewind_steps(&folder, state.position)?;
         let advice = Advice::new(&context.plan, context.classes.len());
         let trainer = Self {
             context,
@@ -179,9 +189,60 @@ impl<'a> Trainer<'a> {
             log_interval,
             observer,
             advice,
+            communicator,
             began,
         };
         Ok((trainer, state))
+    }
+
+    /// The ranks that train together.
+    pub(super) fn communicator(&self) -> &dyn Communicator {
+        &*self.communicator
+    }
+
+    /// Whether this process writes the folder of the run.
+    pub(super) fn is_root(&self) -> bool {
+        self.communicator().is_root()
+    }
+
+    /// The exit code of a signal that any rank got.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::Communication`].
+    pub(super) fn signal(&self) -> Result<Option<u8>, Error> {
+        let code = self.communicator().max(self.stop.requested().unwrap_or(0))?;
+        Ok((code > 0).then_some(code))
+    }
+
+    /// The exit code of a run that has to save and stop now, on every rank: see
+    /// [`Trainer::stop_code`].
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::Communication`].
+    pub(super) fn agreed_stop(&self) -> Result<Option<u8>, Error> {
+        let code = self.communicator().max(self.stop_code().unwrap_or(0))?;
+        Ok((code > 0).then_some(code))
+    }
+
+    /// Agrees with the other ranks on what follows a step. `save` says whether a checkpoint is due,
+    /// and `skipped` what this rank could not read.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::Communication`].
+    pub(super) fn agree(&self, save: bool, skipped: Vec<String>) -> Result<Agreed, Error> {
+        synchronise::agree(self.communicator(), self.stop_code(), save, skipped)
+    }
+
+    /// Collects the keys of the images that the ranks have read, for the next checkpoint.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::Communication`].
+    pub(super) fn gather_keys(&self) -> Result<(), Error> {
+        if self.communicator.world() > 1 {
+            let own = self.context.keys.trained_images();
+            self.context.keys.set_others(self.communicator().gather_values(own)?);
+        }
+        Ok(())
     }
 
     /// Batches of an epoch.
@@ -200,13 +261,16 @@ impl<'a> Trainer<'a> {
         self.schedule.at(state.position.step) * state.plateau.factor * state.nan_guard.factor
     }
 
-    /// Writes the state to the checkpoint `name` of the run folder.
+    /// Writes the state to the checkpoint `name` of the run folder: the work of rank 0.
     ///
     /// # Errors
     /// [`crate::error::ErrorKind::File`]. [`crate::error::ErrorKind::Diverged`]: values of the
     /// state are not finite.
     pub(super) fn save(&self, state: &TrainState, name: &str) -> Result<(), Error> {
-        self.context.stage(state, &self.folder.join(name))?.publish().map_err(failed)
+        match self.is_root() {
+            true => self.context.stage(state, &self.folder.join(name))?.publish().map_err(failed),
+            false => Ok(()),
+        }
     }
 
     /// The end of an error's message where the run can be resumed.
@@ -223,5 +287,37 @@ impl<'a> Trainer<'a> {
             None if self.observer.stop_requested() => Some(STOPPED),
             None => out_of_time().then_some(OUT_OF_TIME),
         }
+    }
+}
+
+/// Writes what a run that begins or goes on at `position` is.
+fn write_beginning(
+    plan: &Plan,
+    folder: &Path,
+    backend: &str,
+    context: &RunContext,
+    position: Position,
+) -> Result<(), Error> {
+    deploy::files::remove_leftovers(folder);
+    let resumed = (position != Position::default()).then_some(position);
+    run_folder::write_facts(folder, backend, context.data, resumed)?;
+    if resumed.is_some() {
+        // What the resumed run changed of it.
+        let text = toml::to_string(plan).expect("a plan is plain data");
+        write_atomically(&folder.join(PLAN), text.as_bytes())?;
+    }
+    run_folder::rewind_steps(folder, position)
+}
+
+/// Refuses a batch that leaves a rank one image: it would have no usable batch statistics.
+fn refuse_small_batches(plan: &Plan, world: usize) -> Result<(), Error> {
+    let batch = plan.training.batch_size;
+    match world > 1 && batch < 2 * world {
+        true => Err(Error::usage(format!(
+            "--batch-size {batch}: {world} ranks share every batch, and each needs 2 images; give \
+             {} or more, or start fewer ranks",
+            2 * world
+        ))),
+        false => Ok(()),
     }
 }

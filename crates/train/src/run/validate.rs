@@ -4,9 +4,10 @@
 use burn::module::Module as _;
 use nn::network::Network;
 
+use crate::datasets::batch::Batch;
 use crate::error::{Error, ErrorKind};
 use crate::files::crash_point;
-use crate::learner::evaluate::{EvalReport, evaluate};
+use crate::learner::evaluate::{EvalReport, evaluate_shared, forward};
 use crate::learner::out_of_memory;
 use crate::optimizers::lr_schedule::LrSchedulerKind;
 use crate::run::observer::EpochRecord;
@@ -43,15 +44,16 @@ pub(super) fn validate(trainer: &Trainer, state: &mut TrainState) -> Result<Vali
     let ema = state.ema.as_ref().map(|ema| trainer.context.network_of(ema));
     let ema_report = ema.map(|network| evaluate_model(trainer, &network)).transpose()?;
     let interrupted = report.interrupted || ema_report.as_ref().is_some_and(|r| r.interrupted);
-    if let (true, Some(signal)) = (interrupted, trainer.stop.requested()) {
+    if let (true, Some(signal)) = (interrupted, trainer.signal()?) {
         return Ok(Validation::Interrupted(signal));
     }
 
     let last_step = state.position.step.saturating_sub(1);
     let lr = trainer.schedule.at(last_step) * state.plateau.factor;
     let stats = state.epoch_stats;
-    let summarise = |report: &EvalReport, ema: Option<&EvalReport>| {
-        run_folder::summarise(&trainer.folder, epoch, lr, &stats, report, ema)
+    let summarise = |report: &EvalReport, ema: Option<&EvalReport>| match trainer.is_root() {
+        true => run_folder::summarise(&trainer.folder, epoch, lr, &stats, report, ema),
+        false => Ok(()),
     };
 
     let losses = [Some(&report), ema_report.as_ref()];
@@ -69,7 +71,9 @@ pub(super) fn validate(trainer: &Trainer, state: &mut TrainState) -> Result<Vali
     report_epoch(trainer, state, Some(&report), ema_report.as_ref(), better);
     summarise(&report, ema_report.as_ref())?;
     let report = ema_report.filter(|_| state.prefer_ema).unwrap_or(report);
-    run_folder::write_evaluation(&trainer.folder.join("eval"), &report)?;
+    if trainer.is_root() {
+        run_folder::write_evaluation(&trainer.folder.join("eval"), &report)?;
+    }
     update_plateau(trainer, state, score);
     Ok(Validation::Done { report, better })
 }
@@ -102,13 +106,17 @@ pub(super) fn report_epoch(
 pub(super) fn evaluate_model(trainer: &Trainer, network: &Network) -> Result<EvalReport, Error> {
     let Trainer { val_loader, device, stop, observer, .. } = trainer;
     let (network, all) = (network.valid(), trainer.val.items.len());
-    let progress = |done| {
+    let communicator = trainer.communicator();
+    let progress = |done: u64| {
         crash_point();
-        observer.evaluated(done, all);
+        // The ranks have about as many images each.
+        observer.evaluated((done * communicator.world() as u64).min(all as u64), all);
     };
+    let forward = |batch: &mut Batch| Ok(forward(&network, batch, device));
     let note = |text: &str| observer.note(&format!("note: {text}"));
     let classes = &trainer.context.classes;
-    let work = || evaluate(&network, val_loader, classes, device, stop, progress, &note);
+    let work =
+        || evaluate_shared(&forward, val_loader, classes, stop, progress, &note, communicator);
     let report = out_of_memory::catch_oom(work).unwrap_or_else(|why| {
         Err(Error::memory(format!(
             "an evaluation of {} images at a time does not fit the device's memory ({why}); \

@@ -1,0 +1,9 @@
+//! Several processes that train one network: their number, and how they combine values.
+//!
+//! Whoever trains asks a [`communicator::Communicator`]. One process alone is
+//! [`communicator::Alone`], for which every operation is the identity.
+
+pub mod communicator;
+pub mod launch;
+#[cfg(feature = "mpi")]
+mod mpi;
