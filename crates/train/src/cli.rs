@@ -74,7 +74,7 @@ pub const OUT_OF_MEMORY: &str = "error: out of memory: an allocation failed; the
 pub const OUT_OF_MEMORY_CODE: i32 = 7;
 
 /// How long other ranks leave rank 0 to say what is wrong.
-const AFTER_ROOT: Duration = Duration::from_millis(1500);
+const AFTER_ROOT: Duration = Duration::from_secs(3);
 
 /// Chooses the instructions, where they are given, and makes the one pool of threads; before
 /// anything has run.
@@ -214,6 +214,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
         Err(failure) => {
             if launch::announced_rank() > 0 {
                 // What every rank finds is rank 0's to say: it ends the job, and this rank with it.
+                signal::end_at_once(failure.kind.exit_code());
                 std::thread::sleep(AFTER_ROOT);
             }
             err!("error: {}{failure}", launch::prefix());

@@ -52,6 +52,12 @@ impl Stop {
     }
 }
 
+/// From here on SIGTERM ends the process at once, with this exit code.
+pub fn end_at_once(code: u8) {
+    let now = Arc::new(AtomicBool::new(true));
+    let _ = signal_hook::flag::register_conditional_shutdown(SIGTERM, i32::from(code), now);
+}
+
 /// Lets a write beyond the limit on file sizes (`ulimit -f`) fail with a reason, where SIGXFSZ
 /// would end the process. A system that does not know the signal needs nothing.
 pub fn survive_file_size_limit() {

@@ -106,7 +106,7 @@ pub fn train(args: &TrainArgs) -> Result<u8, Error> {
         launch::open(Duration::from_secs(args.comm_timeout))?.into();
     match communicator.is_root() {
         true => lead(args, communicator),
-        false => follow(args, communicator),
+        false => follow(communicator),
     }
 }
 
@@ -118,17 +118,15 @@ struct Orders {
 }
 
 /// The work of every rank but the first one: trains what rank 0 has begun, and writes nothing.
-fn follow(args: &TrainArgs, communicator: Arc<dyn Communicator>) -> Result<u8, Error> {
+fn follow(communicator: Arc<dyn Communicator>) -> Result<u8, Error> {
     /// Hears of everything, and says nothing.
     struct Silent;
     impl Observer for Silent {}
 
-    let Some(Orders { mut plan, folder }) = communicator.value_of_root(None)? else {
+    let Some(Orders { plan, folder }) = communicator.value_of_root(None)? else {
         communicator.finish()?;
         return Ok(0);
     };
-    // Threads and devices are those of this host.
-    plan.machine = plan_args::merge(&args.options, args.config.as_deref())?.plan()?.machine;
     let opened = plan.machine.backend.open()?;
     let run = Run {
         log_interval: plan.logging.log_interval,

@@ -1,0 +1,391 @@
+//! Training on several ranks, started with `mpirun` as a user starts it. Every job runs under a
+//! kill timeout, and one at a time: a rank that waits keeps a core busy.
+//!
+//! Networks whose norms are frozen give each image the same gradient in every batch, so that any
+//! number of ranks has to compute the same. Networks with batch norm do that with `--sync-bn` alone.
+
+#[path = "test_folder/test_folder.rs"]
+mod test_folder;
+
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use test_folder::{SMALL, TestFolder, code, error, said};
+use train::run::checkpoint::Checkpoint;
+
+/// Norms, which are the second layer of every block, keep their statistics.
+const FROZEN_NORMS: [&str; 3] = ["--freeze", "*.1.weight", "*.1.bias"];
+/// A network whose running statistics fit its weights: see [`base`].
+const BASE: [&str; 2] = ["--pretrained-path", "out/train/base/last.ckpt"];
+/// The optimizer whose state after one step is the gradient of that step.
+const SGD: [&str; 8] =
+    ["--opt", "sgd", "--momentum", "0.9", "--weight-decay", "0", "--warmup-epochs", "0"];
+
+/// One job at a time.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// `mpirun` on so many ranks, under a kill timeout.
+fn mpirun(place: &TestFolder, ranks: usize, words: &[&str]) -> Command {
+    let mut command = Command::new("timeout");
+    command
+        .args(["-k", "10", "120", "mpirun", "--oversubscribe", "--bind-to", "none"])
+        .args(["-n", &ranks.to_string(), env!("CARGO_BIN_EXE_kindling")])
+        .args(words)
+        .current_dir(place.path(""))
+        .env("OMPI_ALLOW_RUN_AS_ROOT", "1")
+        .env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
+    command
+}
+
+fn words<'a>(run: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    [&SMALL[..], &["--experiment", run], more].concat()
+}
+
+/// Trains on so many ranks; one is a plain process.
+#[track_caller]
+fn train(place: &TestFolder, ranks: usize, run: &str, more: &[&str]) -> Output {
+    let output = match ranks {
+        1 => place.train(run, more),
+        _ => mpirun(place, ranks, &words(run, more)).output().unwrap(),
+    };
+    assert_eq!(code(&output), 0, "{ranks} ranks: {}{}", said(&output), error(&output));
+    output
+}
+
+/// Trains the network of [`BASE`].
+#[track_caller]
+fn base(place: &TestFolder) {
+    train(place, 1, "base", &["--epochs", "10"]);
+}
+
+fn last(place: &TestFolder, run: &str) -> Checkpoint {
+    Checkpoint::read(&place.checkpoint(run)).unwrap()
+}
+
+/// The largest distance of two lists of tensors, relative to the Euclidean norm of the tensor.
+fn difference<'a>(
+    a: impl Iterator<Item = &'a Vec<f32>>,
+    b: impl Iterator<Item = &'a Vec<f32>>,
+) -> f32 {
+    let norm = |values: &[f32]| values.iter().map(|v| v * v).sum::<f32>().sqrt();
+    let pairs = a.zip(b).map(|(a, b)| {
+        assert_eq!(a.len(), b.len());
+        let apart: Vec<f32> = a.iter().zip(b).map(|(a, b)| a - b).collect();
+        norm(&apart) / norm(a).max(1e-9)
+    });
+    pairs.fold(0.0, f32::max)
+}
+
+fn gradients_apart(a: &Checkpoint, b: &Checkpoint) -> f32 {
+    assert_eq!(a.optimizer.len(), b.optimizer.len());
+    assert!(!a.optimizer.is_empty());
+    difference(a.optimizer.iter().map(|t| &t.values), b.optimizer.iter().map(|t| &t.values))
+}
+
+fn weights_apart(a: &Checkpoint, b: &Checkpoint) -> f32 {
+    difference(a.weights.iter().map(|t| &t.values), b.weights.iter().map(|t| &t.values))
+}
+
+#[track_caller]
+fn same_bits(a: &Checkpoint, b: &Checkpoint) {
+    let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+    for (a, b) in a.weights.iter().zip(&b.weights) {
+        assert_eq!(bits(&a.values), bits(&b.values), "{}", a.name);
+    }
+    for (a, b) in a.optimizer.iter().zip(&b.optimizer) {
+        assert_eq!(bits(&a.values), bits(&b.values), "{}", a.name);
+    }
+}
+
+/// The gradient of one batch of 36 images, and of 35, which neither 2 nor 3 ranks share evenly; of
+/// a mixed batch with dropout; and of three batches that are accumulated.
+///
+/// Mutations caught, each alone: gradients not weighted by images (35); dropout masks by the row in
+/// the share; mixed images paired within a contiguous share; gradients summed and not averaged.
+#[test]
+fn the_gradient_does_not_depend_on_the_number_of_ranks() {
+    let _turn = turn();
+    let place = TestFolder::new("mpi-gradient");
+    base(&place);
+    for (case, flags) in [
+        ("36", &["--batch-size", "36"][..]),
+        ("35", &["--batch-size", "35", "--drop", "0.5"]),
+        ("mixed", &["--batch-size", "35", "--mixup", "0.4", "--cutmix", "1", "--drop", "0.5"]),
+        ("accumulated", &["--batch-size", "12", "--grad-accum-steps", "3"]),
+    ] {
+        let own = ["--epochs", "1", "--lr", "0.0001"];
+        let flags = [&SGD[..], &FROZEN_NORMS, &BASE, &own, flags].concat();
+        let name = |ranks: usize| format!("{case}-{ranks}");
+        for ranks in 1..=3 {
+            train(&place, ranks, &name(ranks), &flags);
+        }
+        let one = last(&place, &name(1));
+        assert_eq!(one.manifest.position.step, 1, "{case}");
+        for ranks in 2..=3 {
+            let other = last(&place, &name(ranks));
+            let apart = gradients_apart(&one, &other);
+            println!("{case}: {ranks} ranks: gradients differ by {apart:.2e}");
+            assert!(apart < 1e-5, "{case}: {ranks} ranks: {apart}");
+            let loss = |c: &Checkpoint| c.manifest.best.unwrap().loss.unwrap();
+            assert!((loss(&one) - loss(&other)).abs() < 1e-5 * loss(&one), "{case}: {ranks} ranks");
+            let [seen, trained] = [&one, &other].map(|c| c.manifest.trained_images.clone());
+            assert_eq!(seen, trained, "{case}: the images that were read");
+        }
+    }
+}
+
+/// With batch norm the ranks have statistics of their own shares, but their averages are one
+/// checkpoint's, and an evaluation by three ranks is that of one process on this checkpoint.
+///
+/// Mutations caught, each alone: the counts of rank 0 alone; running statistics not averaged, so
+/// that rank 0 evaluates and saves its own.
+#[test]
+fn an_evaluation_by_ranks_is_that_of_one_process() {
+    let _turn = turn();
+    let place = TestFolder::new("mpi-evaluation");
+    train(&place, 3, "r", &["--batch-size", "12", "--val-batch-size", "4", "--model-ema"]);
+    let csv = std::fs::read_to_string(place.path("out/train/r/summary.csv")).unwrap();
+    let row: Vec<&str> = csv.lines().last().unwrap().split(',').collect();
+    let output = place.run(&["eval", "--checkpoint", "out/train/r/last.ckpt", "--json"]);
+    assert_eq!(code(&output), 0, "{}", error(&output));
+    let value: serde_json::Value = serde_json::from_str(&said(&output)).unwrap();
+    assert_eq!(value["pictures"], 15);
+    let number = |text: &str| text.parse::<f64>().unwrap();
+    let plain = (number(row[2]), number(row[3]));
+    let found = (value["loss"].as_f64().unwrap(), value["top1"].as_f64().unwrap());
+    assert!((plain.0 - found.0).abs() < 2e-6, "{plain:?} {found:?}");
+    assert!((plain.1 - found.1).abs() < 1e-3, "{plain:?} {found:?}");
+}
+
+/// A run of two ranks whose second panics in the middle of an epoch: the job ends with a sentence,
+/// and goes on to the same bits on two ranks, and to the same within rounding on one and on three.
+///
+/// Mutations caught, each alone: a panic that leaves MPI, which waits for the others for ever; the
+/// state of rank 0 not sent, so that others begin anew; the backend of a rank by its own arguments,
+/// which a resume does not repeat.
+#[test]
+fn a_run_that_loses_a_rank_resumes_on_any_number() {
+    let _turn = turn();
+    let place = TestFolder::new("mpi-resume");
+    let own = ["--batch-size", "6", "--checkpoint-interval-steps", "1", "--lr", "0.0001"];
+    base(&place);
+    let flags = [&SGD[..], &FROZEN_NORMS, &BASE, &own].concat();
+    train(&place, 2, "whole", &flags);
+    let whole = last(&place, "whole");
+    for ranks in [2, 3, 1] {
+        let run = format!("cut-{ranks}");
+        let mut job = mpirun(&place, 2, &words(&run, &flags));
+        let output = job.env("KINDLING_TEST_RANK", "1:panic@4").output().unwrap();
+        assert_ne!(code(&output), 0);
+        assert_ne!(code(&output), 124, "{}", error(&output));
+        assert!(error(&output).contains("rank 1 of 2 panicked"), "{}", error(&output));
+        let step = last(&place, &run).manifest.position.step;
+        assert!((3..=4).contains(&step), "{step}");
+        let folder = format!("out/train/{run}");
+        let resume = ["train", "--resume", &folder];
+        let output = match ranks {
+            1 => place.run(&resume),
+            _ => mpirun(&place, ranks, &resume).output().unwrap(),
+        };
+        assert_eq!(code(&output), 0, "{}{}", said(&output), error(&output));
+        let resumed = last(&place, &run);
+        match ranks {
+            2 => same_bits(&whole, &resumed),
+            _ => {
+                let apart = weights_apart(&whole, &resumed);
+                println!("resumed on {ranks}: weights differ by {apart:.2e}");
+                assert!(apart < 1e-5, "{ranks} ranks: {apart}");
+            }
+        }
+    }
+}
+
+/// A job that trains until something ends it, and the processes of its ranks.
+struct Job {
+    launcher: Child,
+    began: Instant,
+}
+
+impl Job {
+    /// Starts a long run, and waits for its first checkpoint.
+    fn start(
+        place: &TestFolder,
+        ranks: usize,
+        run: &str,
+        more: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
+        let long = ["--epochs", "4000", "--batch-size", "6", "--checkpoint-interval-steps", "3"];
+        let mut command = mpirun(place, ranks, &words(run, &[&long[..], more].concat()));
+        command.envs(environment.iter().copied());
+        let launcher =
+            command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("mpirun");
+        let began = Instant::now();
+        while !place.checkpoint(run).exists() && began.elapsed() < Duration::from_mins(1) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Self { launcher, began: Instant::now() }
+    }
+
+    /// The process of a rank, and of `mpirun` itself, by what Open MPI writes in their environment.
+    fn processes(&self, ranks: usize) -> (u32, Vec<u32>) {
+        let children = |of: u32| -> Vec<u32> {
+            let path = format!("/proc/{of}/task/{of}/children");
+            let text = std::fs::read_to_string(path).unwrap_or_default();
+            text.split_whitespace().filter_map(|id| id.parse().ok()).collect()
+        };
+        let mpirun = children(self.launcher.id())[0];
+        let mut found = vec![0; ranks];
+        for id in children(mpirun) {
+            let text = std::fs::read(format!("/proc/{id}/environ")).unwrap_or_default();
+            let text = String::from_utf8_lossy(&text).into_owned();
+            let rank = text.split('\0').find_map(|v| v.strip_prefix("OMPI_COMM_WORLD_RANK="));
+            if let Some(rank) = rank {
+                found[rank.parse::<usize>().unwrap()] = id;
+            }
+        }
+        assert!(found.iter().all(|id| *id > 0), "{found:?}");
+        (mpirun, found)
+    }
+
+    /// The exit code, standard error, and seconds since the start of the wait.
+    fn end(self) -> (i32, String, Duration) {
+        let output = self.launcher.wait_with_output().unwrap();
+        (code(&output), error(&output), self.began.elapsed())
+    }
+}
+
+fn send(signal: &str, process: u32) {
+    let status = Command::new("kill").args([signal, &process.to_string()]).status().unwrap();
+    assert!(status.success());
+}
+
+/// What a job leaves behind resumes.
+#[track_caller]
+fn resumes(place: &TestFolder, run: &str) {
+    let step = last(place, run).manifest.position.step;
+    let folder = format!("out/train/{run}");
+    let epochs = (step / 6 + 1).to_string();
+    let output = mpirun(place, 2, &["train", "--resume", &folder, "--epochs", &epochs]);
+    let output = { output }.output().unwrap();
+    assert_eq!(code(&output), 0, "{}{}", said(&output), error(&output));
+    assert!(last(place, run).manifest.position.step >= step);
+}
+
+/// Mutations caught, each alone: a rank that leaves MPI when it ends with an error; no watching
+/// thread (SIGSTOP).
+#[test]
+fn a_killed_or_stopped_rank_ends_the_job_and_its_checkpoint_resumes() {
+    let _turn = turn();
+    let place = TestFolder::new("mpi-lost");
+    for (signal, rank) in [("-KILL", 0), ("-KILL", 2), ("-STOP", 0), ("-STOP", 1)] {
+        let run = format!("r{signal}-{rank}");
+        let job = Job::start(&place, 3, &run, &["--comm-timeout", "5"], &[]);
+        let (_, ranks) = job.processes(3);
+        let began = Instant::now();
+        send(signal, ranks[rank]);
+        let (code, text, _) = job.end();
+        assert!(began.elapsed() < Duration::from_secs(30), "{run}: {:?}", began.elapsed());
+        assert!(code != 0 && code != 124, "{run}: {code}: {text}");
+        let sentence = match signal {
+            // The sentence is mpirun's.
+            "-KILL" => format!("process rank {rank} with PID"),
+            _ => format!("no sign of life from rank {rank}"),
+        };
+        assert!(text.contains(&sentence), "{run}: {text}");
+        // A process that nobody has waited for yet has no command line any more.
+        let lives = |id: &u32| {
+            std::fs::read(format!("/proc/{id}/cmdline")).is_ok_and(|text| !text.is_empty())
+        };
+        assert!(!ranks.iter().any(lives), "{run}: {text}");
+        resumes(&place, &run);
+    }
+}
+
+/// Mutations caught: each rank stops at the signal that it gets, not at the one that they agree on.
+#[test]
+fn a_signal_to_the_launcher_saves_once_and_ends() {
+    let _turn = turn();
+    let place = TestFolder::new("mpi-signal");
+    for (signal, exit) in [("-TERM", 143), ("-USR1", 138)] {
+        let run = format!("r{signal}");
+        // mpirun kills a second after it has passed the signal on, unless it is told to wait.
+        let patience = [("OMPI_MCA_odls_base_sigkill_timeout", "15")];
+        let job = Job::start(&place, 2, &run, &[], &patience);
+        let (mpirun, _) = job.processes(2);
+        send(signal, mpirun);
+        let (code, text, _) = job.end();
+        assert!(code != 0 && code != 124, "{run}: {code}: {text}");
+        let log =
+            std::fs::read_to_string(place.path(&format!("out/train/{run}/train.log"))).unwrap();
+        assert_eq!(log.matches("interrupted and saved at step").count(), 1, "{exit} {code} {log}");
+        resumes(&place, &run);
+    }
+}
+
+/// Mutations caught: the hashes of the ranks not compared.
+#[test]
+fn replicas_that_differ_end_the_job_with_the_step_and_the_rank() {
+    let _turn = turn();
+    let place = TestFolder::new("mpi-drift");
+    let mut job = mpirun(&place, 3, &words("r", &["--batch-size", "6"]));
+    let output = job.env("KINDLING_TEST_RANK", "2:drift@1").output().unwrap();
+    let text = error(&output);
+    assert_eq!(code(&output), 9, "{text}");
+    assert!(text.contains("step 1: the weights of rank 2 are others"), "{text}");
+}
+
+/// Processes that do not find each other, batches that are too small, and a disk of rank 0 that is
+/// full: one sentence, said once.
+///
+/// Mutations caught, each alone: the world of MPI not compared with the launcher's; every rank says
+/// what is wrong with the arguments; a rank that waits for ever for one that could not write.
+#[test]
+fn what_cannot_work_ends_with_one_sentence() {
+    let _turn = turn();
+    let place = TestFolder::new("mpi-refused");
+    let mut alone = place.command(&words("r", &[]));
+    let output = alone.env("SLURM_STEP_NUM_TASKS", "2").env("SLURM_PROCID", "0").output().unwrap();
+    assert_eq!(code(&output), 2);
+    assert!(error(&output).contains("started 2 processes (SLURM_STEP_NUM_TASKS), but MPI sees 1"));
+    let refused = |words: &[&str], exit: i32, sentence: &str| {
+        let output = mpirun(&place, 3, words).output().unwrap();
+        let text = error(&output);
+        assert_eq!(code(&output), exit, "{text}");
+        assert_eq!(text.matches(sentence).count(), 1, "{text}");
+    };
+    refused(&words("r", &["--batch-size", "5"]), 2, "3 ranks share every batch");
+    refused(&words("r", &["--batch-sizes", "6"]), 2, "unexpected argument");
+    refused(&words("r", &["--dry-run"]), 2, "--dry-run runs in one process");
+    refused(&["eval", "--checkpoint", "x.ckpt"], 2, "runs in one process");
+    // A checkpoint that cannot be written, whatever the reason.
+    std::fs::create_dir_all(place.path("out/train/r/last.ckpt/full")).unwrap();
+    let output = mpirun(&place, 2, &words("r", &["--batch-size", "6"])).output().unwrap();
+    assert_eq!(code(&output), 2, "{}", error(&output));
+    std::fs::remove_dir_all(place.path("out")).unwrap();
+    full_disk(&place);
+}
+
+/// A file system of 1 MB, where the machine lets a test mount one.
+fn full_disk(place: &TestFolder) {
+    let disk = place.path("out");
+    std::fs::create_dir_all(&disk).unwrap();
+    let mount = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"])
+        .arg(&disk)
+        .stderr(Stdio::null())
+        .status();
+    if !mount.is_ok_and(|status| status.success()) {
+        println!("no right to mount: the full disk of rank 0 is not tested");
+        return;
+    }
+    let output = mpirun(place, 2, &words("r", &["--batch-size", "6"])).output().unwrap();
+    let text = error(&output);
+    let ended = (code(&output), text.matches("rank 0 of 2: ").count());
+    Command::new("umount").arg(&disk).status().unwrap();
+    assert_eq!(ended, (8, 1), "{text}");
+}
