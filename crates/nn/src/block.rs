@@ -15,3 +15,4 @@ pub mod pooling;
 pub mod separable;
 pub mod squeeze_excite;
 pub(crate) mod stages;
+pub mod sync_batch_norm;

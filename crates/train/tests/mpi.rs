@@ -138,6 +138,36 @@ fn the_gradient_does_not_depend_on_the_number_of_ranks() {
     }
 }
 
+/// With `--sync-bn` the ranks compute what one process computes on the whole batch, evenly shared
+/// or not. Rounding in f32 is amplified by the norms of a small network; in f64
+/// `nn::block::sync_batch_norm` is compared to 1e-7.
+///
+/// Mutations caught: the gradients weighted by images after the backward pass, when those that went
+/// through shared statistics are summed already (35 images).
+#[test]
+fn shared_statistics_are_those_of_one_process() {
+    let _turn = turn();
+    let place = TestFolder::new("mpi-sync");
+    let own = ["--epochs", "1", "--lr", "0.0001", "--val-batch-size", "4"];
+    for images in ["36", "35"] {
+        let flags = [&SGD[..], &own, &["--batch-size", images]].concat();
+        let synchronised = [&flags[..], &["--sync-bn"]].concat();
+        train(&place, 1, &format!("one-{images}"), &flags);
+        let one = last(&place, &format!("one-{images}"));
+        for ranks in 2..=3 {
+            let name = format!("sync-{images}-{ranks}");
+            train(&place, ranks, &name, &synchronised);
+            let other = last(&place, &name);
+            let (gradients, weights) = (gradients_apart(&one, &other), weights_apart(&one, &other));
+            println!("{images} on {ranks}: gradients {gradients:.1e}, weights {weights:.1e}");
+            assert!(gradients < 2e-3 && weights < 1e-4, "{images} on {ranks}: {gradients}");
+            train(&place, ranks, &format!("own-{images}-{ranks}"), &flags);
+            let own = gradients_apart(&one, &last(&place, &format!("own-{images}-{ranks}")));
+            assert!(own > 0.1, "statistics of their own: {own}");
+        }
+    }
+}
+
 /// With batch norm the ranks have statistics of their own shares, but their averages are one
 /// checkpoint's, and an evaluation by three ranks is that of one process on this checkpoint.
 ///

@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor};
 use kernels::ops::conv_norm_activation::{
-    WeightCache, conv_norm_activation, conv_norm_activation_inference,
+    NormTensors, WeightCache, conv_norm_activation, conv_norm_activation_inference,
 };
 use kernels::ops::conv_norm_config::ConvNormConfig;
 use kernels::ops::separable::separable_norm_activation;
@@ -12,6 +12,8 @@ use kernels::ops::separable::separable_norm_activation;
 use crate::activation::Activation;
 use crate::block::batch_norm::BatchNorm;
 use crate::block::convolution::Convolution;
+use crate::block::sync_batch_norm;
+use crate::block::sync_batch_norm::NormGroup;
 use crate::config::Norm;
 use crate::geometry::Conv;
 
@@ -78,6 +80,9 @@ impl ConvNormActivation {
                 &self.cache,
             );
         }
+        if let Some(group) = sync_batch_norm::group() {
+            return self.synchronised(self.conv.forward(x), skip, &group);
+        }
         self.with_statistics(conv_norm_activation(x, weight, norm, skip, config))
     }
 
@@ -91,12 +96,31 @@ impl ConvNormActivation {
         if !self.norm.is_training(&x) {
             return self.forward(depthwise.forward(x));
         }
+        if let Some(group) = sync_batch_norm::group() {
+            return self.synchronised(self.conv.forward(depthwise.forward(x)), None, &group);
+        }
         let options = depthwise.options(&x);
         let pointwise =
             ConvOptions { stride: [1; 2], padding: [(0, 0); 2], dilation: [1; 2], groups: 1 };
         let (weights, norm) = ([depthwise.weight(), self.conv.weight()], self.norm.tensors());
         let config = self.kernel_config(pointwise);
         self.with_statistics(separable_norm_activation(x, weights, norm, options, config))
+    }
+
+    /// Norm, activation and skip path behind the convolution's output `y`, with the statistics of
+    /// a group of processes.
+    fn synchronised(&self, y: Tensor<4>, skip: Option<Tensor<4>>, group: &NormGroup) -> Tensor<4> {
+        let channels = y.dims()[1];
+        let (y, [mean, variance], count) =
+            sync_batch_norm::normalise(y, self.norm.epsilon(), group);
+        self.norm.update_running_statistics(mean, variance, count);
+        let NormTensors { gamma, beta } = self.norm.tensors();
+        let channels = |values: Tensor<1>| values.reshape([1, channels, 1, 1]);
+        let out = self.activation.apply(y * channels(gamma) + channels(beta));
+        match skip {
+            Some(skip) => out + skip,
+            None => out,
+        }
     }
 
     fn kernel_config(&self, conv: ConvOptions<2>) -> ConvNormConfig {

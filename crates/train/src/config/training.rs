@@ -37,6 +37,10 @@ theme! {
     #[arg(long)]
     grad_accum_steps: usize = 1, in 1..=1_048_576;
 
+    /// Batch norm over the images of all ranks; by default each rank has the statistics of its own
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    sync_bn: bool = false;
+
     /// Seed of initial weights, order, augmentation and dropout
     #[arg(long, value_name = "N")]
     seed: u64 = 42;

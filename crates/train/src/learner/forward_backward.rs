@@ -133,6 +133,10 @@ pub struct PassConfig {
     pub batches_per_step: usize,
     /// [`dropout_seed`] of the batch.
     pub dropout_seed: u64,
+    /// Images of the batch on all ranks, where they share the statistics of batch norm: the
+    /// gradients are then divided by them, and are the rank's summand. Otherwise they are the mean
+    /// over the images of this rank.
+    pub shared_images: Option<u64>,
 }
 
 /// Runs a batch forward and backward in micro-batches. Loss and gradients are those of the whole
@@ -161,13 +165,17 @@ pub fn forward_backward(
             0 => config.dropout_seed,
             _ => Counter::new(config.dropout_seed, number as u64, 0, DROPOUT).u64(),
         };
-        let divisor = config.batches_per_step as f64 * (whole / images);
+        let all = config.shared_images.map_or(whole, |images| images as f64);
+        let divisor = config.batches_per_step as f64 * (all / images);
         let forward = forward(network, objective, &mut part, divisor, seed, autodiff_device)?;
         loss += forward.loss * (images / whole);
-        if !loss.is_finite() {
+        // Other ranks wait in the backward pass for the gradients of their shared statistics.
+        let shared = config.shared_images.is_some();
+        let gradients =
+            (loss.is_finite() || shared).then(|| forward.gradients(network)).transpose()?;
+        let Some(gradients) = gradients.filter(|_| loss.is_finite()) else {
             return Ok(LossAndGradients { loss, images: count, gradients: None });
-        }
-        let gradients = forward.gradients(network)?;
+        };
         match only.take() {
             None if number == 0 => only = Some(gradients),
             first => {

@@ -3,6 +3,7 @@
 
 use burn::optim::GradientsAccumulator;
 use burn::tensor::Tensor;
+use nn::block::sync_batch_norm;
 use nn::network::Network;
 
 use crate::datasets::batch::Batch;
@@ -138,6 +139,7 @@ pub(super) fn step(
         result.loss = pass.loss;
         group.accumulate(&mut state, pass, &indices);
     } else {
+        synchronise::shared_images(trainer, 0)?;
         group.batches.push(BatchLoss { loss: f64::NAN, images: 0 });
     }
     if !closes {
@@ -151,8 +153,9 @@ pub(super) fn step(
     let non_finite = summed.batches.iter().any(BatchLoss::is_non_finite);
     let trained = summed.batches.iter().any(|b| b.images > 0 && b.loss.is_finite());
     let mut gradients = Gradients::take(&state.network, group.accumulator.grads());
+    let summands = trainer.norm_group.is_some();
     (state.network, gradients) =
-        synchronise::average(communicator, state.network, gradients, &summed)?;
+        synchronise::average(communicator, state.network, gradients, &summed, summands)?;
     let norm = if trained { gradients.norm() } else { 0.0 };
     result.grad_norm = trained.then_some(norm);
     if non_finite || !norm.is_finite() {
@@ -200,9 +203,12 @@ fn forward_backward_halving(
     let batches_per_step = group_size(number, trainer.batches(), plan.training.grad_accum_steps);
     let dropout_seed = dropout_seed(plan.training.seed, epoch, number);
     let before = group.statistics_before(&state.network);
+    let shared_images = synchronise::shared_images(trainer, images)?;
     loop {
-        let micro_batch = state.micro_batch.unwrap_or(plan.training.batch_size);
-        let config = PassConfig { micro_batch, batches_per_step, dropout_seed };
+        // Ranks that share their statistics have as many forward passes.
+        let whole = shared_images.map(|_| plan.training.batch_size);
+        let micro_batch = whole.or(state.micro_batch).unwrap_or(plan.training.batch_size);
+        let config = PassConfig { micro_batch, batches_per_step, dropout_seed, shared_images };
         let device = &trainer.context.autodiff_device;
         let share = cumulative_share(trainer, state.position, images.div_ceil(micro_batch));
         let mut own = None;
@@ -210,17 +216,18 @@ fn forward_backward_halving(
             let (network, before) = bn_statistics::from_zero(state.network);
             (state.network, own) = (network, Some(before));
         }
-        let error =
-            match forward_backward(&state.network, &trainer.objective, batch, config, device) {
-                Err(error) if error.kind == ErrorKind::Memory => error,
-                other => {
-                    if let Some((share, before)) = share.zip(own) {
-                        state.network = bn_statistics::blend(state.network, before, share);
-                    }
-                    return Ok((state, other?));
+        let pass = || forward_backward(&state.network, &trainer.objective, batch, config, device);
+        let error = match sync_batch_norm::within(trainer.norm_group.clone(), pass) {
+            Err(error) if error.kind == ErrorKind::Memory => error,
+            other => {
+                if let Some((share, before)) = share.zip(own) {
+                    state.network = bn_statistics::blend(state.network, before, share);
                 }
-            };
-        let half = half(images.min(micro_batch)).ok_or(error)?;
+                return Ok((state, other?));
+            }
+        };
+        let half = half(images.min(micro_batch)).filter(|_| shared_images.is_none());
+        let half = half.ok_or(error)?;
         state.micro_batch = Some(half);
         state.network = bn_statistics::restore(state.network, before.clone());
         trainer.observer.note(&halving_note(plan.training.batch_size, half));

@@ -2,9 +2,11 @@
 //! stop and save at the same step. For one process each of these is the identity.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use burn::module::{Module as _, ModuleVisitor, Param};
 use burn::tensor::Tensor;
+use nn::block::sync_batch_norm::NormGroup;
 use nn::network::Network;
 use serde::{Deserialize, Serialize};
 
@@ -68,9 +70,41 @@ pub(super) fn add_batches(
     Ok(StepBatches { batches, share })
 }
 
+/// The images of a batch on all ranks, where they share the statistics of batch norm; `own` of them
+/// are this rank's.
+///
+/// # Errors
+/// [`crate::error::ErrorKind::Data`]: a rank has none, and no forward pass either, for which the
+/// others would wait. [`crate::error::ErrorKind::Communication`].
+pub(super) fn shared_images(trainer: &Trainer, own: usize) -> Result<Option<u64>, Error> {
+    if trainer.norm_group.is_none() {
+        return Ok(None);
+    }
+    let images = trainer.communicator().gather_values(own as u64)?;
+    match images.iter().position(|images| *images == 0) {
+        None => Ok(Some(images.iter().sum())),
+        Some(rank) => Err(Error::data(format!(
+            "--sync-bn: rank {rank} could read no image of its share of a batch; repair them \
+             (`kindling data check` names them), or omit the flag"
+        ))),
+    }
+}
+
+/// The group whose ranks share the statistics of batch norm: with --sync-bn all of several, and
+/// otherwise none.
+pub(super) fn norm_group(sync_bn: bool, communicator: &Arc<dyn Communicator>) -> Option<NormGroup> {
+    let (communicator, world) = (Arc::clone(communicator), communicator.world());
+    let add = move |values: &mut [f64]| {
+        // A lost rank ends the process in any case.
+        communicator.sum_f64(values).expect("MPI adds up statistics");
+    };
+    (sync_bn && world > 1).then(|| NormGroup::new(add))
+}
+
 /// Replaces gradients and running statistics by their means over the images of all ranks.
 ///
-/// One flat list of values travels: 170 small ones would each pay the latency. The statistics of
+/// Gradients that are `summands` already, of losses divided by the images of all ranks, are only
+/// added up. One flat list of values travels: 170 small ones would each pay the latency. The statistics of
 /// batch norm are a hundredth of it, and so the replicas are equal after every step, in everything
 /// that an evaluation or a checkpoint has.
 ///
@@ -81,6 +115,7 @@ pub(super) fn average(
     network: Network,
     gradients: Gradients,
     step: &StepBatches,
+    summands: bool,
 ) -> Result<(Network, Gradients), Error> {
     if communicator.world() == 1 {
         return Ok((network, gradients));
@@ -89,7 +124,10 @@ pub(super) fn average(
     let statistics = flat.len();
     flat.extend(bn_statistics::flat(&network));
     let share = step.share as f32;
-    buffer::parts(&mut flat, |part| part.iter_mut().for_each(|value| *value *= share));
+    let of_gradients = if summands { 1.0 } else { share };
+    let (own, of_batches) = flat.split_at_mut(statistics);
+    buffer::parts(own, |part| part.iter_mut().for_each(|value| *value *= of_gradients));
+    of_batches.iter_mut().for_each(|value| *value *= share);
     communicator.sum(&mut flat)?;
     let gradients = Gradients::of_flat(&network, &flat);
     Ok((bn_statistics::with_flat(network, &flat[statistics..]), gradients))

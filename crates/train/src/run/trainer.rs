@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use burn::tensor::Device;
+use nn::block::sync_batch_norm::NormGroup;
 
 use crate::config::plan::Plan;
 use crate::datasets::image_folder::ImageFolder;
@@ -100,6 +101,8 @@ pub(super) struct Trainer<'a> {
     pub observer: &'a dyn Observer,
     /// Warns of what goes wrong without an error.
     pub advice: Advice,
+    /// The ranks whose batches share the statistics of batch norm.
+    pub norm_group: Option<NormGroup>,
     communicator: Arc<dyn Communicator>,
     began: Instant,
 }
@@ -117,6 +120,7 @@ impl<'a> Trainer<'a> {
         let (rank, world) = (communicator.rank(), communicator.world());
         refuse_small_batches(&plan, world)?;
         let share = BatchShare { rank, world };
+        let norm_group = synchronise::norm_group(plan.training.sync_bn, &communicator);
 
         // The class list comes from the training images, and validation shares it.
         let begun_on = from.as_ref().map(|checkpoint| checkpoint.manifest.data);
@@ -189,6 +193,7 @@ impl<'a> Trainer<'a> {
             log_interval,
             observer,
             advice,
+            norm_group,
             communicator,
             began,
         };
