@@ -38,8 +38,7 @@ const fn flag(name: &'static str, value: &'static str, answer: Answer) -> Foreig
 const F32: &str =
     "every number is an f32; there is no mixed precision yet, and on a CPU none is needed";
 const LAYOUT: &str = "the kernels choose their layout themselves";
-const ONE_PROCESS: &str =
-    "a run is one process on one device; --grad-accum-steps gives larger steps";
+const LAUNCHER: &str = "the launcher says it: `mpirun -n N kindling train` (docs/distributed.md)";
 const CLASSES: &str = "the number of classes follows the folder; omit it";
 const NO_WANDB: &str =
     "every run writes summary.csv, steps.jsonl and report.html, which its tools import; omit it";
@@ -135,8 +134,12 @@ pub const FLAGS: &[ForeignFlag] = &[
     ),
     flag("--bn-momentum", "0.1", Taken),
     flag("--bn-eps", "0.001", Taken),
-    flag("--sync-bn", "", Nothing(ONE_PROCESS)),
-    flag("--dist-bn", "reduce", Nothing(ONE_PROCESS)),
+    flag("--sync-bn", "", Taken),
+    flag(
+        "--dist-bn",
+        "reduce",
+        Nothing("running statistics are averaged over the ranks in every step"),
+    ),
     flag("--split-bn", "", Refused("there is one batch norm for all images")),
     flag("--freeze", "features", Taken),
     // Optimizer.
@@ -311,9 +314,9 @@ pub const FLAGS: &[ForeignFlag] = &[
             "activations are kept; a smaller --batch-size with --grad-accum-steps needs less memory",
         ),
     ),
-    flag("--local-rank", "0", Refused(ONE_PROCESS)),
-    flag("--world-size", "2", Refused(ONE_PROCESS)),
-    flag("--dist-url", "env://", Refused(ONE_PROCESS)),
+    flag("--local-rank", "0", Refused(LAUNCHER)),
+    flag("--world-size", "2", Refused(LAUNCHER)),
+    flag("--dist-url", "env://", Refused(LAUNCHER)),
     flag("--seed", "1", Taken),
     // Output.
     flag("--output", "out", Taken),
