@@ -7,6 +7,8 @@
 //! Prints bytes, the median and the 95th percentile of the seconds of a sum, and the seconds and the
 //! relative error of a sum of bf16 values. docs/distributed.md has the figures.
 
+#![expect(clippy::print_stdout, reason = "a program that prints a table")]
+
 use std::time::{Duration, Instant};
 
 use nn::cost::cost;
@@ -36,7 +38,7 @@ fn main() -> Result<(), Error> {
         let value = |i: usize| {
             // Values between 1e-6 and 1e-2, as gradients have.
             let draw = ((i * 2_654_435_761 + 97 * ranks.rank()) % 10_007) as f32 / 10_007.0;
-            1e-6 * 10_f32.powf(4.0 * draw) * if i % 2 == 0 { 1.0 } else { -1.0 }
+            1e-6 * 10_f32.powf(4.0 * draw) * if i.is_multiple_of(2) { 1.0 } else { -1.0 }
         };
         let own: Vec<f32> = (0..count).map(value).collect();
         let mut seconds = Vec::new();

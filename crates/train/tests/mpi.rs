@@ -86,6 +86,14 @@ fn gradients_apart(a: &Checkpoint, b: &Checkpoint) -> f32 {
     difference(a.optimizer.iter().map(|t| &t.values), b.optimizer.iter().map(|t| &t.values))
 }
 
+/// The distance of two gradients as one vector each, relative to the norm of the first: beside a
+/// norm some tensors have no gradient but rounding.
+fn gradient_apart(a: &Checkpoint, b: &Checkpoint) -> f32 {
+    let all = |c: &Checkpoint| c.optimizer.iter().flat_map(|t| t.values.clone()).collect();
+    let (a, b): (Vec<f32>, Vec<f32>) = (all(a), all(b));
+    difference([a].iter(), [b].iter())
+}
+
 fn weights_apart(a: &Checkpoint, b: &Checkpoint) -> f32 {
     difference(a.weights.iter().map(|t| &t.values), b.weights.iter().map(|t| &t.values))
 }
@@ -139,11 +147,11 @@ fn the_gradient_does_not_depend_on_the_number_of_ranks() {
 }
 
 /// With `--sync-bn` the ranks compute what one process computes on the whole batch, evenly shared
-/// or not. Rounding in f32 is amplified by the norms of a small network; in f64
-/// `nn::block::sync_batch_norm` is compared to 1e-7.
+/// or not. In f32 they are as far apart as the fused layers are from Burn's own in one process,
+/// 2e-5; in f64 `nn::block::sync_batch_norm` is compared to 1e-7.
 ///
-/// Mutations caught: the gradients weighted by images after the backward pass, when those that went
-/// through shared statistics are summed already (35 images).
+/// Mutations caught, each alone: the flag dropped as one of timm's that has no meaning here; the
+/// gradients weighted by images again after the backward pass.
 #[test]
 fn shared_statistics_are_those_of_one_process() {
     let _turn = turn();
@@ -158,11 +166,13 @@ fn shared_statistics_are_those_of_one_process() {
             let name = format!("sync-{images}-{ranks}");
             train(&place, ranks, &name, &synchronised);
             let other = last(&place, &name);
-            let (gradients, weights) = (gradients_apart(&one, &other), weights_apart(&one, &other));
-            println!("{images} on {ranks}: gradients {gradients:.1e}, weights {weights:.1e}");
-            assert!(gradients < 2e-3 && weights < 1e-4, "{images} on {ranks}: {gradients}");
+            let apart = gradient_apart(&one, &other);
+            println!(
+                "--sync-bn: {images} images on {ranks} ranks: gradients differ by {apart:.2e}"
+            );
+            assert!(apart < 1e-4, "{images} on {ranks}: {apart}");
             train(&place, ranks, &format!("own-{images}-{ranks}"), &flags);
-            let own = gradients_apart(&one, &last(&place, &format!("own-{images}-{ranks}")));
+            let own = gradient_apart(&one, &last(&place, &format!("own-{images}-{ranks}")));
             assert!(own > 0.1, "statistics of their own: {own}");
         }
     }
@@ -336,23 +346,31 @@ fn a_killed_or_stopped_rank_ends_the_job_and_its_checkpoint_resumes() {
     }
 }
 
+/// A signal to one rank stops them all.
+///
 /// Mutations caught: each rank stops at the signal that it gets, not at the one that they agree on.
 #[test]
 fn a_signal_to_the_launcher_saves_once_and_ends() {
     let _turn = turn();
     let place = TestFolder::new("mpi-signal");
-    for (signal, exit) in [("-TERM", 143), ("-USR1", 138)] {
-        let run = format!("r{signal}");
+    for (signal, to, exit) in
+        [("-TERM", "mpirun", 143), ("-USR1", "mpirun", 138), ("-USR1", "rank 1", 138)]
+    {
+        let run = format!("r{signal}-{}", &to[..4]);
         // mpirun kills a second after it has passed the signal on, unless it is told to wait.
-        let patience = [("OMPI_MCA_odls_base_sigkill_timeout", "15")];
+        let patience = [("OMPI_MCA_odls_base_sigkill_timeout", "6")];
         let job = Job::start(&place, 2, &run, &[], &patience);
-        let (mpirun, _) = job.processes(2);
-        send(signal, mpirun);
+        let (mpirun, ranks) = job.processes(2);
+        send(signal, if to == "mpirun" { mpirun } else { ranks[1] });
         let (code, text, _) = job.end();
         assert!(code != 0 && code != 124, "{run}: {code}: {text}");
         let log =
             std::fs::read_to_string(place.path(&format!("out/train/{run}/train.log"))).unwrap();
-        assert_eq!(log.matches("interrupted and saved at step").count(), 1, "{exit} {code} {log}");
+        assert_eq!(
+            log.matches("interrupted and saved at step").count(),
+            1,
+            "{run}: {exit}, {code}: {log}"
+        );
         resumes(&place, &run);
     }
 }
@@ -418,4 +436,83 @@ fn full_disk(place: &TestFolder) {
     let ended = (code(&output), text.matches("rank 0 of 2: ").count());
     Command::new("umount").arg(&disk).status().unwrap();
     assert_eq!(ended, (8, 1), "{text}");
+}
+
+/// Two hosts: network namespaces with addresses of their own, behind a wire of 1 Gb/s. A training
+/// is that of one host to the bit, and after a cut link no rank lives on. (Open MPI 4's `mpirun`
+/// does: it waits for its daemon behind the link.)
+#[test]
+fn two_hosts_train_as_one_and_end_when_the_link_is_cut() {
+    let _turn = turn();
+    let place = TestFolder::new("mpi-hosts");
+    let shell = |script: &str| {
+        let script = format!("set -e; {script}");
+        let output = Command::new("sh").args(["-c", &script]).output().unwrap();
+        output.status.success()
+    };
+    let down = "ip netns del khost1; ip netns del khost2";
+    let up = "ip netns add khost1; ip netns add khost2
+        ip link add kveth1 netns khost1 type veth peer name kveth2 netns khost2
+        for n in 1 2; do
+            ip -n khost$n addr add 10.77.0.$n/24 dev kveth$n
+            ip -n khost$n link set kveth$n up
+            ip -n khost$n link set lo up
+            ip netns exec khost$n tc qdisc add dev kveth$n root tbf rate 1gbit burst 1m latency 50ms
+        done";
+    if !shell(up) {
+        shell(down);
+        println!("no right to make network namespaces: two hosts are not tested");
+        return;
+    }
+    let agent = place.path("agent");
+    std::fs::write(
+        &agent,
+        "#!/bin/sh\nshift\nexec ip netns exec khost2 unshare -u sh -c \"hostname khost2; $*\"\n",
+    )
+    .unwrap();
+    shell(&format!("chmod +x {}", agent.display()));
+    let hosts = |words: &[&str]| {
+        let mut command = Command::new("timeout");
+        command
+            .args(["-k", "1", "22", "ip", "netns", "exec", "khost1", "mpirun"])
+            .args(["--host", "10.77.0.1:1,10.77.0.2:1", "-n", "2", "--bind-to", "none"])
+            .args(["--mca", "plm_rsh_agent", agent.to_str().unwrap(), "--mca", "btl", "self,tcp"])
+            .args(["--mca", "btl_tcp_if_include", "10.77.0.0/24"])
+            .args(["--mca", "oob_tcp_if_include", "10.77.0.0/24", "--wdir"])
+            .args([place.path("").to_str().unwrap(), env!("CARGO_BIN_EXE_kindling")])
+            .args(words)
+            .current_dir(place.path(""))
+            .env("OMPI_ALLOW_RUN_AS_ROOT", "1")
+            .env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
+        command
+    };
+    // One thread a rank on both: a rank on a host of its own has all cores.
+    let flags = ["--batch-size", "6", "--threads", "1"];
+    train(&place, 2, "one", &flags);
+    let output = hosts(&words("two", &flags)).output().unwrap();
+    let ended = code(&output);
+    let mut job = hosts(&words(
+        "cut",
+        &[
+            &flags[..],
+            &["--epochs", "4000", "--comm-timeout", "5"],
+            &["--checkpoint-interval-steps", "3"],
+        ]
+        .concat(),
+    ));
+    let job = job.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let began = Instant::now();
+    while !place.checkpoint("cut").exists() && began.elapsed() < Duration::from_secs(20) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    shell("ip -n khost2 link set kveth2 down");
+    std::thread::sleep(Duration::from_secs(9));
+    let left = shell(&format!("pgrep -f '^{}.*--experiment cut'", env!("CARGO_BIN_EXE_kindling")));
+    let text = error(&job.wait_with_output().unwrap());
+    shell(down);
+    assert_eq!(ended, 0, "{}{}", said(&output), error(&output));
+    same_bits(&last(&place, "one"), &last(&place, "two"));
+    assert!(text.contains("rank 0 of 2: no sign of life from rank 1 for 5 s"), "{text}");
+    assert!(!left, "a rank outlives its link");
+    resumes(&place, "cut");
 }

@@ -340,7 +340,9 @@ fn begin(
     let Begun { folder, lock, train, val, set_aside } =
         run::begin::begin(plan, folder, lock, &opened.device)?;
     logger.log_to(&folder.join("train.log"))?;
-    console::head(plan, (&train, &val), &opened.name).iter().for_each(|line| logger.note(line));
+    console::head(plan, (&train, &val), &opened.name, launch::announced_ranks().max(1))
+        .iter()
+        .for_each(|line| logger.note(line));
     logger.note(&format!("run folder: {}", folder.display()));
     chosen
         .iter()

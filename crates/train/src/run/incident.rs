@@ -113,7 +113,7 @@ pub(super) fn respond(
     trainer.observer.note(&step.note(response, &state.nan_guard, file.as_deref()));
     if response == Response::RollBack {
         let (nan_guard, micro_batch) = (state.nan_guard, state.micro_batch);
-        state = synchronise::restore(trainer, &last)?;
+        state = synchronise::restore(&trainer.context, trainer.communicator(), &last)?;
         (state.nan_guard, state.micro_batch) = (nan_guard, micro_batch);
         rewind_steps(trainer, &state)?;
     } else {
@@ -151,7 +151,7 @@ pub(super) fn respond_to_evaluation(
         target.display(),
         nan_guard.factor
     ));
-    state = synchronise::restore(trainer, target)?;
+    state = synchronise::restore(&trainer.context, trainer.communicator(), target)?;
     (state.nan_guard, state.micro_batch) = (nan_guard, micro_batch);
     rewind_steps(trainer, &state)?;
     trainer.save(&state, LAST)?;

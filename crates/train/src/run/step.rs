@@ -133,14 +133,14 @@ pub(super) fn step(
     let mut result = BatchResult { loss: f64::NAN, lr, grad_norm: None, closes };
     let indices = batch.indices.clone();
 
-    if !batch.labels.is_empty() {
+    if batch.labels.is_empty() {
+        trainer.shared_images(0)?;
+        group.batches.push(BatchLoss { loss: f64::NAN, images: 0 });
+    } else {
         let pass;
         (state, pass) = forward_backward_halving(trainer, state, group, batch)?;
         result.loss = pass.loss;
         group.accumulate(&mut state, pass, &indices);
-    } else {
-        synchronise::shared_images(trainer, 0)?;
-        group.batches.push(BatchLoss { loss: f64::NAN, images: 0 });
     }
     if !closes {
         return Ok((state, StepOutcome::Done(result)));
@@ -203,7 +203,7 @@ fn forward_backward_halving(
     let batches_per_step = group_size(number, trainer.batches(), plan.training.grad_accum_steps);
     let dropout_seed = dropout_seed(plan.training.seed, epoch, number);
     let before = group.statistics_before(&state.network);
-    let shared_images = synchronise::shared_images(trainer, images)?;
+    let shared_images = trainer.shared_images(images)?;
     loop {
         // Ranks that share their statistics have as many forward passes.
         let whole = shared_images.map(|_| plan.training.batch_size);

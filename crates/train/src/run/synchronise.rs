@@ -18,7 +18,6 @@ use crate::optimizers::buffer;
 use crate::optimizers::gradients::Gradients;
 use crate::run::checkpoint::Checkpoint;
 use crate::run::state::{RunContext, TrainState};
-use crate::run::trainer::Trainer;
 
 /// Steps between two comparisons of the ranks' weights.
 const CHECK_STEPS: u64 = 100;
@@ -76,11 +75,15 @@ pub(super) fn add_batches(
 /// # Errors
 /// [`crate::error::ErrorKind::Data`]: a rank has none, and no forward pass either, for which the
 /// others would wait. [`crate::error::ErrorKind::Communication`].
-pub(super) fn shared_images(trainer: &Trainer, own: usize) -> Result<Option<u64>, Error> {
-    if trainer.norm_group.is_none() {
+pub(super) fn shared_images(
+    group: Option<&NormGroup>,
+    communicator: &dyn Communicator,
+    own: usize,
+) -> Result<Option<u64>, Error> {
+    if group.is_none() {
         return Ok(None);
     }
-    let images = trainer.communicator().gather_values(own as u64)?;
+    let images = communicator.gather_values(own as u64)?;
     match images.iter().position(|images| *images == 0) {
         None => Ok(Some(images.iter().sum())),
         Some(rank) => Err(Error::data(format!(
@@ -178,12 +181,16 @@ pub(super) fn replicate(
 ///
 /// # Errors
 /// As [`Checkpoint::read`] and [`RunContext::resume`].
-pub(super) fn restore(trainer: &Trainer, path: &Path) -> Result<TrainState, Error> {
-    let state = match trainer.is_root() {
-        true => Some(trainer.context.resume(Checkpoint::read(path)?, false)?),
+pub(super) fn restore(
+    context: &RunContext,
+    communicator: &dyn Communicator,
+    path: &Path,
+) -> Result<TrainState, Error> {
+    let state = match communicator.is_root() {
+        true => Some(context.resume(Checkpoint::read(path)?, false)?),
         false => None,
     };
-    replicate(&trainer.context, trainer.communicator(), state)
+    replicate(context, communicator, state)
 }
 
 /// Between two steps: what one of the ranks wants.

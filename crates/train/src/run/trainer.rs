@@ -205,6 +205,14 @@ impl<'a> Trainer<'a> {
         &*self.communicator
     }
 
+    /// See [`synchronise::shared_images`].
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn shared_images(&self, own: usize) -> Result<Option<u64>, Error> {
+        synchronise::shared_images(self.norm_group.as_ref(), self.communicator(), own)
+    }
+
     /// Whether this process writes the folder of the run.
     pub(super) fn is_root(&self) -> bool {
         self.communicator().is_root()

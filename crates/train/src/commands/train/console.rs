@@ -17,6 +17,7 @@ pub(super) fn head(
     plan: &Plan,
     (train, val): (&ImageFolder, &ImageFolder),
     backend: &str,
+    ranks: usize,
 ) -> [String; 2] {
     let classes = train.classes.len();
     let size = plan.data.img_size;
@@ -46,7 +47,10 @@ pub(super) fn head(
         format!("{} at lr {}", word(json!(plan.optimizer.opt)), plan.optimizer.lr),
         format!("batch {}", plan.training.batch_size * plan.training.grad_accum_steps),
         format!("{} epochs", plan.total_epochs()),
-        format!("{backend}, {} threads", rayon::current_num_threads()),
+        match ranks {
+            1 => format!("{backend}, {} threads", rayon::current_num_threads()),
+            _ => format!("{backend}, {ranks} ranks of {} threads", rayon::current_num_threads()),
+        },
         format!(
             "{:.2} M parameters, {:.1} M multiply-adds",
             cost.parameters as f64 / 1e6,
