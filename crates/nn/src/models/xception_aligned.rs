@@ -14,6 +14,7 @@ use crate::activation::Activation::{self, Linear as Plain, Relu};
 use crate::block::backbone::{Backbone, OnStride};
 use crate::block::classifier::Classifier;
 use crate::block::conv_norm_activation::ConvNormActivation;
+use crate::block::dropout::DropoutSeed;
 use crate::block::separable::{DepthwiseSeparable, Separable};
 use crate::config::{NetworkConfig, Norm};
 use crate::geometry::Conv;
@@ -224,7 +225,7 @@ impl Backbone for XceptionAligned {
         x
     }
 
-    fn forward_head(&self, pooled: Tensor<2>, dropout_seed: Option<u64>) -> Tensor<2> {
+    fn forward_head(&self, pooled: Tensor<2>, dropout_seed: Option<&DropoutSeed>) -> Tensor<2> {
         self.classifier.forward(pooled, dropout_seed)
     }
 }
