@@ -183,7 +183,7 @@ impl Sampler {
 mod tests {
     use super::BatchShare;
 
-    /// Mutations caught, each alone: shares of `count / world` rows, which leave the rest out; the
+    /// Mutations to plant: shares of `count / world` rows, which leave the rest out; the
     /// middle of an odd batch twice; the backs in ascending order.
     #[test]
     fn ranks_share_every_batch_and_pairs_stay_together() {
