@@ -4,6 +4,8 @@
 //! Networks whose norms are frozen give each image the same gradient in every batch, so that any
 //! number of ranks has to compute the same. Networks with batch norm do that with `--sync-bn` alone.
 
+#![expect(clippy::print_stdout, reason = "figures, and what this machine cannot test")]
+
 #[path = "test_folder/test_folder.rs"]
 mod test_folder;
 
