@@ -19,7 +19,14 @@ const CRATES: [&[&str]; 4] = [&["train"], &["deploy"], &["nn", "transforms"], &[
 const FLOORS: [(&str, &[&[&str]]); 5] = [
     (
         "kernels",
-        &[&["lib"], &["ops"], &["cpu", "image"], &["simd"], &["isa", "allocator", "random"]],
+        &[
+            &["lib"],
+            &["ops"],
+            &["gpu"],
+            &["cpu", "image"],
+            &["simd"],
+            &["isa", "allocator", "random"],
+        ],
     ),
     (
         "nn",
