@@ -15,7 +15,8 @@ fn profile(place: &TestFolder, words: &[&str]) -> Value {
 
 /// Without kernels of our own a step is 1,940 launches and 139 GB, with sums of 400,000 terms.
 ///
-/// Mutations caught: MUTATIONS
+/// Mutations caught, each alone: batch norm, its epilogue in a depthwise convolution, or the update of
+/// all parameters composed of Burn's operations.
 #[test]
 fn a_training_step_asks_for_no_more_than_it_has_to() {
     let place = TestFolder::new("gpu-work");

@@ -350,7 +350,6 @@ fn a_killed_or_stopped_rank_ends_the_job_and_its_checkpoint_resumes() {
 
 /// A signal to one rank stops them all.
 ///
-/// Mutations to plant: each rank stops at the signal that it gets, not at the one that they agree on.
 #[test]
 fn a_signal_to_the_launcher_saves_once_and_ends() {
     let _turn = turn();

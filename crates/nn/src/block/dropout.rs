@@ -74,7 +74,7 @@ mod tests {
 
     use super::*;
 
-    /// Mutations to plant: the rows taken for those of a whole batch.
+    /// Mutations caught: the rows taken for those of a whole batch.
     #[test]
     fn images_keep_their_mask_wherever_they_are() {
         let mask = |rows: usize, seed: &DropoutSeed| {

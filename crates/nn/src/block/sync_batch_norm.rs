@@ -204,7 +204,7 @@ mod tests {
     /// Two processes as two threads with 8 images each, and 11 and 5, against the fused layer on
     /// all 16.
     ///
-    /// Mutations to plant: the gradient of a sum taken for that of the own summand; the
+    /// Mutations caught: the gradient of a sum taken for that of the own summand; the
     /// count of the own values.
     #[test]
     fn shares_of_a_batch_are_normalised_as_the_batch() {

@@ -183,8 +183,8 @@ impl Sampler {
 mod tests {
     use super::BatchShare;
 
-    /// Mutations to plant: shares of `count / world` rows, which leave the rest out; the
-    /// middle of an odd batch twice; the backs in ascending order.
+    /// Mutations caught: shares of `count / world` rows, which leave the rest out; the middle of an
+    /// odd batch twice.
     #[test]
     fn ranks_share_every_batch_and_pairs_stay_together() {
         for (count, world) in [(16, 2), (15, 2), (16, 3), (7, 3), (2, 3), (0, 2), (9, 1)] {

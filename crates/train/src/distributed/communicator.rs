@@ -135,7 +135,7 @@ fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
 mod tests {
     use super::{Alone, Communicator};
 
-    /// Mutations to plant: [`Alone`] as rank 1.
+    /// Mutations caught: [`Alone`] as rank 1.
     #[test]
     fn one_process_keeps_its_values() {
         let alone: &dyn Communicator = &Alone;

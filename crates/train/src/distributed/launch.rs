@@ -137,7 +137,7 @@ pub(crate) fn injected(what: &str, step: u64) -> bool {
 mod tests {
     use super::share_of;
 
-    /// Mutations to plant: the cores of a bound process divided again; all cores for
+    /// Mutations caught: the cores of a bound process divided again; all cores for
     /// every rank of an unbound one.
     #[test]
     fn ranks_on_one_host_share_its_cores() {

@@ -244,7 +244,7 @@ mod tests {
         assert_eq!(state_dict(&own), state_dict(&other));
     }
 
-    /// Mutations to plant: the statistics of frozen norms among them.
+    /// Mutations caught: the values of the flat list not taken.
     #[test]
     fn flat_statistics_come_back() {
         let autodiff_device = Device::flex().autodiff();

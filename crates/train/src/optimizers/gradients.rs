@@ -309,7 +309,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// Mutations to plant: a missing gradient without a place; a missing gradient that
+    /// Mutations caught: a missing gradient without a place; a missing gradient that
     /// comes back as zeros, which weight decay would change.
     #[test]
     fn flat_gradients_come_back_and_missing_ones_stay_missing() {

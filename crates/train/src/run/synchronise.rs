@@ -317,7 +317,7 @@ mod tests {
         }
     }
 
-    /// Mutations to plant: ranks weighted alike; a rank without an image makes the loss
+    /// Mutations caught: ranks weighted alike; a rank without an image makes the loss
     /// of all NaN.
     #[test]
     fn batches_are_weighted_by_their_images() {
@@ -333,7 +333,7 @@ mod tests {
         assert!(add_batches(&broken, &own).unwrap().batches[0].is_non_finite());
     }
 
-    /// Mutations to plant: the wish of this rank alone; own images among the others'.
+    /// Mutations caught: the wish of this rank alone; own images among the others'.
     #[test]
     fn one_rank_stops_all() {
         let agreed = agree(&Pair { other: Vec::new() }, None, false, vec!["b".into()]).unwrap();
