@@ -349,7 +349,6 @@ fn a_killed_or_stopped_rank_ends_the_job_and_its_checkpoint_resumes() {
 }
 
 /// A signal to one rank stops them all.
-///
 #[test]
 fn a_signal_to_the_launcher_saves_once_and_ends() {
     let _turn = turn();
