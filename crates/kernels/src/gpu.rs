@@ -9,6 +9,7 @@
 
 #![allow(
     clippy::cast_possible_truncation,
+    clippy::duplicate_underscore_argument,
     clippy::used_underscore_binding,
     reason = "the macro of a kernel expands to both"
 )]

@@ -1,7 +1,6 @@
 //! What training asks of a GPU, by count: no card is needed to see that a kernel was lost.
 
 #[path = "test_folder/test_folder.rs"]
-#[allow(dead_code, reason = "no run folder")]
 mod test_folder;
 
 use serde_json::Value;

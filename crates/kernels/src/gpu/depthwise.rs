@@ -167,7 +167,7 @@ fn forward_kernel<E: Float, N: Size>(
                                 let offset = comptime!(j as isize - (t * stride) as isize);
                                 let reads = comptime!(
                                     offset >= 0
-                                        && offset as usize % dilation == 0
+                                        && (offset as usize).is_multiple_of(dilation)
                                         && (offset as usize / dilation) < kernel_w
                                 );
                                 if comptime!(reads) {

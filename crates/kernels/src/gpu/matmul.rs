@@ -246,13 +246,14 @@ mod tests {
     use burn::backend::read_sync;
     use burn::tensor::ops::ConvOptions;
     use burn::tensor::{Device, TensorData};
+    use burn_cubecl::CubeDevice;
 
     use super::*;
 
     fn tensor<const D: usize>(shape: [usize; D]) -> CubeTensor {
         let count = shape.iter().product();
         let values: Vec<f32> = (0..count).map(|i| ((i * 37) % 23) as f32 / 23.0 - 0.4).collect();
-        CubeBackend::float_from_data(TensorData::new(values, shape), &Default::default())
+        CubeBackend::float_from_data(TensorData::new(values, shape), &CubeDevice::default())
     }
 
     fn values(tensor: CubeTensor) -> Vec<f32> {

@@ -52,7 +52,7 @@ pub(super) fn report(
 }
 
 #[derive(Serialize)]
-struct Operation {
+struct Counted {
     operation: &'static str,
     calls: usize,
     read_gb: f64,
@@ -65,10 +65,10 @@ fn gb(bytes: usize) -> f64 {
 }
 
 fn print_counts(traffic: &Traffic, [batch, size]: [usize; 2], request: &Request) {
-    let mut operations: Vec<Operation> = traffic
+    let mut operations: Vec<Counted> = traffic
         .operations
         .iter()
-        .map(|(operation, work)| Operation {
+        .map(|(operation, work)| Counted {
             operation,
             calls: work.calls,
             read_gb: gb(work.read),
