@@ -58,8 +58,11 @@ fn values<B: Backend>(tensor: FloatTensor<B>) -> Vec<f32> {
 
 type Results = Vec<(String, Vec<f32>)>;
 
-/// Input, weights, stride, padding, groups: each with more than one part of every sum.
-const LAYERS: [([usize; 4], [usize; 4], usize, usize, usize); 5] = [
+/// Shapes of input and weights, stride, padding, groups.
+type Layer = ([usize; 4], [usize; 4], usize, usize, usize);
+
+/// Each with more than one part of every sum.
+const LAYERS: [Layer; 5] = [
     ([3, 20, 67, 61], [24, 20, 1, 1], 1, 0, 1), // a sum of 12,261 terms: three parts
     ([2, 132, 21, 23], [132, 1, 3, 3], 1, 1, 132), // more channels than a cube has
     ([3, 12, 67, 61], [12, 1, 5, 5], 2, 2, 12),
