@@ -3,13 +3,13 @@
 # networks, trained and inferred, beside PyTorch where `python3` has it. Prints one table and writes
 # FOLDER/gpu.json, one object a line. Ten minutes on a card of 2020 or later, once it is built.
 #
-#   crates/train/benches/gpu.sh [--quick] [FOLDER]      # FOLDER: gpu-results
+#   crates/train/benches/gpu.sh [--quick] [FOLDER]      # FOLDER: target/gpu-results
 #
 # --quick: the smallest network and two batches of two small images, to see that the script runs.
 set -euo pipefail
 quick=0
 [ "${1:-}" = "--quick" ] && { quick=1; shift; }
-folder="${1:-gpu-results}"
+folder="${1:-target/gpu-results}"
 here="$(cd "$(dirname "$0")" && pwd)"
 cd "$here/../../.."
 mkdir -p "$folder"
