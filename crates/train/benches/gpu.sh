@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What a graphics card does with Kindling: the tests on it, then images per second of all seven
 # networks, trained and inferred, beside PyTorch where `python3` has it. Prints one table and writes
-# FOLDER/gpu.json, one object a line. Ten minutes on a card of 2020 or later, once it is built.
+# FOLDER/gpu.json, one object a line.
 #
 #   crates/train/benches/gpu.sh [--quick] [FOLDER]      # FOLDER: target/gpu-results
 #

@@ -1,5 +1,5 @@
 //! Matrix products in the registers of single units, a tile of four rows and four columns each: for
-//! adapters without subgroups, which compute on a CPU. There they take half the time of Burn's
+//! adapters without subgroups, which compute on a CPU. There most take less time than Burn's
 //! kernels, whose shared memory such an adapter only imitates.
 
 use burn::tensor::DType;
