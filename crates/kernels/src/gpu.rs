@@ -18,6 +18,7 @@ pub(crate) mod activation;
 pub(crate) mod batch_norm;
 pub(crate) mod depthwise;
 pub(crate) mod elementwise;
+pub(crate) mod images;
 pub(crate) mod map;
 pub(crate) mod matmul;
 pub(crate) mod max_pool;

@@ -19,6 +19,7 @@ pub mod conv_norm_activation;
 pub mod conv_norm_config;
 pub mod cpu_tensor;
 pub mod elementwise;
+pub mod images;
 pub mod linear;
 pub mod multi_tensor;
 pub mod pooling;

@@ -41,6 +41,7 @@ fn readers(device: &Device, dtype: DType, branches: bool, which: &[usize]) -> Ve
         conv: options(0, 1),
         epsilon: 1e-3,
         activation: FusedActivation::HardSwish,
+        running: None,
     };
     // The map is the result of a layer, so that no leaf keeps its gradient.
     let before = convolution(x.clone(), depthwise.clone(), None, options(1, c));

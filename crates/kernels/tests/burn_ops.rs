@@ -56,6 +56,7 @@ fn stock_is_what_burn_computes() {
                     conv: options(1, 0),
                     epsilon: 1e-3,
                     activation: FusedActivation::Relu,
+                    running: None,
                 };
                 let norm = NormTensors { gamma, beta };
                 global_mean(conv_norm_activation(y, w2, norm, None, layer).0)

@@ -137,7 +137,8 @@ fn convolutions<B: Extended>(Setup { dtype, reference }: Setup) -> Results {
             let gamma = B::float_mul_scalar(tensor::<B>(4, &channels, dtype), 4.0.into());
             let beta = B::float_mul_scalar(tensor::<B>(5, &channels, dtype), 3.0.into());
             let skip = tensor::<B>(6, &shape, dtype);
-            let layer = ConvNormConfig { conv: conv.clone(), epsilon: 1e-3, activation };
+            let layer =
+                ConvNormConfig { conv: conv.clone(), epsilon: 1e-3, activation, running: None };
             let all = || (x.clone(), w.clone(), gamma.clone(), beta.clone());
             let (a, b, c, d) = all();
             let (out, y, mean, variance) = match reference {
@@ -247,13 +248,13 @@ fn poolings<B: Extended>(Setup { dtype, reference }: Setup) -> Results {
                 reference::max_pool::<B>(x.clone(), window),
                 reference::max_pool_backward::<B>(x.clone(), dy, window),
                 reference::global_mean::<B>(x),
-                reference::global_mean_backward::<B>(dmean, h, w),
+                reference::global_mean_backward::<B>(dmean, h, w, dtype),
             ],
             false => [
                 B::max_pool(x.clone(), window),
                 B::max_pool_backward(x.clone(), dy, window),
                 B::global_mean(x),
-                B::global_mean_backward(dmean, h, w),
+                B::global_mean_backward(dmean, h, w, dtype),
             ],
         };
         let names = ["max", "max dx", "mean", "mean dx"];
@@ -405,7 +406,8 @@ fn layer_gradients<B: Extended>(all: &mut Collector) {
         CONVOLUTIONS.iter().flat_map(|case| ACTIVATIONS.map(|activation| (case, activation)))
     {
         let (x, w, ..) = *case;
-        let layer = ConvNormConfig { conv: options(case), epsilon: 1e-3, activation };
+        let layer =
+            ConvNormConfig { conv: options(case), epsilon: 1e-3, activation, running: None };
         let (inputs, weights) = (tensor::<B>(1, &x, dtype), tensor::<B>(2, &w, dtype));
         let y = reference::convolution::<B>(inputs, weights, layer.conv.clone());
         let (c, y): ([usize; 1], [usize; 4]) = ([w[0]], y.shape().dims());
@@ -433,7 +435,8 @@ fn frozen_layer_gradients<B: Extended>(all: &mut Collector) {
         CONVOLUTIONS.iter().flat_map(|case| ACTIVATIONS.map(|activation| (case, activation)))
     {
         let (x, w, ..) = *case;
-        let layer = ConvNormConfig { conv: options(case), epsilon: 1e-3, activation };
+        let layer =
+            ConvNormConfig { conv: options(case), epsilon: 1e-3, activation, running: None };
         let c = [w[0]];
         let shapes: [&[usize]; 5] = [&x, &w, &c, &c, &c];
         all.add::<B>(&format!("frozen {activation:?} {case:?}"), &shapes, |t| {
@@ -466,7 +469,12 @@ fn separable_gradients<B: Extended>(all: &mut Collector) {
             ([b, c, h, w], [c, 1, kernel, kernel], stride, (kernel / 2, kernel / 2), 1, c);
         let conv =
             ConvOptions { stride: [1; 2], padding: [(0, 0); 2], dilation: [1; 2], groups: 1 };
-        let layer = ConvNormConfig { conv, epsilon: 1e-3, activation: FusedActivation::Relu };
+        let layer = ConvNormConfig {
+            conv,
+            epsilon: 1e-3,
+            activation: FusedActivation::Relu,
+            running: None,
+        };
         let shapes: [&[usize]; 5] = [&case.0, &case.1, &[10, c, 1, 1], &[10], &[10]];
         all.add::<B>(&format!("separable {case:?}"), &shapes, |t| {
             let [x, depthwise, pointwise, gamma, beta] = t.try_into().expect("five");

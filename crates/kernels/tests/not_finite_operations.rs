@@ -98,7 +98,7 @@ fn layer(case: &Case, activation: FusedActivation) -> ConvNormConfig {
         dilation: [1; 2],
         groups,
     };
-    ConvNormConfig { conv, epsilon: 1e-3, activation }
+    ConvNormConfig { conv, epsilon: 1e-3, activation, running: None }
 }
 
 /// Expected: the composed body on flex in f64, which keeps NaN as torch does.

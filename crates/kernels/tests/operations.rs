@@ -53,7 +53,7 @@ fn trained(
     let norm = NormTensors { gamma: gamma.clone(), beta: beta.clone() };
     let output = convolution(x.clone(), w.clone(), None, conv.clone()).dims();
     let skip = tensor(5, output, &device, dtype);
-    let layer = ConvNormConfig { conv: conv.clone(), epsilon: 1e-3, activation };
+    let layer = ConvNormConfig { conv: conv.clone(), epsilon: 1e-3, activation, running: None };
     let (y, mean, variance) =
         conv_norm_activation(x.clone(), w.clone(), norm, skips.then(|| skip.clone()), layer);
     let grads = loss(y.clone()).backward();
@@ -89,8 +89,12 @@ fn separable(
     let (gamma, beta) = (tensor(3, [10], &device, dtype), tensor(4, [10], &device, dtype));
     let norm = NormTensors { gamma: gamma.clone(), beta: beta.clone() };
     let first = options(stride, kernel / 2, c);
-    let layer =
-        ConvNormConfig { conv: options(1, 0, 1), epsilon: 1e-3, activation: FusedActivation::Relu };
+    let layer = ConvNormConfig {
+        conv: options(1, 0, 1),
+        epsilon: 1e-3,
+        activation: FusedActivation::Relu,
+        running: None,
+    };
     let (y, mean, variance) = if one {
         let weights = [depthwise.clone(), pointwise.clone()];
         separable_norm_activation(x.clone(), weights, norm, first, layer)
@@ -217,7 +221,8 @@ fn the_reference_layer_has_the_gradient_of_its_values() {
                 gamma: read(3, [w_shape[0]], &device, here(2)),
                 beta: read(4, [w_shape[0]], &device, here(3)),
             };
-            let layer = ConvNormConfig { conv: conv.clone(), epsilon: 1e-3, activation };
+            let layer =
+                ConvNormConfig { conv: conv.clone(), epsilon: 1e-3, activation, running: None };
             let (x, w) = (read(1, x_shape, &device, here(0)), read(2, w_shape, &device, here(1)));
             let skip = Some(read(5, output, &device, here(4)));
             let (y, _, _) = conv_norm_activation(x, w, norm, skip, layer);
@@ -265,6 +270,7 @@ fn an_inference_layer_equals_the_reference_and_notices_other_weights() {
                         conv: conv.clone(),
                         epsilon: 1e-3,
                         activation: FusedActivation::Relu6,
+                        running: None,
                     };
                     values(conv_norm_activation_inference(x, w, norm, running, skip, layer, &cache))
                 };
@@ -289,7 +295,7 @@ fn an_inference_layer_computes_the_same_whatever_size_came_before() {
         let running = [vector(6), vector(7).abs()];
         let run = |size: usize, cache: &WeightCache| {
             let (conv, activation) = (options(1, 1, 1), FusedActivation::Relu);
-            let layer = ConvNormConfig { conv, epsilon: 1e-3, activation };
+            let layer = ConvNormConfig { conv, epsilon: 1e-3, activation, running: None };
             let x = read(1, [1, 16, size, size]);
             let (w, norm, running) = (w.clone(), norm.clone(), running.clone());
             values(conv_norm_activation_inference(x, w, norm, running, None, layer, cache))

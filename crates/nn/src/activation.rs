@@ -1,6 +1,7 @@
 //! The activations of the papers.
 
 use burn::tensor::{Tensor, activation};
+use kernels::ops::elementwise::hard_swish;
 use serde::{Deserialize, Serialize};
 
 /// The non-linearity after a layer, the papers' column `NL`.
@@ -35,7 +36,7 @@ impl Activation {
             Activation::Linear => x,
             Activation::Relu => activation::relu(x),
             Activation::Relu6 => x.clamp(0.0, 6.0),
-            Activation::HardSwish => activation::hard_swish(x),
+            Activation::HardSwish => hard_swish(x),
         }
     }
 

@@ -12,6 +12,7 @@ pub mod inception;
 pub mod inverted_residual;
 pub(crate) mod linear;
 pub mod pooling;
+pub(crate) mod running_statistic;
 pub mod separable;
 pub mod squeeze_excite;
 pub(crate) mod stages;

@@ -153,6 +153,11 @@ pub struct NetworkConfig {
     /// TensorFlow expect.
     #[serde(default)]
     pub transform_input: bool,
+    /// Whether maps are f16 where they were f32, to read and write half the bytes. Weights,
+    /// statistics, sums and logits stay f32. A checkpoint does not hold it: it is how a network is
+    /// run, on a GPU, and not what it is.
+    #[serde(skip)]
+    pub half_maps: bool,
 }
 
 fn torchvision() -> Scaling {
@@ -198,6 +203,7 @@ impl NetworkConfig {
             reduced_tail: false,
             head_conv: false,
             auxiliary: false,
+            half_maps: false,
             three_for_five: false,
             transform_input: false,
         }

@@ -1,7 +1,7 @@
 //! From a configuration to a network: the one file that lists the architectures.
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, FloatDType, Tensor};
 
 use crate::block::backbone::Backbone;
 use crate::block::dropout::DropoutSeed;
@@ -142,11 +142,13 @@ impl Network {
         }
     }
 
+    /// The images as the first layer reads them. Every map has their type.
     fn transform_input(&self, images: Tensor<4>) -> Tensor<4> {
-        match self.config.transform_input {
+        let images = match self.config.transform_input {
             true => preprocessing::imagenet_to_symmetric(images),
             false => images,
-        }
+        };
+        if self.config.half_maps { images.cast(FloatDType::F16) } else { images }
     }
 
     /// Logits. Batch norm uses batch statistics on an autodiff device and running statistics
@@ -175,7 +177,7 @@ impl Network {
     /// `[b, 3, h, w]` to about `[b, c, h / 2^i, w / 2^i]`, i from 1.
     ///
     /// ```
-    /// use burn::tensor::{Device, Tensor};
+    /// use burn::tensor::{Device, FloatDType, Tensor};
     /// use nn::config::{Architecture, NetworkConfig};
     ///
     /// let device = Device::flex();

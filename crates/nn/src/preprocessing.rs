@@ -35,7 +35,8 @@ pub fn imagenet_to_symmetric_terms() -> ([f32; 3], [f32; 3]) {
 /// `[b, 3, h, w]`, in and out.
 pub(crate) fn imagenet_to_symmetric(images: Tensor<4>) -> Tensor<4> {
     let per_channel = |values: [f32; 3]| {
-        Tensor::<4>::from_data(TensorData::new(values.to_vec(), [1, 3, 1, 1]), &images.device())
+        let data = TensorData::new(values.to_vec(), [1, 3, 1, 1]);
+        Tensor::<4>::from_data(data, &images.device()).cast(images.dtype())
     };
     let (scale, shift) = imagenet_to_symmetric_terms();
     let (scale, shift) = (per_channel(scale), per_channel(shift));

@@ -2,7 +2,7 @@
 //! deprecated upstream, and that starts wgpu: eagerly, so that a missing adapter is reported before
 //! any work.
 
-use burn::tensor::{Device, DeviceKind};
+use burn::tensor::{Device, DeviceKind, FloatDType};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
@@ -32,11 +32,34 @@ pub struct OpenedDevice {
 impl OpenedDevice {
     /// Whether it computes in the memory of the machine.
     pub fn is_host(&self) -> bool {
-        self.device == Device::flex() || self.device == ndarray()
+        is_host(&self.device)
     }
 }
 
+/// Whether a device computes in the memory of the machine.
+pub fn is_host(device: &Device) -> bool {
+    let device = device.clone().without_autodiff();
+    device == Device::flex() || device == ndarray()
+}
+
 impl Backend {
+    /// Opens the device; with `amp` one whose kernels take 16-bit maps.
+    ///
+    /// # Errors
+    /// As [`Backend::open`]. [`crate::error::ErrorKind::Usage`]: the device has no 16-bit maps.
+    pub fn open_for(self, amp: bool) -> Result<OpenedDevice, Error> {
+        let opened = self.open()?;
+        let way = match (opened.is_host(), opened.device.supports_dtype(FloatDType::F16)) {
+            (true, _) => "the CPU backends compute in 32 bits; add --backend wgpu, or omit --amp",
+            (false, false) => "the adapter has no 16-bit numbers (SHADER_F16); omit --amp",
+            (false, true) => return Ok(opened),
+        };
+        match amp {
+            true => Err(Error::usage(format!("--amp: {}: {way}", opened.name))),
+            false => Ok(opened),
+        }
+    }
+
     /// Opens the device.
     ///
     /// # Errors
@@ -132,7 +155,7 @@ fn start(kind: DeviceKind) -> Result<Started, String> {
         ),
         format!(
             "f32{}; depthwise, pointwise and batch norm by kernels of our own",
-            if f16 { ", f16" } else { "; no f16" }
+            if f16 { ", f16 (--amp)" } else { "; no f16, so no --amp" }
         ),
     ];
     let name = format!("wgpu ({}, {kind})", info.name);

@@ -35,8 +35,7 @@ const fn flag(name: &'static str, value: &'static str, answer: Answer) -> Foreig
     ForeignFlag { name, value, answer }
 }
 
-const F32: &str =
-    "every number is an f32; there is no mixed precision yet, and on a CPU none is needed";
+const F32: &str = "on a GPU `--amp` trains with 16-bit maps (f16, with a loss scale); the CPU backends compute in f32";
 const LAYOUT: &str = "the kernels choose their layout themselves";
 const LAUNCHER: &str = "the launcher says it: `mpirun -n N kindling train` (docs/distributed.md)";
 const CLASSES: &str = "the number of classes follows the folder; omit it";
@@ -285,10 +284,10 @@ pub const FLAGS: &[ForeignFlag] = &[
         "0",
         Refused("--backend wgpu uses the graphics adapter; `--backend list` prints it"),
     ),
-    flag("--amp", "", Refused(F32)),
+    flag("--amp", "", Taken),
     flag("--amp-dtype", "bfloat16", Refused(F32)),
     flag("--amp-impl", "native", Refused(F32)),
-    flag("--half", "", Refused(F32)),
+    flag("--half", "", Renamed("--amp")),
     flag("--channels-last", "", Nothing(LAYOUT)),
     flag("--pin-mem", "", Nothing("there is no copy to pin memory for")),
     flag("--no-prefetcher", "", Nothing("batches are prepared ahead, as many as memory allows")),

@@ -4,6 +4,7 @@
 
 pub mod bn_statistics;
 pub mod confusion;
+pub mod device_images;
 pub mod evaluate;
 pub mod forward_backward;
 pub mod interval;

@@ -13,6 +13,7 @@ pub mod dashboard;
 mod dataset_fingerprint;
 pub mod fit;
 pub mod incident;
+mod late_step;
 pub mod log_lines;
 pub mod logger;
 pub mod manifest;

@@ -10,7 +10,7 @@ use image::RgbImage;
 use crate::augment::Augment;
 use crate::decode::{DecodeError, Decoding, EncodedImage};
 use crate::jpeg::SHRINKS;
-use crate::preprocess::{Preprocess, TransformScratch};
+use crate::preprocess::{Output, Preprocess, TransformScratch};
 use crate::random::Counter;
 use crate::resize::{Interpolation, Patch, Region, ResizeScratch, resize_window};
 
@@ -53,6 +53,38 @@ impl TrainTransform<'_> {
         scratch: &mut TransformScratch,
         values: &mut [f32],
     ) -> Result<(), DecodeError> {
+        self.prepare(image, random, scratch, Output::Values(values))
+    }
+
+    /// [`TrainTransform::apply_into`] without the normalisation, see
+    /// [`Preprocess::apply_bytes_into`].
+    ///
+    /// # Shapes
+    /// `bytes` has room for `[crop height, crop width, 3]`, flat.
+    ///
+    /// # Errors
+    /// See [`EncodedImage::region`].
+    ///
+    /// # Panics
+    /// Where [`Augment::erase`] would erase normalised numbers; as [`TrainTransform::apply_into`].
+    pub fn apply_bytes_into(
+        &self,
+        image: &EncodedImage,
+        random: &mut Counter,
+        scratch: &mut TransformScratch,
+        bytes: &mut [u8],
+    ) -> Result<(), DecodeError> {
+        assert!(self.augment.erase.is_none(), "random erasing works on normalised numbers");
+        self.prepare(image, random, scratch, Output::Bytes(bytes))
+    }
+
+    fn prepare(
+        &self,
+        image: &EncodedImage,
+        random: &mut Counter,
+        scratch: &mut TransformScratch,
+        output: Output<'_>,
+    ) -> Result<(), DecodeError> {
         let TransformScratch { decode, resize } = scratch;
         let (whole, decoding) = (image.whole(), self.augment.decode);
         if self.augment.no_augmentation {
@@ -60,13 +92,13 @@ impl TrainTransform<'_> {
             let size = rule.resized_size(whole.height, whole.width);
             let shrink = shrink_factor(decoding, whole, size, rule.interpolation);
             let (pixels, patch) = image.region(whole, shrink, decode)?;
-            rule.resize_and_crop(pixels, patch, size, resize, values);
+            rule.resize_and_crop(pixels, patch, size, resize, output);
             return Ok(());
         }
         let crop = self.draw(whole, random);
         let shrink = shrink_factor(decoding, crop.region, self.preprocess.crop, crop.filter);
         let (pixels, patch) = image.region(crop.region, shrink, decode)?;
-        self.crop_into(pixels, patch, &crop, random, resize, values);
+        self.crop_into(pixels, patch, &crop, random, resize, output);
         Ok(())
     }
 
@@ -77,7 +109,7 @@ impl TrainTransform<'_> {
         CropDraw { region, filter, mirror: random.unit() < self.augment.hflip }
     }
 
-    /// Resizes the crop, augments its bytes, normalises and erases.
+    /// Resizes the crop, augments its bytes and puts it out; numbers are erased by chance.
     fn crop_into(
         &self,
         image: &RgbImage,
@@ -85,7 +117,7 @@ impl TrainTransform<'_> {
         crop: &CropDraw,
         random: &mut Counter,
         scratch: &mut ResizeScratch,
-        values: &mut [f32],
+        output: Output<'_>,
     ) {
         let Self { preprocess, augment } = self;
         let ([height, width], mut mirror) = (preprocess.crop, crop.mirror);
@@ -104,9 +136,14 @@ impl TrainTransform<'_> {
             scratch.pixels =
                 augment.bytes(pixels, preprocess.crop, filter, preprocess.mean, random);
         }
-        preprocess.normalise(&scratch.pixels, mirror, values);
-        if let Some(erase) = &augment.erase {
-            erase.apply(values, preprocess.crop, random);
+        match output {
+            Output::Values(values) => {
+                preprocess.put(&scratch.pixels, mirror, Output::Values(values));
+                if let Some(erase) = &augment.erase {
+                    erase.apply(values, preprocess.crop, random);
+                }
+            }
+            bytes @ Output::Bytes(_) => preprocess.put(&scratch.pixels, mirror, bytes),
         }
     }
 }

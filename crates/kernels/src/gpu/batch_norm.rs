@@ -115,16 +115,25 @@ fn statistics_parts<E: Float, N: Size>(
     }
 }
 
-/// Mean and biased variance `[c]` from the parts of [`statistics_parts`].
+/// Mean and biased variance `[c]` from the parts of [`statistics_parts`]; with `blends` also the
+/// running statistics blended with them.
 #[cube(launch)]
 fn statistics_finish<N: Size>(
     parts: &[Vector<f32, N>],
+    running_mean: &[Vector<f32, N>],
+    running_variance: &[Vector<f32, N>],
     mean_out: &mut [Vector<f32, N>],
     variance_out: &mut [Vector<f32, N>],
+    running_mean_out: &mut [Vector<f32, N>],
+    running_variance_out: &mut [Vector<f32, N>],
     rows: usize,
     vectors: usize,
     rows_per_part: usize,
     part_count: usize,
+    kept: f32,
+    of_mean: f32,
+    of_variance: f32,
+    #[comptime] blends: bool,
     #[comptime] x_units: usize,
     #[comptime] y_units: usize,
 ) {
@@ -151,8 +160,27 @@ fn statistics_finish<N: Size>(
     }
     combine_rows::<N>(&mut mean, &mut deviations, &mut count, x_units, y_units);
     if UNIT_POS_Y == 0 && channel < vectors {
+        let variance = deviations / Vector::new(count);
         mean_out[channel] = mean;
-        variance_out[channel] = deviations / Vector::new(count);
+        variance_out[channel] = variance;
+        if comptime!(blends) {
+            let kept = Vector::new(kept);
+            let old_mean = running_mean[channel];
+            let old_variance = running_variance[channel];
+            let mut new_mean = old_mean * kept + mean * Vector::new(of_mean);
+            let mut new_variance = old_variance * kept + variance * Vector::new(of_variance);
+            // A batch that is not finite leaves no trace; the weights are guarded likewise.
+            #[unroll]
+            for lane in 0..N::value() {
+                let (m, v) = (new_mean.extract(lane), new_variance.extract(lane));
+                if m.is_nan() || m.is_inf() || v.is_nan() || v.is_inf() {
+                    new_mean.insert(lane, old_mean.extract(lane));
+                    new_variance.insert(lane, old_variance.extract(lane));
+                }
+            }
+            running_mean_out[channel] = new_mean;
+            running_variance_out[channel] = new_variance;
+        }
     }
 }
 
@@ -161,8 +189,21 @@ pub(crate) fn map_bytes(map: &CubeTensor, [rows, channels]: [usize; 2]) -> usize
     rows * channels * map.dtype.size()
 }
 
-/// The mean and the biased variance `[c]` of every channel of a map `[m, c]`, two launches.
-pub(crate) fn statistics(y: &CubeTensor, shape: [usize; 2]) -> (CubeTensor, CubeTensor) {
+/// Running statistics, `[c]` each, and the weights with which they are blended with a batch's.
+pub(crate) struct Running {
+    pub(crate) statistics: [CubeTensor; 2],
+    pub(crate) kept: f32,
+    pub(crate) of_mean: f32,
+    pub(crate) of_variance: f32,
+}
+
+/// The mean and the biased variance `[c]` of every channel of a map `[m, c]`, two launches; the
+/// running statistics are blended with them in the second, and come back as mean and variance.
+pub(crate) fn statistics(
+    y: &CubeTensor,
+    shape: [usize; 2],
+    running: Option<Running>,
+) -> ([CubeTensor; 2], Option<[CubeTensor; 2]>) {
     let [rows, channels] = shape;
     let tiles = Tiles::new(shape, ROWS_PER_UNIT, MOST_PARTS, 32);
     let parts = empty(y, &[tiles.parts, 2, channels], DType::F32);
@@ -184,23 +225,44 @@ pub(crate) fn statistics(y: &CubeTensor, shape: [usize; 2]) -> (CubeTensor, Cube
     );
     let [mean, variance] = [(); 2].map(|()| empty(y, &[channels], DType::F32));
     let chain = tiles.parts.div_ceil(tiles.y) + 8;
-    record("batch_norm_statistics_finish", [partial, 2 * channels * 4], chain);
+    let blends = running.is_some();
+    let bytes = if blends { 4 * channels * 4 } else { 2 * channels * 4 };
+    record("batch_norm_statistics_finish", [partial, bytes], chain);
+    // Without running statistics, others stand in: a kernel has no optional operand.
+    let Running { statistics: [old_mean, old_variance], kept, of_mean, of_variance } = running
+        .unwrap_or_else(|| Running {
+            statistics: [(); 2].map(|()| parts.clone()),
+            kept: 0.0,
+            of_mean: 0.0,
+            of_variance: 0.0,
+        });
+    let places = if blends { channels } else { tiles.width };
+    let new = [(); 2].map(|()| empty(y, &[places], DType::F32));
+    let [new_mean, new_variance] = new.clone();
     statistics_finish::launch(
         &y.client,
         CubeCount::Static(tiles.vectors.div_ceil(tiles.x) as u32, 1, 1),
         tiles.units(),
         tiles.width,
         parts.into_buffer_arg(),
+        old_mean.into_buffer_arg(),
+        old_variance.into_buffer_arg(),
         mean.clone().into_buffer_arg(),
         variance.clone().into_buffer_arg(),
+        new_mean.into_buffer_arg(),
+        new_variance.into_buffer_arg(),
         rows,
         tiles.vectors,
         tiles.rows_per_unit * tiles.y,
         tiles.parts,
+        kept,
+        of_mean,
+        of_variance,
+        blends,
         tiles.x,
         tiles.y,
     );
-    (mean, variance)
+    ([mean, variance], blends.then_some(new))
 }
 
 /// `activation((y - mean) / deviation * gamma + beta) + skip`.

@@ -11,30 +11,32 @@ use crate::gpu::map::{UNITS, element, empty};
 use crate::gpu::traffic::record;
 
 #[cube(launch)]
-fn relu_kernel<E: Float, N: Size>(
+fn activation_kernel<E: Float, N: Size>(
     x: &[Vector<E, N>],
     y: &mut [Vector<E, N>],
     vectors: usize,
+    #[comptime] activation: FusedActivation,
     #[define(E)] _dtype: ElemType,
 ) {
     if ABSOLUTE_POS < vectors {
         let x = Vector::<f32, N>::cast_from(x[ABSOLUTE_POS]);
-        y[ABSOLUTE_POS] = Vector::cast_from(activate::<N>(x, FusedActivation::Relu));
+        y[ABSOLUTE_POS] = Vector::cast_from(activate::<N>(x, activation));
     }
 }
 
 #[cube(launch)]
-fn relu_backward_kernel<E: Float, N: Size>(
-    y: &[Vector<E, N>],
+fn activation_backward_kernel<E: Float, N: Size>(
+    z: &[Vector<E, N>],
     dy: &[Vector<E, N>],
     dx: &mut [Vector<E, N>],
     vectors: usize,
+    #[comptime] activation: FusedActivation,
     #[define(E)] _dtype: ElemType,
 ) {
     if ABSOLUTE_POS < vectors {
-        let y = Vector::<f32, N>::cast_from(y[ABSOLUTE_POS]);
+        let z = Vector::<f32, N>::cast_from(z[ABSOLUTE_POS]);
         let dy = Vector::<f32, N>::cast_from(dy[ABSOLUTE_POS]);
-        dx[ABSOLUTE_POS] = Vector::cast_from(slope::<N>(y, dy, FusedActivation::Relu));
+        dx[ABSOLUTE_POS] = Vector::cast_from(slope::<N>(z, dy, activation));
     }
 }
 
@@ -43,15 +45,15 @@ fn width(values: usize) -> usize {
     if values.is_multiple_of(4) { 4 } else { 1 }
 }
 
-/// `max(x, 0)` of contiguous values; NaN stays NaN.
-pub(crate) fn relu(x: &CubeTensor) -> CubeTensor {
+/// The activation of contiguous values; NaN stays NaN.
+pub(crate) fn activation(x: &CubeTensor, activation: FusedActivation) -> CubeTensor {
     let shape: Vec<usize> = x.meta.shape().to_vec();
     let values: usize = shape.iter().product();
     let (y, width) = (empty(x, &shape, x.dtype), width(values));
     let bytes = values * x.dtype.size();
-    record("relu", [bytes, bytes], 1);
+    record("activation", [bytes, bytes], 1);
     let units = CubeDim::new_1d(UNITS as u32);
-    relu_kernel::launch(
+    activation_kernel::launch(
         &x.client,
         cubecl::calculate_cube_count_elemwise(&x.client, values / width, units),
         units,
@@ -59,29 +61,35 @@ pub(crate) fn relu(x: &CubeTensor) -> CubeTensor {
         x.clone().into_buffer_arg(),
         y.clone().into_buffer_arg(),
         values / width,
+        activation,
         element(x.dtype),
     );
     y
 }
 
-/// `dy` where the result `y` of [`relu`] is not 0 or below.
-pub(crate) fn relu_backward(y: &CubeTensor, dy: &CubeTensor) -> CubeTensor {
-    let shape: Vec<usize> = y.meta.shape().to_vec();
+/// `dy` times the slope at `z`, the input of [`activation`], for which the result of ReLU serves too.
+pub(crate) fn activation_backward(
+    z: &CubeTensor,
+    dy: &CubeTensor,
+    activation: FusedActivation,
+) -> CubeTensor {
+    let shape: Vec<usize> = z.meta.shape().to_vec();
     let values: usize = shape.iter().product();
-    let (dx, width) = (empty(y, &shape, y.dtype), width(values));
-    let bytes = values * y.dtype.size();
-    record("relu_backward", [2 * bytes, bytes], 1);
+    let (dx, width) = (empty(z, &shape, z.dtype), width(values));
+    let bytes = values * z.dtype.size();
+    record("activation_backward", [2 * bytes, bytes], 1);
     let units = CubeDim::new_1d(UNITS as u32);
-    relu_backward_kernel::launch(
-        &y.client,
-        cubecl::calculate_cube_count_elemwise(&y.client, values / width, units),
+    activation_backward_kernel::launch(
+        &z.client,
+        cubecl::calculate_cube_count_elemwise(&z.client, values / width, units),
         units,
         width,
-        y.clone().into_buffer_arg(),
+        z.clone().into_buffer_arg(),
         dy.clone().into_buffer_arg(),
         dx.clone().into_buffer_arg(),
         values / width,
-        element(y.dtype),
+        activation,
+        element(z.dtype),
     );
     dx
 }

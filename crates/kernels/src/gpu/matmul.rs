@@ -82,7 +82,7 @@ pub(crate) fn pointwise_dx(dy: &CubeTensor, [m, n]: [usize; 2], weights: CubeTen
     let k = weights.meta.shape()[1];
     record_product("pointwise_dx", [m, n, k], dy);
     if products::suit(dy) {
-        return products::product(dy, &into_contiguous(transposed(weights)), [m, n, k], None);
+        return products::product_by_rows(dy, &weights, [m, n, k]);
     }
     CubeBackend::float_matmul(reshaped(dy.clone(), &[m, n]), weights)
 }
@@ -288,6 +288,8 @@ mod tests {
             let (x, w, dy) = (tensor([m, k]), tensor([n, k]), tensor([m, n]));
             let burn = CubeBackend::float_matmul(x.clone(), transposed(w.clone()));
             close(&values(products::product(&x, &w, [m, k, n], None)), &values(burn));
+            let burn = CubeBackend::float_matmul(dy.clone(), w.clone());
+            close(&values(products::product_by_rows(&dy, &w, [m, n, k])), &values(burn));
             let burn = values(CubeBackend::float_matmul(transposed(dy.clone()), x.clone()));
             close(&values(products::gradient(&x, &dy, [m, k, n])), &burn);
             close(&values(gradient_in_parts(&x, &dy, [m, k, n])), &burn);

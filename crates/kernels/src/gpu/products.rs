@@ -159,6 +159,83 @@ pub(crate) fn product(
     y
 }
 
+/// `y [rows, columns] = x [rows, terms] w [terms, columns]`; a unit has four rows and four vectors of
+/// columns.
+#[cube(launch)]
+fn product_by_rows_kernel<E: Float, N: Size>(
+    x: &[E],
+    w: &[Vector<E, N>],
+    y: &mut [Vector<E, N>],
+    rows: usize,
+    terms: usize,
+    columns: usize,
+    tiles: usize,
+    #[define(E)] _dtype: ElemType,
+) {
+    let column_tiles = columns.div_ceil(TILE);
+    if ABSOLUTE_POS < tiles {
+        let column = (ABSOLUTE_POS % column_tiles) * TILE;
+        let row = (ABSOLUTE_POS / column_tiles) * TILE;
+        let mut sums = Array::<Vector<f32, N>>::new(comptime!(TILE * TILE));
+        #[unroll]
+        for i in 0..comptime!(TILE * TILE) {
+            sums[i] = Vector::new(0.0f32);
+        }
+        for term in 0..terms {
+            let mut own = Array::<Vector<f32, N>>::new(TILE);
+            #[unroll]
+            for j in 0..TILE {
+                // A tile that reaches past the end reads the last one again.
+                let c = usize::min(column + j, columns - 1);
+                own[j] = Vector::<f32, N>::cast_from(w[term * columns + c]);
+            }
+            #[unroll]
+            for i in 0..TILE {
+                let r = usize::min(row + i, rows - 1);
+                let value = Vector::<f32, N>::new(f32::cast_from(x[r * terms + term]));
+                #[unroll]
+                for j in 0..TILE {
+                    sums[comptime!(i * TILE + j)] += value * own[j];
+                }
+            }
+        }
+        #[unroll]
+        for i in 0..TILE {
+            #[unroll]
+            for j in 0..TILE {
+                if row + i < rows && column + j < columns {
+                    y[(row + i) * columns + column + j] =
+                        Vector::cast_from(sums[comptime!(i * TILE + j)]);
+                }
+            }
+        }
+    }
+}
+
+/// `x [m, k]` times `w [k, n]`, as both lie.
+pub(crate) fn product_by_rows(x: &CubeTensor, w: &CubeTensor, [m, k, n]: [usize; 3]) -> CubeTensor {
+    let width = if n.is_multiple_of(4) { 4 } else { 1 };
+    let columns = n / width;
+    let y = empty(x, &[m, n], x.dtype);
+    let tiles = columns.div_ceil(TILE) * m.div_ceil(TILE);
+    let units = CubeDim::new_1d(UNITS as u32);
+    product_by_rows_kernel::launch(
+        &x.client,
+        cubecl::calculate_cube_count_elemwise(&x.client, tiles, units),
+        units,
+        width,
+        x.clone().into_buffer_arg(),
+        w.clone().into_buffer_arg(),
+        y.clone().into_buffer_arg(),
+        m,
+        k,
+        columns,
+        tiles,
+        element(x.dtype),
+    );
+    y
+}
+
 /// `[parts, n, k]`: the sums over the rows of each part of `dy [m, n]` times `x [m, k]`.
 #[cube(launch)]
 fn gradient_kernel<E: Float, N: Size>(

@@ -152,6 +152,7 @@ pub fn convolution(
     match bias {
         Some(bias) => {
             let count = bias.dims()[0];
+            let bias = bias.cast(y.dtype());
             y + bias.reshape([1, count, 1, 1])
         }
         None => y,

@@ -6,6 +6,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::tensor::ops::ConvOptions;
 
 use crate::cpu::activation::FusedActivation;
+use crate::ops::running_statistics::RunningBlend;
 
 /// A layer of convolution, batch norm and activation, without its tensors.
 #[derive(Clone, Debug)]
@@ -16,6 +17,9 @@ pub struct ConvNormConfig {
     pub epsilon: f64,
     /// Applied after the norm, before the skip path is added.
     pub activation: FusedActivation,
+    /// Running statistics that training blends with those of the batch, where the backend can do it
+    /// in the launch that makes those.
+    pub running: Option<RunningBlend>,
 }
 
 /// The tensors of a batch norm that its backward pass needs.

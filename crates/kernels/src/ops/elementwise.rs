@@ -5,13 +5,16 @@ mod autodiff;
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, TensorMetadata, backend_extension};
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, activation};
 use burn_cubecl::CubeBackend;
+use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
+use crate::cpu::activation::FusedActivation;
 use crate::cpu::elementwise::{f32_relu, f32_relu_in_place, f32_zip, f32_zip_in_place, relu_slope};
 use crate::gpu::{elementwise, map};
 use crate::ops::cpu_tensor::{CpuBackend, burn_ops_requested, impl_for_cpu_backends};
+use crate::ops::multi_tensor;
 use crate::ops::reference;
 
 /// Elementwise operations on maps `[b, c, h, w]`.
@@ -40,6 +43,18 @@ pub trait ElementwiseOps: Backend {
     fn rectified_backward(y: FloatTensor<Self>, dy: FloatTensor<Self>) -> FloatTensor<Self> {
         reference::rectified_backward::<Self>(y, dy)
     }
+
+    /// `x * min(max(x + 3, 0), 6) / 6` of values of any shape.
+    #[fusion(default)]
+    fn hard_swished(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        reference::hard_swished::<Self>(x)
+    }
+
+    /// The gradient of [`ElementwiseOps::hard_swished`].
+    #[fusion(default)]
+    fn hard_swished_backward(x: FloatTensor<Self>, dy: FloatTensor<Self>) -> FloatTensor<Self> {
+        reference::hard_swished_backward::<Self>(x, dy)
+    }
 }
 
 /// Whether the GPU kernels take these maps.
@@ -52,14 +67,30 @@ impl ElementwiseOps for CubeBackend {
         if !cube_supports(&[&x]) {
             return reference::rectified::<Self>(x);
         }
-        map::from_nhwc(elementwise::relu(&map::to_nhwc(x)))
+        map::from_nhwc(elementwise::activation(&map::to_nhwc(x), FusedActivation::Relu))
     }
 
     fn rectified_backward(y: FloatTensor<Self>, dy: FloatTensor<Self>) -> FloatTensor<Self> {
         if !cube_supports(&[&y, &dy]) || y.dtype != dy.dtype {
             return reference::rectified_backward::<Self>(y, dy);
         }
-        map::from_nhwc(elementwise::relu_backward(&map::to_nhwc(y), &map::to_nhwc(dy)))
+        let (y, dy) = (map::to_nhwc(y), map::to_nhwc(dy));
+        map::from_nhwc(elementwise::activation_backward(&y, &dy, FusedActivation::Relu))
+    }
+
+    fn hard_swished(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        match cube_supports(&[&x]) {
+            true => elementwise::activation(&into_contiguous(x), FusedActivation::HardSwish),
+            false => reference::hard_swished::<Self>(x),
+        }
+    }
+
+    fn hard_swished_backward(x: FloatTensor<Self>, dy: FloatTensor<Self>) -> FloatTensor<Self> {
+        if !cube_supports(&[&x, &dy]) || x.dtype != dy.dtype {
+            return reference::hard_swished_backward::<Self>(x, dy);
+        }
+        let (x, dy) = (into_contiguous(x), into_contiguous(dy));
+        elementwise::activation_backward(&x, &dy, FusedActivation::HardSwish)
     }
 }
 
@@ -131,6 +162,16 @@ impl_for_cpu_backends! {
 /// `[b, c, h, w]` to the same.
 pub fn relu(x: Tensor<4>) -> Tensor<4> {
     Tensor::from_dispatch(<Dispatch as ElementwiseOps>::rectified(x.into_dispatch()))
+}
+
+/// `x * min(max(x + 3, 0), 6) / 6` (arXiv:1905.02244) of values of any shape: by kernels on a GPU, by
+/// Burn's own operations elsewhere.
+pub fn hard_swish<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    let plain = Tensor::<1>::empty([0], &x.device().without_autodiff());
+    if !multi_tensor::supports(&plain) {
+        return activation::hard_swish(x);
+    }
+    Tensor::from_dispatch(<Dispatch as ElementwiseOps>::hard_swished(x.into_dispatch()))
 }
 
 /// The sum of two maps of one shape, on any backend.

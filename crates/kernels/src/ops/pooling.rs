@@ -24,20 +24,26 @@ use crate::ops::conv_norm_activation::convolution;
 use crate::ops::cpu_tensor::{CpuBackend, burn_ops_requested, impl_for_cpu_backends};
 use crate::ops::elementwise::ElementwiseOps;
 use crate::ops::reference;
+use crate::ops::reference::weight_type;
 
 /// Pooling of maps `[b, c, h, w]`.
 #[backend_extension(NdArray, Flex, Cube, Fusion: cfg(feature = "fusion"), Autodiff)]
 pub trait PoolingOps: Backend + ElementwiseOps {
-    /// The mean over the map, `[b, c]`.
+    /// The mean over the map, `[b, c]`; of a map of f16 it is f32.
     #[fusion(default)]
     fn global_mean(x: FloatTensor<Self>) -> FloatTensor<Self> {
         reference::global_mean::<Self>(x)
     }
 
-    /// The gradient of [`PoolingOps::global_mean`] on maps of `h` by `w`.
+    /// The gradient of [`PoolingOps::global_mean`] on maps of `h` by `w` values of `dtype`.
     #[fusion(default)]
-    fn global_mean_backward(dy: FloatTensor<Self>, h: usize, w: usize) -> FloatTensor<Self> {
-        reference::global_mean_backward::<Self>(dy, h, w)
+    fn global_mean_backward(
+        dy: FloatTensor<Self>,
+        h: usize,
+        w: usize,
+        dtype: DType,
+    ) -> FloatTensor<Self> {
+        reference::global_mean_backward::<Self>(dy, h, w, dtype)
     }
 
     /// The maximum of each window; NaN of a window with NaN.
@@ -68,23 +74,23 @@ impl PoolingOps for CubeBackend {
             return reference::global_mean::<Self>(x);
         }
         let [b, c, h, w] = x.shape().dims();
-        let mean = spatial::spatial_sum(&map::to_nhwc(x.clone()), None, [b, h * w, c], {
-            1.0 / (h * w) as f32
-        });
-        match x.dtype {
-            DType::F32 => mean,
-            other => Self::float_cast(mean, other.into()),
-        }
+        spatial::spatial_sum(&map::to_nhwc(x), None, [b, h * w, c], 1.0 / (h * w) as f32)
     }
 
-    fn global_mean_backward(dy: FloatTensor<Self>, h: usize, w: usize) -> FloatTensor<Self> {
-        if dy.dtype != DType::F32 || burn_ops_requested() {
-            return reference::global_mean_backward::<Self>(dy, h, w);
+    fn global_mean_backward(
+        dy: FloatTensor<Self>,
+        h: usize,
+        w: usize,
+        dtype: DType,
+    ) -> FloatTensor<Self> {
+        let kernels = matches!(dtype, DType::F32 | DType::F16) && dy.dtype == DType::F32;
+        if !kernels || burn_ops_requested() {
+            return reference::global_mean_backward::<Self>(dy, h, w, dtype);
         }
         let [b, c] = dy.shape().dims();
         let share = Self::float_div_scalar(dy, Scalar::Float((h * w) as f64));
         let share = into_contiguous(share);
-        let (shape, dtype) = ([b, h * w, c], share.dtype);
+        let shape = [b, h * w, c];
         let dx = spatial::scaled(&share, [&share; 2], shape, spatial::Scale::Summand, dtype);
         map::from_nhwc(map::reshaped(dx, &[b, h, w, c]))
     }
@@ -121,9 +127,14 @@ impl_for_cpu_backends! {
             Self::from_values(mean, Shape::from([b, c]))
         }
 
-        fn global_mean_backward(dy: FloatTensor<Self>, h: usize, w: usize) -> FloatTensor<Self> {
+        fn global_mean_backward(
+            dy: FloatTensor<Self>,
+            h: usize,
+            w: usize,
+            dtype: DType,
+        ) -> FloatTensor<Self> {
             if !Self::supports(&dy) {
-                return reference::global_mean_backward::<Self>(dy, h, w);
+                return reference::global_mean_backward::<Self>(dy, h, w, dtype);
             }
             let [b, c] = dy.shape().dims();
             let share: Vec<f32> =
@@ -162,14 +173,14 @@ impl_for_cpu_backends! {
 struct GlobalMeanStep;
 
 impl<B: Backend + PoolingOps> Backward<B, 1> for GlobalMeanStep {
-    /// Height and width of the map.
-    type State = [usize; 2];
+    /// Height, width and type of the map.
+    type State = (usize, usize, DType);
 
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
         let dy = grads.consume::<B>(&ops.node);
-        let ([h, w], [node]) = (ops.state, ops.parents);
+        let ((h, w, dtype), [node]) = (ops.state, ops.parents);
         if let Some(node) = node {
-            grads.register::<B>(node.id, B::global_mean_backward(dy, h, w));
+            grads.register::<B>(node.id, B::global_mean_backward(dy, h, w, dtype));
         }
     }
 }
@@ -194,12 +205,17 @@ impl<B: Backend + PoolingOps, C: CheckpointStrategy> PoolingOps for Autodiff<B, 
         if burn_ops_requested() {
             return reference::global_mean::<Self>(x);
         }
-        let ([_, _, h, w], nodes) = (x.shape().dims(), [x.node()]);
+        let ([_, _, h, w], nodes, dtype) = (x.shape().dims(), [x.node()], x.dtype());
         let mean = B::global_mean(x.into_primitive());
-        record::<B, C, _, 1>(GlobalMeanStep, nodes, || [h, w], mean)
+        record::<B, C, _, 1>(GlobalMeanStep, nodes, || (h, w, dtype), mean)
     }
 
-    fn global_mean_backward(_: FloatTensor<Self>, _: usize, _: usize) -> FloatTensor<Self> {
+    fn global_mean_backward(
+        _: FloatTensor<Self>,
+        _: usize,
+        _: usize,
+        _: DType,
+    ) -> FloatTensor<Self> {
         panic!("pooling has no second derivative");
     }
 
@@ -222,7 +238,7 @@ impl<B: Backend + PoolingOps, C: CheckpointStrategy> PoolingOps for Autodiff<B, 
     }
 }
 
-/// The mean over the whole map, on any backend.
+/// The mean over the whole map, on any backend; of a map of f16 it is f32.
 ///
 /// # Shapes
 /// `[b, c, h, w]` to `[b, c]`.
@@ -247,7 +263,7 @@ pub fn mean_pool(x: Tensor<4>, kernel: usize, stride: usize, padding: usize) -> 
     let channels = x.dims()[1];
     let weight = 1.0 / (kernel * kernel) as f64;
     let shape = [channels, 1, kernel, kernel];
-    let w = Tensor::<4>::full(shape, weight, (&x.device(), x.dtype()));
+    let w = Tensor::<4>::full(shape, weight, (&x.device(), weight_type(x.dtype())));
     let options = ConvOptions {
         stride: [stride; 2],
         padding: [(padding, padding); 2],

@@ -10,11 +10,21 @@
 use burn::backend::tensor::{BoolTensor, FloatTensor};
 use burn::backend::{Backend, Scalar, TensorMetadata, get_or_init_device_settings};
 use burn::tensor::ops::ConvOptions;
-use burn::tensor::{Shape, Slice};
+use burn::tensor::{DType, Shape, Slice};
 
 use crate::cpu::activation::FusedActivation;
 use crate::cpu::max_pool::PoolWindow;
 use crate::ops::conv_norm_config::{BatchNormState, ConvNormConfig};
+
+/// The type of weights and statistics beside maps of `dtype`: f32 where maps are f16, and otherwise
+/// that of the maps.
+pub(crate) fn weight_type(dtype: DType) -> DType {
+    if dtype == DType::F16 { DType::F32 } else { dtype }
+}
+
+fn of_type<B: Backend>(x: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
+    if x.dtype() == dtype { x } else { B::float_cast(x, dtype.into()) }
+}
 
 /// Reference of [`crate::ops::conv_norm_activation::ConvNormOps::convolution`].
 pub fn convolution<B: Backend>(
@@ -174,8 +184,10 @@ pub fn norm_inference<B: Backend>(
     skip: Option<FloatTensor<B>>,
     layer: &ConvNormConfig,
 ) -> FloatTensor<B> {
+    let dtype = y.dtype();
+    let y = of_type::<B>(y, weight_type(dtype));
     let z = B::batch_norm(y, gamma, beta, mean, variance, layer.epsilon);
-    add_skip::<B>(activate::<B>(layer.activation, z), skip)
+    add_skip::<B>(of_type::<B>(activate::<B>(layer.activation, z), dtype), skip)
 }
 
 /// Reference of [`crate::ops::squeeze_excite::SqueezeExciteOps::squeeze_excite`].
@@ -237,13 +249,21 @@ pub fn squeeze_excite_backward<B: Backend>(
 /// Reference of [`crate::ops::pooling::PoolingOps::global_mean`].
 pub fn global_mean<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
     let [batch, channels, _, _] = x.shape().dims();
+    let weights = weight_type(x.dtype());
+    let x = of_type::<B>(x, weights);
     B::float_reshape(B::adaptive_avg_pool2d(x, [1, 1]), Shape::from([batch, channels]))
 }
 
 /// Reference of [`crate::ops::pooling::PoolingOps::global_mean_backward`].
-pub fn global_mean_backward<B: Backend>(dy: FloatTensor<B>, h: usize, w: usize) -> FloatTensor<B> {
+pub fn global_mean_backward<B: Backend>(
+    dy: FloatTensor<B>,
+    h: usize,
+    w: usize,
+    dtype: DType,
+) -> FloatTensor<B> {
     let [batch, channels] = dy.shape().dims();
     let share = B::float_div_scalar(dy, Scalar::Float((h * w) as f64));
+    let share = of_type::<B>(share, dtype);
     let share = B::float_reshape(share, Shape::from([batch, channels, 1, 1]));
     B::float_expand(share, Shape::from([batch, channels, h, w]))
 }
@@ -306,6 +326,16 @@ pub fn linear<B: Backend>(
     bias: FloatTensor<B>,
 ) -> FloatTensor<B> {
     B::linear(x, w, Some(bias))
+}
+
+/// Reference of [`crate::ops::elementwise::ElementwiseOps::hard_swished`].
+pub fn hard_swished<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+    activate::<B>(FusedActivation::HardSwish, x)
+}
+
+/// Reference of [`crate::ops::elementwise::ElementwiseOps::hard_swished_backward`].
+pub fn hard_swished_backward<B: Backend>(x: FloatTensor<B>, dy: FloatTensor<B>) -> FloatTensor<B> {
+    activation_gradient::<B>(FusedActivation::HardSwish, x, dy)
 }
 
 /// Reference of [`crate::ops::elementwise::ElementwiseOps::sum`].

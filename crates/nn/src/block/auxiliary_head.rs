@@ -32,7 +32,11 @@ impl AuxiliaryHead {
     pub(crate) fn forward(&self, pooled: Tensor<4>, dropout_seed: &DropoutSeed) -> Tensor<2> {
         let x = self.convs.iter().fold(pooled, |x, layer| layer.forward(x));
         let x = match &self.hidden {
-            Some(hidden) => relu(hidden.forward(x.flatten::<2>(1, 3))),
+            Some(hidden) => {
+                // Weights and logits are f32 where maps are f16.
+                let x = x.flatten::<2>(1, 3).cast(hidden.weight.dtype());
+                relu(hidden.forward(x))
+            }
             None => global_mean(x),
         };
         self.classifier.forward(drop_out(x, self.dropout, dropout_seed))

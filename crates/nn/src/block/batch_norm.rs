@@ -1,9 +1,11 @@
 //! Batch normalisation with torch's bookkeeping.
 
-use burn::module::{Flag, Module, Param, RunningState};
+use burn::module::{Flag, Module, Param};
 use burn::tensor::{Device, Tensor};
 use kernels::ops::conv_norm_activation::NormTensors;
-use kernels::ops::running_statistics::blended;
+use kernels::ops::running_statistics::{BlendWeights, RunningBlend, blended};
+
+use crate::block::running_statistic::RunningStatistic;
 
 /// `(x - mean) / sqrt(var + eps) * gamma + beta` per channel (arXiv:1502.03167).
 ///
@@ -13,8 +15,8 @@ use kernels::ops::running_statistics::blended;
 pub(crate) struct BatchNorm {
     gamma: Param<Tensor<1>>,
     beta: Param<Tensor<1>>,
-    running_mean: RunningState<Tensor<1>>,
-    running_var: RunningState<Tensor<1>>,
+    running_mean: RunningStatistic,
+    running_var: RunningStatistic,
     training: Param<Flag>,
     momentum: f64,
     epsilon: f64,
@@ -27,8 +29,8 @@ impl BatchNorm {
         Self {
             gamma: Param::from_tensor(Tensor::ones([channels], device)),
             beta: Param::from_tensor(Tensor::zeros([channels], device)),
-            running_mean: RunningState::new(Tensor::zeros([channels], device)),
-            running_var: RunningState::new(Tensor::ones([channels], device)),
+            running_mean: RunningStatistic::new(Tensor::zeros([channels], device)),
+            running_var: RunningStatistic::new(Tensor::ones([channels], device)),
             training: Param::from_bool(true),
             momentum,
             epsilon,
@@ -64,17 +66,21 @@ impl BatchNorm {
         variance: Tensor<1>,
         count: usize,
     ) {
-        // A single value has no unbiased variance: torch raises an error, this layer uses the
-        // biased one.
-        let count = count as f64;
-        let unbiased = if count > 1.0 { count / (count - 1.0) } else { 1.0 };
-        let running = [self.running_mean.value_sync(), self.running_var.value_sync()];
         let plain = |tensors: [Tensor<1>; 2]| tensors.map(Tensor::without_autodiff);
-        let weights = [self.momentum, self.momentum * unbiased];
-        let [mean, variance] =
-            blended(plain(running), plain([mean, variance]), 1.0 - self.momentum, weights)
-                .map(Tensor::from_inner);
-        self.running_mean.update(mean);
-        self.running_var.update(variance);
+        let (running, batch) = (plain(self.running_statistics()), plain([mean, variance]));
+        self.set_running(blended(running, batch, BlendWeights::new(self.momentum, count)));
+    }
+
+    /// The running statistics for a backend that blends them in its forward pass.
+    pub(crate) fn running_blend(&self) -> RunningBlend {
+        let running = self.running_statistics().map(Tensor::without_autodiff);
+        RunningBlend::new(running, self.momentum)
+    }
+
+    /// Replaces the running statistics.
+    pub(crate) fn set_running(&self, statistics: [Tensor<1>; 2]) {
+        let [mean, variance] = statistics.map(Tensor::from_inner);
+        self.running_mean.set(mean);
+        self.running_var.set(variance);
     }
 }

@@ -7,6 +7,7 @@ use kernels::ops::conv_norm_activation::{
     NormTensors, WeightCache, conv_norm_activation, conv_norm_activation_inference,
 };
 use kernels::ops::conv_norm_config::ConvNormConfig;
+use kernels::ops::running_statistics::RunningBlend;
 use kernels::ops::separable::separable_norm_activation;
 
 use crate::activation::Activation;
@@ -83,7 +84,9 @@ impl ConvNormActivation {
         if let Some(group) = sync_batch_norm::group() {
             return self.synchronised(self.conv.forward(x), skip, &group);
         }
-        self.with_statistics(conv_norm_activation(x, weight, norm, skip, config))
+        let running = self.norm.running_blend();
+        let config = ConvNormConfig { running: Some(running.clone()), ..config };
+        self.with_statistics(conv_norm_activation(x, weight, norm, skip, config), &running)
     }
 
     /// A pointwise [`ConvNormActivation::forward`] of the output of `depthwise`. Training does not
@@ -103,20 +106,23 @@ impl ConvNormActivation {
         let pointwise =
             ConvOptions { stride: [1; 2], padding: [(0, 0); 2], dilation: [1; 2], groups: 1 };
         let (weights, norm) = ([depthwise.weight(), self.conv.weight()], self.norm.tensors());
-        let config = self.kernel_config(pointwise);
-        self.with_statistics(separable_norm_activation(x, weights, norm, options, config))
+        let running = self.norm.running_blend();
+        let config =
+            ConvNormConfig { running: Some(running.clone()), ..self.kernel_config(pointwise) };
+        let outputs = separable_norm_activation(x, weights, norm, options, config);
+        self.with_statistics(outputs, &running)
     }
 
     /// Norm, activation and skip path behind the convolution's output `y`, with the statistics of
     /// a group of processes.
     fn synchronised(&self, y: Tensor<4>, skip: Option<Tensor<4>>, group: &NormGroup) -> Tensor<4> {
-        let channels = y.dims()[1];
-        let (y, [mean, variance], count) =
-            sync_batch_norm::normalise(y, self.norm.epsilon(), group);
-        self.norm.update_running_statistics(mean, variance, count);
+        let (channels, dtype) = (y.dims()[1], y.dtype());
         let NormTensors { gamma, beta } = self.norm.tensors();
+        let (y, [mean, variance], count) =
+            sync_batch_norm::normalise(y.cast(gamma.dtype()), self.norm.epsilon(), group);
+        self.norm.update_running_statistics(mean, variance, count);
         let channels = |values: Tensor<1>| values.reshape([1, channels, 1, 1]);
-        let out = self.activation.apply(y * channels(gamma) + channels(beta));
+        let out = self.activation.apply(y * channels(gamma) + channels(beta)).cast(dtype);
         match skip {
             Some(skip) => out + skip,
             None => out,
@@ -124,17 +130,26 @@ impl ConvNormActivation {
     }
 
     fn kernel_config(&self, conv: ConvOptions<2>) -> ConvNormConfig {
-        ConvNormConfig { conv, epsilon: self.norm.epsilon(), activation: self.activation.kernel() }
+        ConvNormConfig {
+            conv,
+            epsilon: self.norm.epsilon(),
+            activation: self.activation.kernel(),
+            running: None,
+        }
     }
 
-    /// Blends the mean and variance of a training pass into the running statistics; returns the
-    /// output.
+    /// Blends the mean and variance of a training pass into the running statistics, unless the
+    /// backend has done it; returns the output.
     fn with_statistics(
         &self,
         (out, mean, variance): (Tensor<4>, Tensor<1>, Tensor<1>),
+        running: &RunningBlend,
     ) -> Tensor<4> {
         let [b, _, h, w] = out.dims();
-        self.norm.update_running_statistics(mean, variance, b * h * w);
+        match running.result() {
+            Some(blended) => self.norm.set_running(blended),
+            None => self.norm.update_running_statistics(mean, variance, b * h * w),
+        }
         out
     }
 }

@@ -184,7 +184,8 @@ mod tests {
             None => {
                 let norm = NormTensors { gamma: gamma.clone(), beta: beta.clone() };
                 let activation = FusedActivation::Relu;
-                let layer = ConvNormConfig { conv: options(), epsilon: EPSILON, activation };
+                let layer =
+                    ConvNormConfig { conv: options(), epsilon: EPSILON, activation, running: None };
                 conv_norm_activation(x.clone(), w.clone(), norm, None, layer)
             }
         };

@@ -54,11 +54,6 @@ pub fn state_dict(network: &Network) -> Vec<NamedTensor> {
 /// # Panics
 /// When the network has more or fewer tensors than its configuration says.
 pub fn state_dict_as(network: &Network, naming: Naming) -> Vec<NamedTensor> {
-    // Burn applies an update of running statistics one step late. `valid` applies it at once, also
-    // in `network`, which shares the statistics.
-    if network.devices().iter().any(burn::tensor::Device::is_autodiff) {
-        let _ = network.valid();
-    }
     let keys = network.config().keys(naming).into_iter();
     let mut collector = TensorCollector { keys, gradients: None, found: Vec::new() };
     network.visit(&mut collector);

@@ -56,6 +56,9 @@ pub struct BenchArgs {
     /// Batches before the first one that is timed
     #[arg(long, default_value_t = 3, value_name = "N")]
     warmup: u32,
+    /// Use 16-bit maps; a GPU alone has them [default: 32 bits]
+    #[arg(long)]
+    amp: bool,
     /// Print the result as JSON [default: text]
     #[arg(long)]
     json: bool,
@@ -71,6 +74,7 @@ struct Measured {
     threads: usize,
     batch_size: usize,
     img_size: usize,
+    amp: bool,
     batches: usize,
     /// Speed of the median batch.
     img_per_s: f64,
@@ -95,9 +99,10 @@ struct Milliseconds {
 /// # Errors
 /// Faults of flags and of the backend.
 pub fn bench(args: &BenchArgs) -> Result<(), Error> {
-    let chosen = args.backend.open()?;
+    let chosen = args.backend.open_for(args.amp)?;
     let autodiff_device = chosen.device.clone().autodiff();
-    let (network, _) = build(&args.selection, None, 0, &autodiff_device)?;
+    let selection = ModelArgs { half_maps: args.amp, ..args.selection.clone() };
+    let (network, _) = build(&selection, None, 0, &autodiff_device)?;
     let config = network.config().clone();
     let architecture = config.architecture;
     let size = args.img_size.unwrap_or(architecture.native_size());
@@ -124,6 +129,7 @@ pub fn bench(args: &BenchArgs) -> Result<(), Error> {
         threads: rayon::current_num_threads(),
         batch_size: batch,
         img_size: size,
+        amp: args.amp,
         batches: times.len(),
         img_per_s,
         ms: Milliseconds { median: ms(median), min: ms(times[0]), max: ms(times[times.len() - 1]) },

@@ -267,7 +267,8 @@ pub(crate) fn computed_mb(plan: &Plan, classes: usize, batch: usize) -> f64 {
         plan.network(classes).layers(plan.data.img_size, plan.data.img_size, Naming::Torchvision);
     let maps: usize = layers.iter().map(|layer| layer.output.iter().product::<usize>()).sum();
     let weights: u64 = layers.iter().map(nn::layer_spec::LayerSpec::parameters).sum();
-    (4.0 * weights as f64 + 2.0 * (maps * batch) as f64) * 4.0 / f64::from(1 << 20)
+    let of_map = if plan.machine.amp { 2.0 } else { 4.0 };
+    (16.0 * weights as f64 + 2.0 * of_map * (maps * batch) as f64) / f64::from(1 << 20)
 }
 
 fn text(e: &Estimate) -> String {

@@ -83,7 +83,7 @@ pub fn lr_find(args: &LrFindArgs) -> Result<(), Error> {
         )));
     }
     let plan = plan_args::plan(&args.options, args.config.as_deref())?;
-    let chosen = plan.machine.backend.open()?;
+    let chosen = plan.machine.backend.open_for(plan.machine.amp)?;
     let autodiff_device = chosen.device.clone().autodiff();
     let train = Arc::new(open_data::open(&plan)?.0);
     let (objective, _) = build_objective(&plan, &train, &chosen.device)?;

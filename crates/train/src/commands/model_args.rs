@@ -68,6 +68,9 @@ pub struct ModelArgs {
     /// [default: inputs as they are]
     #[arg(long, hide_short_help = true)]
     pub transform_input: bool,
+    /// [`NetworkConfig::half_maps`], where a command has a flag for it.
+    #[arg(skip)]
+    pub half_maps: bool,
 }
 
 /// The parser of `--scaling`, which suggests the nearest name.
@@ -120,6 +123,7 @@ impl ModelArgs {
         config.bn_momentum = self.bn_momentum.unwrap_or(config.bn_momentum);
         config.auxiliary |= self.aux;
         config.transform_input |= self.transform_input;
+        config.half_maps = self.half_maps;
         if self.relu {
             config.activation = Some(Activation::Relu);
         }

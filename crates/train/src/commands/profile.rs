@@ -64,6 +64,9 @@ pub struct ProfileArgs {
     /// SVG file of the result [default: none]
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
+    /// Use 16-bit maps; a GPU alone has them [default: 32 bits]
+    #[arg(long)]
+    amp: bool,
     /// Print JSON [default: text]
     #[arg(long)]
     json: bool,
@@ -111,10 +114,14 @@ pub fn profile(args: &ProfileArgs) -> Result<(), Error> {
     args.svg.as_deref().map_or(Ok(()), |path| refuse_other_extension(path, "svg"))?;
     let mut selection = args.selection.clone();
     selection.model = args.name.clone().or(selection.model);
+    selection.half_maps = args.amp;
     let config = selection.config(&[], None)?;
     let size = size_or_native(args.img_size, config.architecture)?;
-    let chosen = args.backend.open()?;
+    let chosen = args.backend.open_for(args.amp)?;
     let batch = args.batch_size as usize;
+    if args.amp && !(args.count || args.kernels) {
+        return Err(Error::usage("--amp: layers are timed in 32 bits; add --count or --kernels"));
+    }
     if args.count || args.kernels {
         let (network, _) = build(&selection, None, 0, &chosen.device.clone().autodiff())?;
         let request = Request { mode: args.mode, times: args.kernels, json: args.json };

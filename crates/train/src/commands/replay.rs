@@ -46,7 +46,7 @@ pub fn replay(args: &ReplayArgs) -> Result<(), Error> {
         .map_err(|e| Error::file(format!("{file}: no record of a step: {e}")))?;
     let checkpoint = Checkpoint::read(&args.file.with_extension("ckpt"))?;
     let plan = checkpoint.manifest.plan.clone();
-    let chosen = args.backend.unwrap_or(plan.machine.backend).open()?;
+    let chosen = args.backend.unwrap_or(plan.machine.backend).open_for(plan.machine.amp)?;
     let autodiff_device = chosen.device.clone().autodiff();
     let run_folder = args.file.parent().and_then(Path::parent).unwrap_or(Path::new("."));
     let RunImages { train, mut left_out, .. } =

@@ -127,7 +127,7 @@ fn follow(communicator: Arc<dyn Communicator>) -> Result<u8, Error> {
         communicator.finish()?;
         return Ok(0);
     };
-    let opened = plan.machine.backend.open()?;
+    let opened = plan.machine.backend.open_for(plan.machine.amp)?;
     let run = Run {
         log_interval: plan.logging.log_interval,
         plan,
@@ -168,7 +168,7 @@ fn lead(args: &TrainArgs, communicator: Arc<dyn Communicator>) -> Result<u8, Err
                 let json = args.json || plan.logging.log_format == LogFormat::Json;
                 return dry_run(
                     &plan,
-                    plan.machine.backend.open()?,
+                    plan.machine.backend.open_for(plan.machine.amp)?,
                     json,
                     args.dry_run_plot.as_deref(),
                 );
@@ -179,7 +179,7 @@ fn lead(args: &TrainArgs, communicator: Arc<dyn Communicator>) -> Result<u8, Err
     };
     let Opening { plan, folder, from, lock, mut logger, notes } = opening;
     // The device comes first: a missing adapter is reported before anything is written.
-    let opened = plan.machine.backend.open()?;
+    let opened = plan.machine.backend.open_for(plan.machine.amp)?;
     // The lock is held until the run has ended, however it ends.
     let (folder, _lock) = match (&from, lock) {
         (Some(_), Some(lock)) => (folder, lock),

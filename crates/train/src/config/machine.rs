@@ -13,6 +13,11 @@ theme! {
     #[resumable]
     backend: Backend = Backend::Auto;
 
+    /// Train with 16-bit maps on a GPU, with a loss scale; weights, statistics and sums keep 32 bits
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    #[resumable]
+    amp: bool = false;
+
     /// Threads that read and prepare images
     #[arg(short = 'j', long)]
     #[resumable]

@@ -140,7 +140,10 @@ impl Plan {
 
     /// The network for so many classes.
     pub fn network(&self, classes: usize) -> NetworkConfig {
-        self.network.network(classes, self.regularisation.drop)
+        NetworkConfig {
+            half_maps: self.machine.amp,
+            ..self.network.network(classes, self.regularisation.drop)
+        }
     }
 
     /// Rule and constants of the optimizer.

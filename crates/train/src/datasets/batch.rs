@@ -2,11 +2,24 @@
 
 use std::path::PathBuf;
 
+/// Prepared images before their normalisation, `(byte / 255 - mean) / std`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ByteImages {
+    /// `[n, height, width, 3]`.
+    pub pixels: Vec<u8>,
+    /// Mean of each channel, of values in [0, 1].
+    pub mean: [f32; 3],
+    /// Standard deviation of each channel.
+    pub std: [f32; 3],
+}
+
 /// Prepared images of one batch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
-    /// Normalised values, `[n, 3, height, width]`.
+    /// Normalised values, `[n, 3, height, width]`; empty where there are bytes.
     pub images: Vec<f32>,
+    /// The same images as bytes, for a device that normalises them itself.
+    pub bytes: Option<ByteImages>,
     /// `[n, 3, height, width]`.
     pub shape: [usize; 4],
     /// The n class indices.

@@ -19,7 +19,7 @@ use transforms::preprocess::Preprocess;
 use transforms::random::Counter;
 use transforms::train_transform::{TrainTransform, shrunk_from};
 
-use crate::datasets::batch::Batch;
+use crate::datasets::batch::{Batch, ByteImages};
 use crate::datasets::cache::{Caching, PixelCache};
 use crate::datasets::data_error::DataError;
 use crate::datasets::image_folder::ImageFolder;
@@ -80,6 +80,46 @@ pub struct Loader {
     left_out: Arc<HashSet<usize>>,
     /// Gets the key of every image that is read; none where nobody asks.
     keys: Option<Arc<ImageKeys>>,
+    /// Whether batches have bytes instead of normalised values.
+    as_bytes: bool,
+}
+
+/// Where the images of a batch are made: in the batch itself.
+enum Room {
+    Values(Vec<f32>),
+    Bytes(Vec<u8>),
+}
+
+impl Room {
+    /// Room for so many values or bytes; none where there is no memory.
+    fn new(count: usize, as_bytes: bool) -> Option<Self> {
+        match as_bytes {
+            true => try_with_capacity(count).map(Room::Bytes),
+            false => try_with_capacity(count).map(Room::Values),
+        }
+    }
+
+    /// Makes room for the next image, of `count` numbers. Returns where it begins.
+    fn grow(&mut self, count: usize) -> usize {
+        match self {
+            Room::Values(values) => {
+                values.resize(values.len() + count, 0.0);
+                values.len() - count
+            }
+            Room::Bytes(bytes) => {
+                bytes.resize(bytes.len() + count, 0);
+                bytes.len() - count
+            }
+        }
+    }
+
+    /// Gives up what begins at `start`.
+    fn truncate(&mut self, start: usize) {
+        match self {
+            Room::Values(values) => values.truncate(start),
+            Room::Bytes(bytes) => bytes.truncate(start),
+        }
+    }
 }
 
 impl Loader {
@@ -102,7 +142,29 @@ impl Loader {
         };
         let (cache, left_out) = (Arc::default(), Arc::default());
         let share = BatchShare::WHOLE;
-        Self { folder, preprocess, mode, config, sampler, share, cache, left_out, keys: None }
+        Self {
+            folder,
+            preprocess,
+            mode,
+            config,
+            sampler,
+            share,
+            cache,
+            left_out,
+            keys: None,
+            as_bytes: false,
+        }
+    }
+
+    /// Makes batches of bytes, for a device that normalises them itself, where `wanted` and where
+    /// nothing of the training path works on normalised numbers: mixing and random erasing do.
+    #[must_use]
+    pub fn as_bytes(self, wanted: bool) -> Self {
+        let numbers = match &self.mode {
+            Mode::Train(augment) => augment.mix.is_some() || augment.erase.is_some(),
+            Mode::Eval => false,
+        };
+        Self { as_bytes: wanted && !numbers, ..self }
     }
 
     /// Prepares one rank's share of every batch. All ranks have as many batches, and an image is
@@ -272,7 +334,7 @@ impl Loader {
         let [h, w] = preprocess.crop;
         let rows: Vec<(usize, usize)> = self.rows(order, number).collect();
         let values = rows.len() * 3 * h * w;
-        let Some(images) = try_with_capacity(values) else {
+        let Some(mut images) = Room::new(values, self.as_bytes) else {
             let why = format!(
                 "no memory for a batch of {} images of {h}x{w} pixels ({} MB); lower --batch-size or --workers",
                 rows.len(),
@@ -281,7 +343,8 @@ impl Loader {
             return Err(DataError::Exhausted { why });
         };
         let mut batch = Batch {
-            images,
+            images: Vec::new(),
+            bytes: None,
             shape: [0, 3, h, w],
             labels: Vec::new(),
             mixed_labels: None,
@@ -293,19 +356,18 @@ impl Loader {
         for (row, position) in rows {
             let index = order[position];
             // The image is made where it stays: in the batch.
-            let before = batch.images.len();
-            batch.images.resize(before + preprocess.values(), 0.0);
+            let before = images.grow(preprocess.values());
             match self.prepare(
                 &preprocess,
                 index,
                 (epoch, position),
                 windows,
                 scratch,
-                &mut batch.images[before..],
+                (&mut images, before),
             ) {
                 Ok(()) => {}
                 Err(DataError::Image { path, why }) if !self.config.strict => {
-                    batch.images.truncate(before);
+                    images.truncate(before);
                     batch.skipped.push((path, why));
                     batch.skipped_indices.push(index);
                     continue;
@@ -318,6 +380,13 @@ impl Loader {
             batch.rows.push(row - batch.skipped.len().min(row));
         }
         batch.shape[0] = batch.labels.len();
+        match images {
+            Room::Values(values) => batch.images = values,
+            Room::Bytes(pixels) => {
+                let Preprocess { mean, std, .. } = preprocess;
+                batch.bytes = Some(ByteImages { pixels, mean, std });
+            }
+        }
         if let Mode::Train(Augment { mix: Some(mix), .. }) = &self.mode {
             let mut draw = Counter::new(self.config.seed, epoch, number as u64, MIX);
             if let Some(mixed) = mix.draw(epoch, [h, w], &mut draw) {
@@ -345,7 +414,7 @@ impl Loader {
         (epoch, position): (u64, usize),
         windows: Option<&ReadAhead>,
         scratch: &mut WorkerScratch,
-        values: &mut [f32],
+        (room, start): (&mut Room, usize),
     ) -> Result<(), DataError> {
         let WorkerScratch { bytes, pixels, jpeg, transform } = scratch;
         let (folder, cache) = (&self.folder, &self.cache);
@@ -374,13 +443,26 @@ impl Loader {
         let prepared = image.and_then(|image| {
             let whole = stamp.and_then(|stamp| cache.put(folder, index, stamp, &image, jpeg));
             let image = whole.as_deref().map_or(image, EncodedImage::of);
-            match &self.mode {
-                Mode::Eval => preprocess.apply_into(&image, transform, values),
-                Mode::Train(augment) => {
-                    let purpose = AUGMENT + REPEAT * (position % augment.repeats) as u64;
-                    let mut draw = Counter::new(self.config.seed, epoch, index as u64, purpose);
-                    TrainTransform { preprocess, augment }
-                        .apply_into(&image, &mut draw, transform, values)
+            let augment = match &self.mode {
+                Mode::Eval => {
+                    return match room {
+                        Room::Values(all) => {
+                            preprocess.apply_into(&image, transform, &mut all[start..])
+                        }
+                        Room::Bytes(all) => {
+                            preprocess.apply_bytes_into(&image, transform, &mut all[start..])
+                        }
+                    };
+                }
+                Mode::Train(augment) => augment,
+            };
+            let purpose = AUGMENT + REPEAT * (position % augment.repeats) as u64;
+            let draw = &mut Counter::new(self.config.seed, epoch, index as u64, purpose);
+            let rule = TrainTransform { preprocess, augment };
+            match room {
+                Room::Values(all) => rule.apply_into(&image, draw, transform, &mut all[start..]),
+                Room::Bytes(all) => {
+                    rule.apply_bytes_into(&image, draw, transform, &mut all[start..])
                 }
             }
         });

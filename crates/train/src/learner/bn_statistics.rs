@@ -8,6 +8,7 @@ use nn::network::Network;
 
 use crate::datasets::batch::Batch;
 use crate::error::Error;
+use crate::learner::device_images::images;
 use crate::optimizers::buffer;
 
 /// Means and variances in parameter order, each with the flag whether its norm is updated by
@@ -51,7 +52,7 @@ fn keys(network: &Network) -> std::vec::IntoIter<Key> {
     network.config().keys(Naming::Torchvision).into_iter()
 }
 
-/// The statistics that Burn holds now, without the latest forward pass, whose update it delays.
+/// The statistics after all forward passes so far.
 fn read(network: &Network) -> Vec<(Tensor<1>, bool)> {
     let mut read = ReadStatistics { keys: keys(network), found: Vec::new() };
     network.visit(&mut read);
@@ -59,15 +60,12 @@ fn read(network: &Network) -> Vec<(Tensor<1>, bool)> {
 }
 
 fn write(network: Network, values: Vec<Tensor<1>>) -> Network {
-    // A delayed update would overwrite the values at the next forward pass, so it is applied first.
-    let _ = network.valid();
     let mut write = WriteStatistics { keys: keys(&network), values: values.into_iter() };
     network.map(&mut write)
 }
 
-/// A snapshot of the statistics after all forward passes so far: handles, not copies.
+/// A snapshot of the statistics: handles, not copies.
 pub fn snapshot(network: &Network) -> Vec<Tensor<1>> {
-    let _ = network.valid();
     read(network).into_iter().map(|(value, _)| value).collect()
 }
 
@@ -89,7 +87,6 @@ pub fn from_zero(network: Network) -> (Network, Vec<Tensor<1>>) {
 /// with a weight of `own`. `moved` is the share that the passes have left. Frozen norms keep
 /// theirs.
 pub fn blend(network: Network, before: Vec<Tensor<1>>, Share { own, moved }: Share) -> Network {
-    let _ = network.valid();
     let found = read(&network);
     let blended = before.into_iter().zip(found).map(|(old, (new, updated))| match updated {
         true => old.mul_scalar(1.0 - own) + new.mul_scalar(own / moved),
@@ -99,9 +96,8 @@ pub fn blend(network: Network, before: Vec<Tensor<1>>, Share { own, moved }: Sha
     write(network, values)
 }
 
-/// All statistics that batches update, one after the other, after all forward passes so far.
+/// All statistics that batches update, one after the other.
 pub fn flat(network: &Network) -> Vec<f32> {
-    let _ = network.valid();
     let updated = read(network).into_iter().filter(|(_, updated)| *updated);
     updated.flat_map(|(value, _)| buffer::read(value.without_autodiff())).collect()
 }
@@ -111,7 +107,6 @@ pub fn flat(network: &Network) -> Vec<f32> {
 /// # Panics
 /// When `flat` has too few values.
 pub fn with_flat(network: Network, mut flat: &[f32]) -> Network {
-    let _ = network.valid();
     let values = read(&network).into_iter().map(|(old, updated)| {
         if !updated {
             return old;
@@ -159,21 +154,17 @@ pub fn reestimate<E: Into<Error>>(
             "--bn-reestimate: with --bn-momentum 0 the statistics never move; give another one",
         ));
     }
-    let _ = network.valid();
     let before = read(&network);
     let mut sums: Vec<Tensor<1>> = before.iter().map(|(value, _)| value.zeros_like()).collect();
     let mut count = 0;
     for batch in batches {
-        let batch = batch.map_err(Into::into)?;
+        let mut batch = batch.map_err(Into::into)?;
         if batch.labels.len() < 2 {
             continue;
         }
         // From zero, a forward pass leaves momentum times the statistics of the batch.
         network = write(network, sums.iter().map(Tensor::zeros_like).collect());
-        let images =
-            Tensor::<4>::from_data(TensorData::new(batch.images, batch.shape), autodiff_device);
-        let _ = network.forward_train(images, 0);
-        let _ = network.valid();
+        let _ = network.forward_train(images(&mut batch, autodiff_device), 0);
         let found = read(&network).into_iter();
         sums = sums.into_iter().zip(found).map(|(sum, (new, _))| sum + new.detach()).collect();
         count += 1;
@@ -207,6 +198,7 @@ mod tests {
         let values = (0..2 * 3 * 32 * 32).map(|i| shade * ((i * 7) % 11) as f32);
         Batch {
             images: values.collect(),
+            bytes: None,
             shape: [2, 3, 32, 32],
             labels: vec![0, 1],
             mixed_labels: None,
@@ -224,7 +216,7 @@ mod tests {
         let _ = network.forward_train(images, 0);
     }
 
-    /// Mutations caught: no `valid` in `snapshot`.
+    /// Mutations caught: a snapshot of the statistics before the last pass.
     #[test]
     fn forward_passes_can_be_undone() {
         let autodiff_device = Device::flex().autodiff();

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use nn::network::Network;
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +13,7 @@ use crate::datasets::loader::patient_epoch::PatientEpoch;
 use crate::distributed::communicator::Communicator;
 use crate::error::Error;
 use crate::learner::confusion::Confusion;
+use crate::learner::device_images::images;
 use crate::learner::loss::{cross_entropy, soft_targets};
 use crate::signal::Stop;
 
@@ -118,12 +119,6 @@ pub fn evaluate(
 
 /// What gives the logits of a batch, `[n, classes]`. It may take the images out of the batch.
 pub type ForwardBatch<'a> = dyn Fn(&mut Batch) -> Result<Tensor<2>, Error> + 'a;
-
-/// The images of a batch as a tensor, taken out of it.
-pub fn images(batch: &mut Batch, device: &Device) -> Tensor<4> {
-    let values = std::mem::take(&mut batch.images);
-    Tensor::from_data(TensorData::new(values, batch.shape), device)
-}
 
 /// The logits of a batch as the network gives them.
 pub fn forward(network: &Network, batch: &mut Batch, device: &Device) -> Tensor<2> {

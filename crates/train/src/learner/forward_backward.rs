@@ -3,13 +3,14 @@
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::{GradientsAccumulator, GradientsParams};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use nn::block::dropout::DropoutSeed;
 use nn::network::Network;
 use transforms::random::Counter;
 
-use crate::datasets::batch::Batch;
+use crate::datasets::batch::{Batch, ByteImages};
 use crate::error::Error;
+use crate::learner::device_images::images;
 use crate::learner::objective::Objective;
 use crate::learner::out_of_memory;
 
@@ -18,7 +19,7 @@ const DROPOUT: u64 = 0xD0;
 
 /// A forward pass, ready for its backward pass.
 pub struct ForwardPass {
-    /// The loss, a mean over the images.
+    /// The loss, a mean over the images; NaN where it was not read.
     pub loss: f64,
     tensor: Tensor<1>,
     divisor: f64,
@@ -30,8 +31,8 @@ pub fn dropout_seed(seed: u64, epoch: u64, batch: usize) -> u64 {
     Counter::new(seed, epoch, batch as u64, DROPOUT).u64()
 }
 
-/// Runs a batch forward. Its gradients will be divided by `divisor`. Takes the images out of the
-/// batch.
+/// Runs a batch forward and reads its loss. Its gradients will be divided by `divisor`. Takes the
+/// images out of the batch.
 ///
 /// # Errors
 /// [`crate::error::ErrorKind::Memory`]: the device has no memory for the batch.
@@ -43,15 +44,30 @@ pub fn forward(
     dropout_seed: u64,
     autodiff_device: &Device,
 ) -> Result<ForwardPass, Error> {
-    let (values, shape) = (std::mem::take(&mut batch.images), batch.shape);
+    forward_reading(network, objective, batch, divisor, dropout_seed, autodiff_device, true)
+}
+
+fn forward_reading(
+    network: &Network,
+    objective: &Objective,
+    batch: &mut Batch,
+    divisor: f64,
+    dropout_seed: u64,
+    autodiff_device: &Device,
+    reads: bool,
+) -> Result<ForwardPass, Error> {
+    let shape = batch.shape;
     let forward = || {
-        let images = Tensor::<4>::from_data(TensorData::new(values, shape), autodiff_device);
+        let images = images(batch, autodiff_device);
         let targets = objective.targets(batch, autodiff_device);
         let teacher_logits = objective.teacher_logits(&images);
         let dropout = DropoutSeed::of_rows(dropout_seed, std::mem::take(&mut batch.rows));
         let outputs = network.forward_train(images, dropout);
         let tensor = objective.loss(&outputs, targets, teacher_logits);
-        let loss = f64::from(tensor.clone().inner().into_scalar::<f32>());
+        let loss = match reads {
+            true => f64::from(tensor.clone().inner().into_scalar::<f32>()),
+            false => f64::NAN,
+        };
         ForwardPass { loss, tensor, divisor, shape }
     };
     out_of_memory::catch_oom(forward).map_err(|why| {
@@ -114,13 +130,43 @@ fn no_memory([count, _, height, width]: [usize; 4], why: &str) -> Error {
     ))
 }
 
+/// Gradients of a batch whose loss stays on the device.
+pub struct UnreadPass {
+    /// The loss, `[1]`, a mean over the images.
+    pub loss: Tensor<1>,
+    /// Number of images.
+    pub images: usize,
+    /// As those of [`LossAndGradients`].
+    pub gradients: GradientsParams,
+}
+
+/// [`forward_backward`] in one piece, without waiting for the device.
+///
+/// # Errors
+/// [`crate::error::ErrorKind::Memory`]: the device has no memory for the batch.
+pub fn forward_backward_unread(
+    network: &Network,
+    objective: &Objective,
+    mut batch: Batch,
+    config: PassConfig,
+    autodiff_device: &Device,
+) -> Result<UnreadPass, Error> {
+    let (images, seed) = (batch.labels.len(), config.dropout_seed);
+    let divisor = config.batches_per_step as f64 / config.loss_scale;
+    let pass =
+        forward_reading(network, objective, &mut batch, divisor, seed, autodiff_device, false)?;
+    let loss = pass.tensor.clone().inner();
+    Ok(UnreadPass { loss, images, gradients: pass.gradients(network)? })
+}
+
 /// Loss and gradients of a batch.
 pub struct LossAndGradients {
     /// The loss, a mean over the images.
     pub loss: f64,
     /// Number of images.
     pub images: usize,
-    /// Gradients divided by [`PassConfig::batches_per_step`]; none if the loss is not finite.
+    /// Gradients divided by [`PassConfig::batches_per_step`], times [`PassConfig::loss_scale`]; none
+    /// if the loss is not finite.
     pub gradients: Option<GradientsParams>,
 }
 
@@ -137,6 +183,9 @@ pub struct PassConfig {
     /// gradients are then divided by them, and are the rank's summand. Otherwise they are the mean
     /// over the images of this rank.
     pub shared_images: Option<u64>,
+    /// Factor of the loss in the backward pass, a power of two. Gradients of f16 maps would be
+    /// rounded to zero without it; those of the weights are divided by it again.
+    pub loss_scale: f64,
 }
 
 /// Runs a batch forward and backward in micro-batches. Loss and gradients are those of the whole
@@ -166,7 +215,7 @@ pub fn forward_backward(
             _ => Counter::new(config.dropout_seed, number as u64, 0, DROPOUT).u64(),
         };
         let all = config.shared_images.map_or(whole, |images| images as f64);
-        let divisor = config.batches_per_step as f64 * (all / images);
+        let divisor = config.batches_per_step as f64 * (all / images) / config.loss_scale;
         let forward = forward(network, objective, &mut part, divisor, seed, autodiff_device)?;
         loss += forward.loss * (images / whole);
         // Other ranks wait in the backward pass for the gradients of their shared statistics.
@@ -201,7 +250,14 @@ fn micro_batches(batch: Batch, max: usize) -> Vec<Batch> {
         let range = number * count / parts..(number + 1) * count / parts;
         let labels = |all: &[i64]| all[range.clone()].to_vec();
         Batch {
-            images: batch.images[range.start * size..range.end * size].to_vec(),
+            images: match &batch.bytes {
+                Some(_) => Vec::new(),
+                None => batch.images[range.start * size..range.end * size].to_vec(),
+            },
+            bytes: batch.bytes.as_ref().map(|bytes| ByteImages {
+                pixels: bytes.pixels[range.start * size..range.end * size].to_vec(),
+                ..*bytes
+            }),
             shape: [range.len(), channels, height, width],
             labels: labels(&batch.labels),
             mixed_labels: batch.mixed_labels.as_ref().map(|(all, lambda)| (labels(all), *lambda)),
@@ -224,6 +280,7 @@ mod tests {
     fn a_batch_is_split_into_equal_parts() {
         let batch = || Batch {
             images: (0_u8..35 * 3).map(f32::from).collect(),
+            bytes: None,
             shape: [35, 3, 1, 1],
             labels: (0..35).collect(),
             mixed_labels: Some(((0..35).rev().collect(), 0.25)),

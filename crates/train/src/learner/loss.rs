@@ -165,6 +165,7 @@ mod tests {
             };
             let batch = Batch {
                 images,
+                bytes: None,
                 shape: [4, 3, 5, 6],
                 labels: vec![0, 2, 1, 4],
                 mixed_labels: Some((vec![4, 1, 2, 0], lambda)),

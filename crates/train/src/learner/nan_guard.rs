@@ -25,6 +25,24 @@ const MIN_FACTOR: f64 = 1.0 / 1024.0;
 /// Rollbacks of a run before it stops.
 const MAX_ROLLBACKS: u64 = 3;
 
+/// The loss scale of a new run with 16-bit maps, and how often it may be doubled after finite steps
+/// (torch.amp.GradScaler).
+const FIRST_SCALE: f64 = 65536.0;
+const SCALE_STEPS: u64 = 2000;
+/// Bounds of the loss scale. A gradient that is not finite at a scale of 1 is not the scale's fault.
+const LEAST_SCALE: f64 = 1.0;
+const LARGEST_SCALE: f64 = 16_777_216.0;
+
+/// The factor of the loss with which gradients of 16-bit maps neither vanish nor overflow.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LossScale {
+    /// The factor, a power of two.
+    pub scale: f64,
+    /// Finite steps in a row since it was last changed.
+    pub finite_steps: u64,
+}
+
 /// The guard's numbers, as a checkpoint holds them.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -39,11 +57,14 @@ pub struct NanGuard {
     pub factor: f64,
     /// Rollbacks to a checkpoint so far.
     pub rollbacks: u64,
+    /// The loss scale of a run that had 16-bit maps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<LossScale>,
 }
 
 impl Default for NanGuard {
     fn default() -> Self {
-        Self { non_finite_steps: 0, finite_steps: 0, factor: 1.0, rollbacks: 0 }
+        Self { non_finite_steps: 0, finite_steps: 0, factor: 1.0, rollbacks: 0, loss_scale: None }
     }
 }
 
@@ -59,8 +80,31 @@ pub enum Response {
 }
 
 impl NanGuard {
+    /// The loss scale of the next step; 1 where maps have 32 bits.
+    pub fn loss_scale(&mut self, half_maps: bool) -> f64 {
+        if !half_maps {
+            return 1.0;
+        }
+        let first = LossScale { scale: FIRST_SCALE, finite_steps: 0 };
+        self.loss_scale.get_or_insert(first).scale
+    }
+
+    /// Halves the loss scale after a step whose loss was finite and whose gradient was not; the new
+    /// scale. None without a scale that could be the reason: the step is then a fault of the run.
+    pub fn back_off(&mut self) -> Option<f64> {
+        let own = self.loss_scale.as_mut().filter(|own| own.scale > LEAST_SCALE)?;
+        *own = LossScale { scale: 0.5 * own.scale, finite_steps: 0 };
+        Some(own.scale)
+    }
+
     /// Records a step with a finite loss and gradient.
     pub fn on_finite_step(&mut self) {
+        if let Some(own) = &mut self.loss_scale {
+            own.finite_steps += 1;
+            if own.finite_steps >= SCALE_STEPS {
+                *own = LossScale { scale: (2.0 * own.scale).min(LARGEST_SCALE), finite_steps: 0 };
+            }
+        }
         self.non_finite_steps = 0;
         if self.factor < 1.0 {
             self.finite_steps += 1;
@@ -110,6 +154,26 @@ impl NanGuard {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Mutations caught: no doubling; doubling without an upper bound; a scale below 1; a scale for
+    /// maps of 32 bits.
+    #[test]
+    fn the_loss_scale_is_halved_on_overflow_and_doubled_after_a_while() {
+        let mut guard = NanGuard::default();
+        assert_eq!(guard.loss_scale(false), 1.0);
+        assert_eq!(guard.back_off(), None);
+        assert_eq!(guard.loss_scale(true), 65536.0);
+        assert_eq!(guard.back_off(), Some(32768.0));
+        (0..1999).for_each(|_| guard.on_finite_step());
+        assert_eq!(guard.loss_scale(true), 32768.0);
+        guard.on_finite_step();
+        assert_eq!(guard.loss_scale(true), 65536.0);
+        (0..100_000).for_each(|_| guard.on_finite_step());
+        assert_eq!(guard.loss_scale(true), 16_777_216.0);
+        while guard.back_off().is_some() {}
+        assert_eq!(guard.loss_scale(true), 1.0);
+        assert_eq!(guard.non_finite_steps, 0);
+    }
 
     /// Mutations caught: the count of non-finite steps not reset by a finite one.
     #[test]

@@ -3,9 +3,10 @@
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Tensor, TensorData};
-use kernels::ops::multi_tensor::{self, FlatTensors};
+use kernels::ops::multi_tensor::{self, FlatTensors, Parts};
 use serde::{Deserialize, Serialize};
 
+use crate::optimizers::buffer;
 use crate::optimizers::buffer::{Buffer, squares};
 use crate::optimizers::param_groups::ParamGroup;
 
@@ -35,9 +36,16 @@ pub struct Gradient {
     pub shape: Vec<usize>,
 }
 
-/// One entry for every trained parameter in parameter order; `None` for a parameter that had no
-/// part in the loss.
-pub struct Gradients(pub Vec<Option<Gradient>>);
+/// The gradients of a step.
+pub struct Gradients {
+    /// One entry for every trained parameter in parameter order; `None` for a parameter that had no
+    /// part in the loss.
+    each: Vec<Option<Gradient>>,
+    /// On a GPU: the vector of which the entries are parts, before `factor`.
+    flat: Option<FlatTensors>,
+    /// What the values of `flat` are still to be multiplied by.
+    factor: f64,
+}
 
 struct TakeGradients<'a> {
     from: &'a mut GradientsParams,
@@ -62,15 +70,73 @@ impl Gradients {
     pub fn take<M: Module>(module: &M, mut from: GradientsParams) -> Self {
         let mut take = TakeGradients { from: &mut from, taken: Vec::new() };
         module.visit(&mut take);
-        Self(take.taken)
+        Self::new(take.taken)
+    }
+
+    /// Gradients of these values; on a GPU they are gathered in one vector.
+    pub fn new(mut each: Vec<Option<Gradient>>) -> Self {
+        let device = |gradient: &Gradient| match &gradient.values {
+            Buffer::Device(values) if multi_tensor::supports(values) => Some(values.clone()),
+            _ => None,
+        };
+        let values: Option<Vec<Tensor<1>>> = each.iter().flatten().map(device).collect();
+        let flat = values.filter(|values| !values.is_empty()).map(|v| FlatTensors::new(&v));
+        if let Some(flat) = &flat {
+            place(&mut each, flat);
+        }
+        Self { each, flat, factor: 1.0 }
+    }
+
+    /// The entries, one for every trained parameter in parameter order.
+    pub fn into_each(mut self) -> Vec<Option<Gradient>> {
+        self.apply_factor();
+        self.each
+    }
+
+    /// Whether parameter `number` has a gradient.
+    pub(crate) fn has(&self, number: usize) -> bool {
+        self.each[number].is_some()
+    }
+
+    /// The vector of all gradients that there are, in parameter order, and the factor of its values;
+    /// none where they lie elsewhere.
+    pub(crate) fn flat_tensors(&self) -> Option<(&FlatTensors, f64)> {
+        self.flat.as_ref().map(|flat| (flat, self.factor))
+    }
+
+    /// Multiplies every gradient by `factor`.
+    pub fn scale(&mut self, factor: f64) {
+        match self.flat {
+            Some(_) => self.factor *= factor,
+            None if factor != 1.0 => {
+                self.each.iter_mut().flatten().for_each(|g| g.values.scale(factor));
+            }
+            None => {}
+        }
+    }
+
+    /// Multiplies the vector by its factor, so that the entries are the gradients.
+    fn apply_factor(&mut self) {
+        if let Some(flat) = self.flat.as_mut().filter(|_| self.factor != 1.0) {
+            *flat = flat.with_flat(flat.flat().clone().mul_scalar(self.factor as f32));
+            self.factor = 1.0;
+            place(&mut self.each, flat);
+        }
     }
 
     /// All values one after the other, zeros for a parameter without a gradient; behind them for
     /// each parameter whether it has one, as 1 or 0.
     pub fn flat<M: Module>(&self, module: &M) -> Vec<f32> {
-        let mut flat = Flatten { gradients: &self.0, number: 0, values: Vec::new() };
+        let values = self.flat.as_ref().map(|flat| {
+            let mut values = buffer::read(flat.flat().clone());
+            values.iter_mut().for_each(|value| *value *= self.factor as f32);
+            values
+        });
+        let mut read = values.as_deref().zip(self.flat.as_ref()).map(|(v, flat)| flat.parts_of(v));
+        let mut flat =
+            Flatten { gradients: &self.each, read: read.as_mut(), number: 0, values: Vec::new() };
         module.visit(&mut flat);
-        let there = self.0.iter().map(|gradient| f32::from(u8::from(gradient.is_some())));
+        let there = self.each.iter().map(|gradient| f32::from(u8::from(gradient.is_some())));
         flat.values.extend(there);
         flat.values
     }
@@ -85,28 +151,34 @@ impl Gradients {
         let Cut { flat: there, mut taken } = cut;
         let absent = taken.iter_mut().zip(there).filter(|(_, there)| **there == 0.0);
         absent.for_each(|(gradient, _)| *gradient = None);
-        Self(taken)
+        Self::new(taken)
     }
 
     /// The Euclidean norm of all gradients together; not finite when a value is not finite.
     pub fn norm(&self) -> f64 {
+        if let Some(flat) = &self.flat {
+            return self.factor * flat.norm();
+        }
         let mut on_device = Vec::new();
         let mut sum = 0.0;
-        for gradient in self.0.iter().flatten() {
+        for gradient in self.each.iter().flatten() {
             match &gradient.values {
                 Buffer::Host(values) => sum += squares(values),
                 Buffer::Device(values) => on_device.push(values.clone()),
             }
         }
-        if on_device.first().is_some_and(multi_tensor::supports) {
-            let all = FlatTensors::new(&on_device);
-            sum += f64::from(all.flat().clone().square().sum().into_scalar::<f32>());
-        } else if !on_device.is_empty() {
+        if !on_device.is_empty() {
             let on_device: Vec<_> = on_device.into_iter().map(|g| g.square().sum()).collect();
             // One read from the device for all gradients.
             sum += f64::from(Tensor::cat(on_device, 0).sum().into_scalar::<f32>());
         }
         sum.sqrt()
+    }
+
+    /// The sum of all squared values before their factor, `[1]`, which stays on the device; none
+    /// where the gradients lie elsewhere.
+    pub fn squares(&self) -> Option<Tensor<1>> {
+        self.flat.as_ref().map(FlatTensors::squares)
     }
 
     /// Clips the gradients in place. `norm` is [`Gradients::norm`], `module` holds the weights that
@@ -119,15 +191,20 @@ impl Gradients {
         module: &M,
         groups: &[ParamGroup],
     ) {
-        let each = self.0.iter_mut().flatten();
+        if mode == ClipMode::Norm {
+            // torch.nn.utils.clip_grad_norm_, its epsilon too.
+            let factor = limit / (norm + 1e-6);
+            if factor < 1.0 {
+                self.scale(factor);
+            }
+            return;
+        }
+        self.apply_factor();
+        self.flat = None;
         match mode {
-            ClipMode::Value => each.for_each(|g| g.values.clamp(limit)),
-            ClipMode::Norm => {
-                // torch.nn.utils.clip_grad_norm_, its epsilon too.
-                let factor = limit / (norm + 1e-6);
-                if factor < 1.0 {
-                    each.for_each(|g| g.values.scale(factor));
-                }
+            ClipMode::Norm => {}
+            ClipMode::Value => {
+                self.each.iter_mut().flatten().for_each(|g| g.values.clamp(limit));
             }
             ClipMode::Agc => {
                 let mut adapt =
@@ -135,23 +212,36 @@ impl Gradients {
                 module.visit(&mut adapt);
             }
         }
+        *self = Self::new(std::mem::take(&mut self.each));
     }
 }
 
-struct Flatten<'a> {
+/// Makes the gradients parts of the vector, in which no value is copied.
+fn place(each: &mut [Option<Gradient>], flat: &FlatTensors) {
+    for (gradient, part) in each.iter_mut().flatten().zip(flat.tensors()) {
+        gradient.values = Buffer::Device(part);
+    }
+}
+
+struct Flatten<'a, 'b> {
     gradients: &'a [Option<Gradient>],
+    /// The values of the gradients that lie on a GPU, already read.
+    read: Option<&'a mut Parts<'b>>,
     number: usize,
     values: Vec<f32>,
 }
 
-impl ModuleVisitor for Flatten<'_> {
+impl ModuleVisitor for Flatten<'_, '_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if !param.is_require_grad() {
             return;
         }
         match &self.gradients[self.number] {
             Some(Gradient { values: Buffer::Host(own), .. }) => self.values.extend_from_slice(own),
-            Some(gradient) => self.values.extend(gradient.values.to_vec()),
+            Some(gradient) => match &mut self.read {
+                Some(read) => self.values.extend_from_slice(read.next().expect("its part")),
+                None => self.values.extend(gradient.values.to_vec()),
+            },
             None => {
                 let count: usize = param.shape().num_elements();
                 self.values.resize(self.values.len() + count, 0.0);
@@ -197,7 +287,7 @@ impl ModuleVisitor for AdaptiveClip<'_> {
         let number = self.number;
         self.number += 1;
         let classifier = self.groups.get(number).is_some_and(|group| group.classifier);
-        let Some(gradient) = self.gradients.0[number].as_mut() else { return };
+        let Some(gradient) = self.gradients.each[number].as_mut() else { return };
         if classifier {
             return;
         }
@@ -233,7 +323,7 @@ pub(crate) mod tests {
     use burn::tensor::Device;
 
     use super::*;
-    use crate::optimizers::optimizer::tests::{close, fixture, gradient, shapes, start};
+    use crate::optimizers::optimizer::tests::{close, fixture, gradient, shapes, start, wgpu};
 
     #[derive(Module, Debug)]
     pub(crate) struct Four {
@@ -279,7 +369,7 @@ pub(crate) mod tests {
                 let values = Buffer::Host(gradient(&start(number, &shape), 1));
                 Some(Gradient { values, shape })
             };
-            Gradients((0..4).map(one).collect())
+            Gradients::new((0..4).map(one).collect())
         };
         let groups: Vec<ParamGroup> =
             (0..4).map(|i| ParamGroup { decay: 0.0, lr_scale: 1.0, classifier: i == 3 }).collect();
@@ -292,7 +382,7 @@ pub(crate) mod tests {
             let mut gradients = given();
             let norm = gradients.norm();
             gradients.clip(mode, limit, norm, &four, &groups);
-            for (number, gradient) in gradients.0.iter().enumerate() {
+            for (number, gradient) in gradients.each.iter().enumerate() {
                 if mode == ClipMode::Agc && number == 0 {
                     continue;
                 }
@@ -306,6 +396,46 @@ pub(crate) mod tests {
         let got = clip_units(&weights, grad, 0.1).into_data().try_into_vec::<f32>().unwrap();
         for (got, expected) in got.iter().zip([0.3, 0.01, 0.4, 0.0]) {
             assert!((got - expected).abs() < 1e-6, "{got} for {expected}");
+        }
+    }
+
+    /// On a GPU the gradients are one vector, whose factor is applied late.
+    ///
+    /// Mutations caught, each alone: a factor that the norm, the flat list or the entries omit;
+    /// values of a clipped vector from before.
+    #[test]
+    fn gradients_on_a_gpu_are_scaled_and_clipped_as_on_the_cpu() {
+        let all = [Device::flex(), wgpu()].map(|device| {
+            let four = Four::start(&device.clone().autodiff());
+            let given = || {
+                let one = |number: usize| {
+                    let shape = shapes()[number].clone();
+                    let values = gradient(&start(number, &shape), 1);
+                    let data = TensorData::new(values.clone(), [values.len()]);
+                    let values = Buffer::of(Tensor::<1>::from_data(data, &device));
+                    (number != 1).then_some(Gradient { values, shape })
+                };
+                let mut gradients = Gradients::new((0..4).map(one).collect());
+                gradients.scale(0.125);
+                gradients
+            };
+            let mut numbers = vec![given().norm() as f32];
+            numbers.extend(given().flat(&four));
+            for mode in [ClipMode::Norm, ClipMode::Value, ClipMode::Agc] {
+                let mut gradients = given();
+                let norm = gradients.norm();
+                gradients.clip(mode, 0.01, norm, &four, &[]);
+                numbers.push(gradients.norm() as f32);
+                let each = gradients.into_each();
+                assert!(each[1].is_none());
+                numbers.extend(each.iter().flatten().flat_map(|g| g.values.to_vec()));
+            }
+            numbers
+        });
+        let [cpu, gpu] = all;
+        assert_eq!(cpu.len(), gpu.len());
+        for (i, (cpu, gpu)) in cpu.iter().zip(&gpu).enumerate() {
+            assert!((cpu - gpu).abs() < 1e-6 * (1.0 + cpu.abs()), "{i}: {gpu} for {cpu}");
         }
     }
 
@@ -325,9 +455,9 @@ pub(crate) mod tests {
             let values = Buffer::Host(gradient(&start(number, &shape), 1));
             (number != 1).then_some(Gradient { values, shape })
         };
-        let given = Gradients((0..4).map(one).collect());
+        let given = Gradients::new((0..4).map(one).collect());
         let got = Gradients::of_flat(&four, &given.flat(&four));
-        for (got, given) in got.0.iter().zip(&given.0) {
+        for (got, given) in got.each.iter().zip(&given.each) {
             let parts = |g: &Gradient| (g.values.to_vec(), g.shape.clone());
             assert_eq!(got.as_ref().map(parts), given.as_ref().map(parts));
         }
@@ -337,9 +467,9 @@ pub(crate) mod tests {
     fn a_norm_of_both_kinds_is_one_norm_and_not_a_number_shows() {
         let one = |values: Buffer| Some(Gradient { values, shape: vec![2] });
         let there = tensor_of([4.0, 2.0]);
-        let both = Gradients(vec![one(Buffer::Host(vec![2.0, 1.0])), None, one(there)]);
+        let both = Gradients::new(vec![one(Buffer::Host(vec![2.0, 1.0])), None, one(there)]);
         assert!((both.norm() - 5.0).abs() < 1e-6);
-        let bad = Gradients(vec![one(Buffer::Host(vec![2.0, f32::NAN]))]);
+        let bad = Gradients::new(vec![one(Buffer::Host(vec![2.0, f32::NAN]))]);
         assert!(!bad.norm().is_finite());
     }
 

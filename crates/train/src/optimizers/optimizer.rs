@@ -23,6 +23,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use crate::optimizers::buffer::{Buffer, changed};
 use crate::optimizers::gradients::{Gradient, Gradients};
 use crate::optimizers::optimizer::flat::FlatState;
+pub use crate::optimizers::optimizer::flat::Guard;
 use crate::optimizers::optimizer::update::Update;
 use crate::optimizers::optimizer_kind::{OptimizerConfig, OptimizerKind};
 use crate::optimizers::param_groups::ParamGroup;
@@ -91,13 +92,39 @@ impl Optimizer {
     pub fn apply<M: Module>(&mut self, lr: f64, module: M, gradients: Gradients) -> M {
         self.steps += 1;
         if let Some(formula) = flat::formula(&self.config)
-            && flat::supports(&gradients)
+            && gradients.flat_tensors().is_some()
         {
-            return flat::apply(self, formula, lr, module, gradients);
+            return flat::apply(self, formula, lr, module, gradients, None);
         }
         self.flat = None;
-        let gradients = gradients.0.into_iter();
+        let gradients = gradients.into_each().into_iter();
         module.map(&mut UpdateParameters { optimizer: self, gradients, lr, number: 0 })
+    }
+
+    /// Whether [`Optimizer::apply_guarded`] exists for this rule, on a GPU.
+    pub fn has_guarded_updates(&self) -> bool {
+        flat::formula(&self.config).is_some()
+    }
+
+    /// [`Optimizer::apply`] where nobody has read yet whether the step is finite.
+    ///
+    /// # Panics
+    /// On gradients that do not lie on a GPU, or a rule without guarded updates.
+    pub fn apply_guarded<M: Module>(
+        &mut self,
+        lr: f64,
+        module: M,
+        gradients: Gradients,
+        guard: &Guard,
+    ) -> M {
+        self.steps += 1;
+        let formula = flat::formula(&self.config).expect("a rule with guarded updates");
+        flat::apply(self, formula, lr, module, gradients, Some(guard))
+    }
+
+    /// Takes back the count of a guarded update that changed nothing.
+    pub fn uncount_step(&mut self) {
+        self.steps -= 1;
     }
 
     /// The whole state, f32, in parameter order.

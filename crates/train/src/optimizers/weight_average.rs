@@ -5,6 +5,7 @@
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
+use kernels::ops::multi_tensor::{self, FlatTensors};
 use nn::config::NetworkConfig;
 use nn::network::Network;
 use nn::weights::load::{HeadPolicy, load_state_dict};
@@ -17,6 +18,8 @@ use crate::optimizers::buffer::{Buffer, changed};
 /// A running average of every weight and statistic of a network.
 pub struct Average {
     values: Vec<Buffer>,
+    /// On a GPU: the vector of which the values are parts, from the first update on.
+    flat: Option<FlatTensors>,
     /// Number of networks averaged so far.
     pub count: u64,
 }
@@ -90,13 +93,27 @@ impl ModuleVisitor for CollectTensors {
     }
 }
 
+/// The values in one vector; none where they are not all f32 on a GPU.
+fn flat_of(values: &[Buffer]) -> Option<FlatTensors> {
+    let on_device = |values: &Buffer| match values {
+        Buffer::Device(values) if multi_tensor::supports(values) => Some(values.clone()),
+        _ => None,
+    };
+    let tensors: Option<Vec<Tensor<1>>> = values.iter().map(on_device).collect();
+    tensors.filter(|tensors| !tensors.is_empty()).map(|tensors| FlatTensors::new(&tensors))
+}
+
 impl Average {
     /// An average that begins with the values of `network` and counts no network yet.
     pub fn new(network: &Network) -> Self {
-        settle(network);
         let mut collect = CollectTensors(Vec::new());
         network.visit(&mut collect);
-        Self { values: collect.0, count: 0 }
+        Self { values: collect.0, flat: None, count: 0 }
+    }
+
+    /// The values in one vector, where one launch can update them all.
+    fn gathered(&self) -> Option<FlatTensors> {
+        flat_of(&self.values)
     }
 
     /// Updates an exponential average: `average * decay + network * (1 - decay)`. Gives the network
@@ -114,8 +131,16 @@ impl Average {
     /// Moves the average towards the network by `weight`. The network's weights are moved out and
     /// back in rather than copied.
     fn update(&mut self, network: Network, weight: f64) -> Network {
-        settle(&network);
         self.count += 1;
+        if let Some(own) = self.flat.take().or_else(|| self.gathered()) {
+            let mut collect = CollectTensors(Vec::new());
+            network.visit(&mut collect);
+            let new = flat_of(&collect.0).expect("a network on the device of its average");
+            let own = own.lerp(&new, weight);
+            self.values = own.tensors().into_iter().map(Buffer::Device).collect();
+            self.flat = Some(own);
+            return network;
+        }
         network.map(&mut MoveTowards { values: self.values.iter_mut(), weight })
     }
 
@@ -150,12 +175,6 @@ impl Average {
             load_state_dict(config.init_zero(autodiff_device), tensors, HeadPolicy::Exact)?;
         Ok(Self { count, ..Self::new(&network) })
     }
-}
-
-/// Brings the running statistics up to date: Burn delays their update by one step, and `valid`
-/// applies it, to this network too.
-fn settle(network: &Network) {
-    let _ = network.valid();
 }
 
 struct MoveTowards<'a> {
@@ -195,6 +214,7 @@ mod tests {
     use nn::config::Architecture;
 
     use super::*;
+    use crate::optimizers::optimizer::tests::wgpu;
 
     fn config() -> NetworkConfig {
         let mut config = NetworkConfig::new(Architecture::MobilenetV3Small, 3);
@@ -207,7 +227,7 @@ mod tests {
         let _ = network.forward_train(images, 0);
     }
 
-    /// Mutations caught: no `settle`, so statistics one step late.
+    /// Mutations caught: statistics of the step before.
     #[test]
     fn an_average_follows_every_update_and_leaves_the_network_alone() {
         let autodiff_device = Device::flex().autodiff();
@@ -239,6 +259,28 @@ mod tests {
         assert_eq!(again.count, 7);
         let flat = |a: &Average| a.values.iter().flat_map(Buffer::to_vec).collect::<Vec<f32>>();
         assert_eq!(flat(&again), flat(&average));
+    }
+
+    /// On a GPU one launch updates the whole average.
+    ///
+    /// Mutations caught: the vector of the first network kept; the weight of the old values.
+    #[test]
+    fn a_gpu_averages_as_the_cpu_does() {
+        let mut each = [Device::flex(), wgpu()].map(|device| {
+            let device = device.autodiff();
+            let mut average = Average::new(&config().init_seeded(&device, 1));
+            for seed in 2..5 {
+                let network = average.update_ema(config().init_seeded(&device, seed), 0.75);
+                drop(network);
+            }
+            average.save("", &config(), &device)
+        });
+        let [cpu, gpu] = &mut each;
+        for (cpu, gpu) in cpu.iter().zip(gpu) {
+            for (cpu, gpu) in cpu.values.iter().zip(&gpu.values) {
+                assert!((cpu - gpu).abs() < 1e-6 * (1.0 + cpu.abs()), "{gpu} for {cpu}");
+            }
+        }
     }
 
     #[test]

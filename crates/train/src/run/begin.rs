@@ -71,7 +71,7 @@ pub fn complete(options: Options) -> Result<(Plan, Vec<String>), Error> {
 pub fn train(options: Options, observer: &dyn Observer) -> Result<Trained, Error> {
     let (plan, notes) = complete(recipe::under(options.over(&Options::default()))?)?;
     notes.iter().for_each(|note| observer.note(note));
-    let opened = plan.machine.backend.open()?;
+    let opened = plan.machine.backend.open_for(plan.machine.amp)?;
     let Begun { folder, lock: _lock, .. } =
         begin(&plan, &new_folder(&plan)?, None, &opened.device)?;
     let run = Run {

@@ -17,6 +17,7 @@ use crate::learner::evaluate::EvalReport;
 use crate::run::averaging;
 use crate::run::averaging::Finish;
 use crate::run::incident;
+use crate::run::late_step::ReadOutcome;
 use crate::run::observer::{BatchRecord, Observer};
 use crate::run::progress::{EpochStats, Position};
 use crate::run::readable::{ClassReads, check_readable};
@@ -26,7 +27,7 @@ use crate::run::retention::LAST;
 use crate::run::run_folder;
 use crate::run::run_folder::StepRecord;
 use crate::run::state::TrainState;
-use crate::run::step::{AccumulationGroup, BatchResult, StepOutcome, step};
+use crate::run::step::{AccumulationGroup, BatchResult, StepOutcome, read_late, step};
 use crate::run::trainer::{Run, RunOutcome, STOPPED, Trainer};
 use crate::run::validate::{Validation, report_epoch, validate};
 
@@ -43,18 +44,22 @@ pub fn fit(run: Run, observer: &dyn Observer) -> Result<RunOutcome, Error> {
     let note = |text: &str| observer.note(&format!("note: {text}"));
     // What other ranks have still to hear of.
     let mut skipped = Vec::new();
+    let mut group = AccumulationGroup::new(&state.network, state.epoch_stats);
     'epochs: while state.position.epoch < trainer.epochs() {
         let Position { epoch, batch: first, .. } = state.position;
         let mut batches = PatientEpoch::new(&trainer.loader, epoch, first, &trainer.stop, &note);
         let mut reads = ClassReads::new(trainer.train.classes.len(), first);
-        let (mut group, mut closed) =
-            (AccumulationGroup::new(&state.network, state.epoch_stats), true);
+        group.next(&state.network, state.epoch_stats);
+        let mut closed = true;
         while state.position.batch < trainer.batches() {
             let (began, waited) = (Instant::now(), batches.waited());
             let batch = match batches.next() {
                 None => break,
                 Some(Ok(batch)) => batch,
-                Some(Err(error)) => return without_batch(&trainer, &state, closed, error),
+                Some(Err(error)) => {
+                    (state, _) = read_late(&trainer, state, &mut group)?;
+                    return without_batch(&trainer, &state, closed, error);
+                }
             };
             reads.add(&batch, &trainer.train);
             skipped.extend(report_skipped(&trainer, &mut state, &batch, &mut advised)?);
@@ -72,6 +77,11 @@ pub fn fit(run: Run, observer: &dyn Observer) -> Result<RunOutcome, Error> {
                 let agreed = trainer.agree(due, std::mem::take(&mut skipped))?;
                 report_others(&trainer, &mut state, &agreed.skipped)?;
                 if agreed.stop.is_some() || agreed.save {
+                    let read;
+                    (state, read) = read_late(&trainer, state, &mut group)?;
+                    if matches!(read, ReadOutcome::RolledBack) {
+                        continue 'epochs;
+                    }
                     trainer.gather_keys()?;
                     trainer.save(&state, LAST)?;
                     saved = Instant::now();

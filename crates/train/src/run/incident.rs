@@ -122,6 +122,20 @@ pub(super) fn respond(
     Ok((state, response))
 }
 
+/// Halves the loss scale after step `step`, whose gradients are not finite, if its loss is and the
+/// scale may be the reason; whether it was.
+pub(super) fn back_off(trainer: &Trainer, state: &mut TrainState, step: u64, loss: f64) -> bool {
+    let Some(scale) = loss.is_finite().then(|| state.nan_guard.back_off()).flatten() else {
+        return false;
+    };
+    trainer.observer.note(&format!(
+        "note: step {step}: gradients of 16-bit maps overflow; step skipped, loss scale {scale} \
+         from here on"
+    ));
+    state.epoch_stats.skipped_steps += 1;
+    true
+}
+
 /// Responds to the evaluation of an epoch with a `loss` that is not finite: rolls the run back to
 /// the newest checkpoint of an epoch before, whose evaluation was finite, with a lower rate. The
 /// last checkpoint is that one from then on, because the one before it evaluates to no number.

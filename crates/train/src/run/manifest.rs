@@ -143,6 +143,11 @@ impl Manifest {
                 return Err(format!("{name}: {share}: expected 0 to 1"));
             }
         }
+        if let Some(own) = nan_guard.loss_scale
+            && !(1.0..=16_777_216.0).contains(&own.scale)
+        {
+            return Err(format!("strain.loss_scale: {}: expected 1 to 2^24", own.scale));
+        }
         let times = [("tally.seconds", stats.seconds), ("tally.waited", stats.waited)];
         match times.iter().find(|(_, time)| !(0.0..=MOST as f64).contains(time)) {
             Some((name, time)) => Err(format!("{name}: {time}: expected 0 to {MOST}")),

@@ -20,6 +20,8 @@ use crate::optimizers::gradients::Gradients;
 use crate::run::averaging;
 use crate::run::incident;
 use crate::run::incident::NonFiniteStep;
+use crate::run::late_step;
+use crate::run::late_step::{ReadOutcome, UnreadSteps};
 use crate::run::progress::{EpochStats, Position};
 use crate::run::state::TrainState;
 use crate::run::synchronise;
@@ -39,6 +41,8 @@ pub(super) struct AccumulationGroup {
     statistics: Vec<Tensor<1>>,
     /// Sums of the epoch before the first batch.
     epoch_stats: EpochStats,
+    /// Steps before this one that nobody has read yet.
+    unread: UnreadSteps,
 }
 
 impl AccumulationGroup {
@@ -51,7 +55,14 @@ impl AccumulationGroup {
             non_finite: None,
             statistics: bn_statistics::snapshot(network),
             epoch_stats,
+            unread: UnreadSteps::default(),
         }
+    }
+
+    /// The empty group that follows this one.
+    pub(super) fn next(&mut self, network: &Network, epoch_stats: EpochStats) {
+        let unread = std::mem::take(&mut self.unread);
+        *self = Self { unread, ..Self::new(network, epoch_stats) };
     }
 
     /// The running statistics before the next batch.
@@ -131,6 +142,9 @@ pub(super) fn step(
     let closes =
         number.is_multiple_of(plan.training.grad_accum_steps) || number == trainer.batches();
     let mut result = BatchResult { loss: f64::NAN, lr, grad_norm: None, closes };
+    if group.unread.may_wait() && waits(trainer, &state, &batch) {
+        return late(trainer, state, group, batch, result);
+    }
     let indices = batch.indices.clone();
 
     if batch.labels.is_empty() {
@@ -153,12 +167,14 @@ pub(super) fn step(
     let non_finite = summed.batches.iter().any(BatchLoss::is_non_finite);
     let trained = summed.batches.iter().any(|b| b.images > 0 && b.loss.is_finite());
     let mut gradients = Gradients::take(&state.network, group.accumulator.grads());
+    gradients.scale(1.0 / state.nan_guard.loss_scale(plan.machine.amp));
     let summands = trainer.norm_group.is_some();
     (state.network, gradients) =
         synchronise::average(communicator, state.network, gradients, &summed, summands)?;
     let norm = if trained { gradients.norm() } else { 0.0 };
     result.grad_norm = trained.then_some(norm);
     if non_finite || !norm.is_finite() {
+        group.unread.count(None);
         let response;
         (state, response) = undo_non_finite_step(trainer, state, group, &result, norm, indices)?;
         if response == Response::RollBack {
@@ -166,6 +182,7 @@ pub(super) fn step(
         }
     } else if trained {
         state.nan_guard.on_finite_step();
+        group.unread.count(Some(result.loss));
         if plan.optimizer.clip_grad > 0.0 {
             let groups = state.optimizer.groups();
             gradients.clip(
@@ -182,11 +199,54 @@ pub(super) fn step(
         state.network = state.optimizer.apply(lr, state.network, gradients);
         state = averaging::update_ema(state, plan);
     }
-    *group = AccumulationGroup::new(&state.network, state.epoch_stats);
+    group.next(&state.network, state.epoch_stats);
     state.position.step += 1;
     synchronise::check_replicas(communicator, &state.network, state.position.step)?;
     assert!(!injected("panic", state.position.step), "a panic for a test");
     Ok((state, StepOutcome::Done(result)))
+}
+
+/// Whether this step may be read late: nothing that follows it on the host needs its numbers.
+fn waits(trainer: &Trainer, state: &TrainState, batch: &Batch) -> bool {
+    late_step::supports(trainer, &state.optimizer)
+        && state.micro_batch.is_none()
+        && !batch.labels.is_empty()
+        && cumulative_share(trainer, state.position, 1).is_none()
+}
+
+/// A step that is read with others, every [`Trainer::log_interval`] batches.
+fn late(
+    trainer: &Trainer,
+    mut state: TrainState,
+    group: &mut AccumulationGroup,
+    batch: Batch,
+    mut result: BatchResult,
+) -> Result<(TrainState, StepOutcome), Error> {
+    state = late_step::step(trainer, state, &mut group.unread, batch, result.lr)?;
+    result.loss = group.unread.last_loss;
+    let number = state.position.batch;
+    if number.is_multiple_of(trainer.log_interval) || number == trainer.batches() {
+        let outcome;
+        (state, outcome) = read_late(trainer, state, group)?;
+        match outcome {
+            ReadOutcome::RolledBack => return Ok((state, StepOutcome::RolledBack)),
+            ReadOutcome::Read(Some(last)) => {
+                (result.loss, result.grad_norm) = (last.loss, Some(last.grad_norm));
+            }
+            ReadOutcome::Read(None) => {}
+        }
+    }
+    group.next(&state.network, state.epoch_stats);
+    Ok((state, StepOutcome::Done(result)))
+}
+
+/// Reads the steps that nobody has read yet: before the state is saved, and where one is logged.
+pub(super) fn read_late(
+    trainer: &Trainer,
+    state: TrainState,
+    group: &mut AccumulationGroup,
+) -> Result<(TrainState, ReadOutcome), Error> {
+    late_step::read(trainer, state, &mut group.unread)
 }
 
 /// Runs the batch forward and backward. While the memory does not suffice, the micro-batch is
@@ -208,7 +268,9 @@ fn forward_backward_halving(
         // Ranks that share their statistics have as many forward passes.
         let whole = shared_images.map(|_| plan.training.batch_size);
         let micro_batch = whole.or(state.micro_batch).unwrap_or(plan.training.batch_size);
-        let config = PassConfig { micro_batch, batches_per_step, dropout_seed, shared_images };
+        let loss_scale = state.nan_guard.loss_scale(plan.machine.amp);
+        let config =
+            PassConfig { micro_batch, batches_per_step, dropout_seed, shared_images, loss_scale };
         let device = &trainer.context.autodiff_device;
         let share = cumulative_share(trainer, state.position, images.div_ceil(micro_batch));
         let mut own = None;
@@ -269,6 +331,9 @@ fn undo_non_finite_step(
     // A step that is not made has no loss.
     let EpochStats { loss, seen, .. } = group.epoch_stats;
     (state.epoch_stats.loss, state.epoch_stats.seen) = (loss, seen);
+    if incident::back_off(trainer, &mut state, position.step, result.loss) {
+        return Ok((state, Response::Skip));
+    }
     let step = NonFiniteStep::new(position, result.lr, result.loss, norm, &trainer.train, &indices);
     incident::respond(trainer, state, &step)
 }

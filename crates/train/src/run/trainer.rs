@@ -12,6 +12,7 @@ use crate::config::plan::Plan;
 use crate::datasets::image_folder::ImageFolder;
 use crate::datasets::loader::{Loader, Mode};
 use crate::datasets::sampler::BatchShare;
+use crate::device::is_host;
 use crate::distributed::communicator::Communicator;
 use crate::error::Error;
 use crate::files::{failed, write_atomically};
@@ -133,11 +134,13 @@ impl<'a> Trainer<'a> {
         let loader = open_data::loader(&plan, &train, mode, plan.training.batch_size)
             .caching(&open_data::caching(&plan))
             .leaving_out(left_out)
+            .as_bytes(!is_host(&device))
             .sharing(share);
         loader.window_notes().iter().for_each(note);
         loader.cache_estimate().iter().for_each(note);
-        let val_loader =
-            open_data::loader(&plan, &val, Mode::Eval, plan.training.val_batch_size).sharing(share);
+        let val_loader = open_data::loader(&plan, &val, Mode::Eval, plan.training.val_batch_size)
+            .as_bytes(!is_host(&device))
+            .sharing(share);
         if loader.batches() == 0 {
             return Err(Error::data(format!(
                 "{}: {} training images give no batch of at least 2; add images",

@@ -181,7 +181,11 @@ impl ConvNormOps for CubeBackend {
         // Kept in this order for the backward pass, which reads it so.
         let shape = matrix(&y);
         let values = to_nhwc(y);
-        let (mean, variance) = statistics(&values, shape);
+        let running = layer.running.as_ref().and_then(|running| running.on_cube(shape[0]));
+        let ([mean, variance], blended) = statistics(&values, shape, running);
+        if let Some((running, blended)) = layer.running.as_ref().zip(blended) {
+            running.set_cube(blended);
+        }
         let y = from_nhwc(values);
         let norm = norm([gamma, beta, mean.clone(), variance.clone()], &layer);
         let out = normalised(y.clone(), norm, skips.then_some(skip), &layer);

@@ -41,6 +41,20 @@ impl<B: Backend + ElementwiseOps> Backward<B, 1> for ReluStep {
     }
 }
 
+#[derive(Debug)]
+struct HardSwishStep;
+
+impl<B: Backend + ElementwiseOps> Backward<B, 1> for HardSwishStep {
+    type State = FloatTensor<B>;
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = grads.consume::<B>(&ops.node);
+        if let [Some(node)] = &ops.parents {
+            branch::register::<B>(grads, node.id, B::hard_swished_backward(ops.state, dy));
+        }
+    }
+}
+
 impl<B: Backend + ElementwiseOps, C: CheckpointStrategy> ElementwiseOps for Autodiff<B, C> {
     fn sum(x: FloatTensor<Self>, other: FloatTensor<Self>) -> FloatTensor<Self> {
         if burn_ops_requested() {
@@ -69,5 +83,19 @@ impl<B: Backend + ElementwiseOps, C: CheckpointStrategy> ElementwiseOps for Auto
 
     fn rectified_backward(_: FloatTensor<Self>, _: FloatTensor<Self>) -> FloatTensor<Self> {
         panic!("ReLU has no second derivative");
+    }
+
+    fn hard_swished(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        if burn_ops_requested() {
+            return reference::hard_swished::<Self>(x);
+        }
+        let nodes = [x.node()];
+        let x = x.into_primitive();
+        let y = B::hard_swished(x.clone());
+        record::<B, C, _, 1>(HardSwishStep, nodes, || x, y)
+    }
+
+    fn hard_swished_backward(_: FloatTensor<Self>, _: FloatTensor<Self>) -> FloatTensor<Self> {
+        panic!("hard-swish has no second derivative");
     }
 }

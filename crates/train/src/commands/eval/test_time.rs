@@ -14,7 +14,8 @@ use transforms::preprocess::{Preprocess, TransformScratch};
 use crate::datasets::batch::Batch;
 use crate::datasets::image_folder::ImageFolder;
 use crate::error::Error;
-use crate::learner::evaluate::{forward, images};
+use crate::learner::device_images::images;
+use crate::learner::evaluate::forward;
 use crate::text_list::{lines, read_text};
 
 /// The views of an image whose probabilities are averaged.

@@ -73,7 +73,8 @@ struct SharedEpoch {
 }
 
 fn bytes_of(batch: &Result<Batch, DataError>) -> usize {
-    batch.as_ref().map_or(0, |b| b.images.len() * 4)
+    let bytes = |b: &Batch| b.bytes.as_ref().map_or(0, |bytes| bytes.pixels.len());
+    batch.as_ref().map_or(0, |b| b.images.len() * 4 + bytes(b))
 }
 
 impl SharedEpoch {

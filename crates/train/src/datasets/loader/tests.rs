@@ -216,3 +216,36 @@ fn an_abandoned_epoch_ends_its_threads() {
     drop(epoch); // would hang here if a waiting worker were not woken
     std::fs::remove_dir_all(root).unwrap();
 }
+
+/// Bytes are the images before their normalisation, in training and evaluation; where numbers are
+/// mixed or erased there are no bytes.
+///
+/// Mutations caught: planes in the order of numbers; an image that is not mirrored; an unreadable
+/// image whose bytes stay.
+#[test]
+fn a_batch_of_bytes_is_a_batch_before_its_normalisation() {
+    let (root, folder) = folder("bytes", true);
+    let augment = || Augment { scale: [0.3, 1.0], hflip: 0.5, ..Augment::default() };
+    for mode in [Mode::Eval, Mode::Train(augment())] {
+        let make = |as_bytes| {
+            let loader = loader_in(mode.clone(), &folder, 2, 1 << 20, false).as_bytes(as_bytes);
+            all(&loader, 1, 0)
+        };
+        for (numbers, bytes) in make(false).into_iter().zip(make(true)) {
+            let made = bytes.bytes.expect("bytes");
+            assert!(bytes.images.is_empty() && bytes.labels == numbers.labels);
+            let [n, _, h, w] = bytes.shape;
+            assert_eq!(made.pixels.len(), n * h * w * 3);
+            for (i, byte) in made.pixels.iter().enumerate() {
+                let (pixel, channel) = (i / 3, i % 3);
+                let value = (f32::from(*byte) / 255.0 - made.mean[channel]) / made.std[channel];
+                let plane = (pixel / (h * w)) * 3 + channel;
+                assert_eq!(numbers.images[plane * h * w + pixel % (h * w)], value, "{i}");
+            }
+        }
+    }
+    let mixed = Augment { mix: Some(Mix { mixup: 0.2, ..Mix::default() }), ..augment() };
+    let loader = loader_in(Mode::Train(mixed), &folder, 1, 1 << 20, false).as_bytes(true);
+    assert!(all(&loader, 0, 0).iter().all(|batch| batch.bytes.is_none()));
+    std::fs::remove_dir_all(root).unwrap();
+}

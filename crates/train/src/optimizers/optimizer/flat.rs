@@ -4,7 +4,7 @@
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::Tensor;
 use kernels::gpu::multi_tensor::{Formula, Rates};
-use kernels::ops::multi_tensor::{self, FlatTensors};
+use kernels::ops::multi_tensor::FlatTensors;
 
 use crate::optimizers::buffer::{Buffer, changed};
 use crate::optimizers::gradients::Gradients;
@@ -16,6 +16,8 @@ use crate::optimizers::optimizer_kind::{OptimizerConfig, OptimizerKind};
 pub(super) struct FlatState {
     /// Numbers of these parameters.
     numbers: Vec<usize>,
+    /// Their values, of which the parameters are parts.
+    values: FlatTensors,
     states: [FlatTensors; 2],
     /// What `scales` and `decays` were made of.
     rates: Vec<[f64; 2]>,
@@ -23,6 +25,15 @@ pub(super) struct FlatState {
     scales: Tensor<1>,
     /// Weight decay of every place.
     decays: Tensor<1>,
+}
+
+/// What an update looks at on the device, because nobody has read it yet.
+pub struct Guard {
+    /// Losses, and behind them the sum of the squared gradients: where one is not finite, the
+    /// update changes nothing.
+    pub values: Tensor<1>,
+    /// Limit of the gradients' norm; 0 for none.
+    pub max_norm: f64,
 }
 
 /// The kernel's formula; none for optimizers that look at a whole parameter, and for RMSprop without
@@ -45,18 +56,8 @@ pub(super) fn formula(config: &OptimizerConfig) -> Option<Formula> {
     }
 }
 
-/// Whether all gradients lie where flat vectors exist.
-pub(super) fn supports(gradients: &Gradients) -> bool {
-    let mut there = gradients.0.iter().flatten().peekable();
-    there.peek().is_some()
-        && there.all(|gradient| match &gradient.values {
-            Buffer::Device(values) => multi_tensor::supports(values),
-            Buffer::Host(_) => false,
-        })
-}
-
 /// The numbers that all parameters share, of any one's update.
-fn rates(update: &Update, lr: f64) -> Rates {
+fn rates(update: &Update, lr: f64, gradient_scale: f64, guard: Option<&Guard>) -> Rates {
     let beta =
         matches!(update.kind, OptimizerKind::Adam | OptimizerKind::Adamw | OptimizerKind::Lion);
     let [momentum, alpha] = if beta { update.betas } else { [update.momentum, update.alpha] };
@@ -66,7 +67,8 @@ fn rates(update: &Update, lr: f64) -> Rates {
         alpha: alpha as f32,
         epsilon: update.epsilon as f32,
         corrections: update.corrections.map(|correction| correction as f32),
-        gradient_scale: 1.0,
+        gradient_scale: gradient_scale as f32,
+        max_norm: guard.map_or(0.0, |guard| guard.max_norm as f32),
     }
 }
 
@@ -77,6 +79,7 @@ pub(super) fn apply<M: Module>(
     lr: f64,
     module: M,
     gradients: Gradients,
+    guard: Option<&Guard>,
 ) -> M {
     let mut collect = Collect { gradients: &gradients, number: 0, found: Vec::new() };
     module.visit(&mut collect);
@@ -86,16 +89,16 @@ pub(super) fn apply<M: Module>(
         .iter()
         .map(|parameter| optimizer.update(parameter.number, parameter.dimensions, lr))
         .collect();
-    let values = flat(found.into_iter().map(|parameter| parameter.values));
-    let taken = numbers.iter().map(|number| match &gradients.0[*number] {
-        Some(gradient) => device(&gradient.values),
-        None => unreachable!("collected because it has a gradient"),
-    });
-    let of_gradients = flat(taken);
+    let (of_gradients, factor) = gradients.flat_tensors().expect("gradients on a GPU");
+    let current = optimizer.flat.take().filter(|flat| flat.numbers == numbers);
+    // The values that the last step has left are gathered already, unless somebody replaced one.
+    let values: Vec<Tensor<1>> = found.into_iter().map(|parameter| parameter.values).collect();
+    let left = current.as_ref().map(|current| &current.values).filter(|left| left.holds(&values));
+    let values = left.cloned().unwrap_or_else(|| FlatTensors::new(&values));
     // The same at every learning rate, so that the places are filled once.
     let wanted: Vec<[f64; 2]> = updates.iter().map(|u| [u.lr / lr, u.decay]).collect();
-    let current = optimizer.flat.take().filter(|flat| flat.numbers == numbers);
     let current = current.unwrap_or_else(|| FlatState {
+        values: values.clone(),
         states: initial(optimizer, &numbers, &updates[0], &values),
         scales: values.flat().clone(),
         decays: values.flat().clone(),
@@ -110,11 +113,12 @@ pub(super) fn apply<M: Module>(
     };
     let [first, second] = &current.states;
     let (values, states) = values.update(
-        &of_gradients,
+        of_gradients,
         [first, second],
         [&scales, &decays],
+        guard.map(|guard| &guard.values),
         formula,
-        rates(&updates[0], lr),
+        rates(&updates[0], lr, factor, guard),
     );
     let of_state = states.each_ref().map(FlatTensors::tensors);
     for (i, number) in numbers.iter().enumerate() {
@@ -123,8 +127,8 @@ pub(super) fn apply<M: Module>(
             .map(|(tensors, _)| Buffer::Device(tensors[i].clone()))
             .collect();
     }
-    optimizer.flat = Some(FlatState { numbers, states, rates: wanted, scales, decays });
     let new = values.tensors().into_iter();
+    optimizer.flat = Some(FlatState { numbers, values, states, rates: wanted, scales, decays });
     module.map(&mut Place { gradients: &gradients, number: 0, new })
 }
 
@@ -188,7 +192,7 @@ impl ModuleVisitor for Collect<'_> {
         }
         let number = self.number;
         self.number += 1;
-        if self.gradients.0[number].is_some() {
+        if self.gradients.has(number) {
             let values = param.val().without_autodiff().reshape([-1]);
             self.found.push(Parameter { number, dimensions: D, values });
         }
@@ -208,7 +212,7 @@ impl ModuleMapper for Place<'_> {
         }
         let number = self.number;
         self.number += 1;
-        if self.gradients.0[number].is_none() {
+        if !self.gradients.has(number) {
             return param;
         }
         let new = self.new.next().expect("new values for every parameter with a gradient");

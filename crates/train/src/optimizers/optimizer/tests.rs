@@ -168,7 +168,7 @@ fn steps_of_a_module(
             let gradient = Gradient { values: Buffer::of(tensor), shape: shapes()[number].clone() };
             (!(gap && step == 1 && number == 3)).then_some(gradient)
         });
-        let gradients = Gradients(gradients.collect());
+        let gradients = Gradients::new(gradients.collect());
         module = optimizer.apply(lr, module, gradients);
         if step == 2 {
             let (steps, saved) = (optimizer.steps(), optimizer.save());
@@ -179,7 +179,7 @@ fn steps_of_a_module(
     values_of(&module)
 }
 
-fn wgpu() -> Device {
+pub(crate) fn wgpu() -> Device {
     static STARTED: std::sync::LazyLock<Device> = std::sync::LazyLock::new(|| {
         Device::wgpu_options().init().expect("an adapter; install mesa-vulkan-drivers")
     });
