@@ -2,7 +2,7 @@
 //! deprecated upstream, and that starts wgpu: eagerly, so that a missing adapter is reported before
 //! any work.
 
-use burn::tensor::{Device, DeviceKind, FloatDType};
+use burn::tensor::{Device, DeviceKind, DeviceType, FloatDType};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
@@ -34,6 +34,20 @@ impl OpenedDevice {
     pub fn is_host(&self) -> bool {
         is_host(&self.device)
     }
+
+    /// This device; with `amp` only one whose kernels take 16-bit maps.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::Usage`]: it has no such maps.
+    pub fn with_maps(self, amp: bool) -> Result<Self, Error> {
+        let way = match (self.is_host(), self.device.supports_dtype(FloatDType::F16)) {
+            _ if !amp => return Ok(self),
+            (true, _) => "the CPU backends compute in 32 bits; add --backend wgpu, or omit --amp",
+            (false, false) => "the adapter has no 16-bit numbers (SHADER_F16); omit --amp",
+            (false, true) => return Ok(self),
+        };
+        Err(Error::usage(format!("--amp: {}: {way}", self.name)))
+    }
 }
 
 /// Whether a device computes in the memory of the machine.
@@ -46,18 +60,9 @@ impl Backend {
     /// Opens the device; with `amp` one whose kernels take 16-bit maps.
     ///
     /// # Errors
-    /// As [`Backend::open`]. [`crate::error::ErrorKind::Usage`]: the device has no 16-bit maps.
+    /// As [`Backend::open`] and [`OpenedDevice::with_maps`].
     pub fn open_for(self, amp: bool) -> Result<OpenedDevice, Error> {
-        let opened = self.open()?;
-        let way = match (opened.is_host(), opened.device.supports_dtype(FloatDType::F16)) {
-            (true, _) => "the CPU backends compute in 32 bits; add --backend wgpu, or omit --amp",
-            (false, false) => "the adapter has no 16-bit numbers (SHADER_F16); omit --amp",
-            (false, true) => return Ok(opened),
-        };
-        match amp {
-            true => Err(Error::usage(format!("--amp: {}: {way}", opened.name))),
-            false => Ok(opened),
-        }
+        self.open()?.with_maps(amp)
     }
 
     /// Opens the device.
@@ -79,6 +84,54 @@ impl Backend {
             Backend::Auto => hardware().map_or_else(|| Backend::Ndarray.open(), Ok),
         }
     }
+
+    /// Opens the device of number `local`, from 0, of the ranks on this host. On wgpu they take the
+    /// graphics adapters in turn, those of the fastest kind that is there: a slower one beside them
+    /// would hold up every step.
+    ///
+    /// # Errors
+    /// As [`Backend::open`].
+    pub fn open_for_rank(self, local: usize) -> Result<OpenedDevice, Error> {
+        let asks = match self {
+            Backend::Wgpu => true,
+            Backend::Auto => has_node(),
+            Backend::Ndarray | Backend::Flex => false,
+        };
+        // An adapter that computes on the CPU is taken where it is asked for alone.
+        let kinds = if self == Backend::Wgpu { &KINDS[..] } else { &KINDS[..3] };
+        let of = |kind: &fn(usize) -> DeviceKind| Some((adapters(*kind), *kind));
+        let found = kinds.iter().filter(|_| asks).find_map(|kind| of(kind).filter(|f| f.0 > 0));
+        let Some((count, kind)) = found else { return self.open() };
+        let number = adapter_of_rank(local, count);
+        let mut opened = wgpu(kind(number)).map_err(|why| {
+            Error::backend(format!(
+                "--backend wgpu: graphics adapter {} of {count} does not start ({why}); start \
+                 fewer ranks on this host, or use --backend flex",
+                number + 1
+            ))
+        })?;
+        opened.name += &format!(", adapter {} of {count}", number + 1);
+        Ok(opened)
+    }
+}
+
+/// Kinds of graphics adapters from the fastest on, as the number of one among its kind.
+const KINDS: [fn(usize) -> DeviceKind; 4] =
+    [DeviceKind::DiscreteGpu, DeviceKind::IntegratedGpu, DeviceKind::VirtualGpu, |_| {
+        DeviceKind::Cpu
+    }];
+
+/// The number of graphics adapters of a kind. Starts none.
+fn adapters(kind: fn(usize) -> DeviceKind) -> usize {
+    let all = Device::enumerate(DeviceType::Wgpu).into_vec();
+    // All numbers of a kind without numbers are one adapter.
+    let of_kind: Vec<Device> = (0..all.len()).map(|number| Device::wgpu(kind(number))).collect();
+    all.iter().filter(|device| of_kind.contains(device)).count()
+}
+
+/// The adapter, of `count`, of rank number `local` on this host.
+fn adapter_of_rank(local: usize, count: usize) -> usize {
+    local % count
 }
 
 /// Lines for `--backend list`: what this machine has.
@@ -111,14 +164,19 @@ fn ndarray() -> Device {
 }
 
 fn hardware() -> Option<OpenedDevice> {
-    // Without a device node there is no GPU on Linux; asking the drivers would only print noise.
-    let nodes = ["/dev/dri", "/dev/nvidia0", "/dev/dxg", "/dev/kfd"];
-    if cfg!(target_os = "linux") && !nodes.iter().any(|n| std::path::Path::new(n).exists()) {
+    if !has_node() {
         return None;
     }
     [DeviceKind::DiscreteGpu(0), DeviceKind::IntegratedGpu(0), DeviceKind::VirtualGpu(0)]
         .into_iter()
         .find_map(|kind| wgpu(kind).ok())
+}
+
+/// Whether a GPU may be there: without a device node there is none on Linux, and asking the drivers
+/// would only print noise.
+fn has_node() -> bool {
+    let nodes = ["/dev/dri", "/dev/nvidia0", "/dev/dxg", "/dev/kfd"];
+    !cfg!(target_os = "linux") || nodes.iter().any(|node| std::path::Path::new(node).exists())
 }
 
 fn wgpu(kind: DeviceKind) -> Result<OpenedDevice, String> {
@@ -160,4 +218,18 @@ fn start(kind: DeviceKind) -> Result<Started, String> {
     ];
     let name = format!("wgpu ({}, {kind})", info.name);
     Ok(Started { device, name, details, hardware: kind != "Cpu" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::adapter_of_rank;
+
+    /// Mutations caught: every rank on the first adapter; ranks beyond the adapters refused.
+    #[test]
+    fn ranks_of_a_host_take_its_adapters_in_turn() {
+        let of = |ranks: usize, count| (0..ranks).map(move |rank| adapter_of_rank(rank, count));
+        assert!(of(4, 4).eq([0, 1, 2, 3]));
+        assert!(of(5, 2).eq([0, 1, 0, 1, 0]));
+        assert!(of(3, 1).eq([0, 0, 0]));
+    }
 }

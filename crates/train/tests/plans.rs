@@ -65,6 +65,8 @@ fn expected(value: &Value, run: Run) -> Value {
     plan["linear_probe"] = Value::Bool(false);
     plan["unfreeze_epoch"] = Value::from(0);
     plan["sync_bn"] = Value::Bool(false);
+    plan["canonical_nodes"] = Value::from(1);
+    plan["comm_dtype"] = Value::from("f32");
     plan["group_duplicates"] = Value::Bool(run != Run::Older);
     if run == Run::New && !says("exif") {
         plan["exif"] = Value::Bool(true);

@@ -16,6 +16,7 @@ use train::datasets::cache::Caching;
 use train::datasets::image_folder::ImageFolder;
 use train::datasets::loader::{Loader, LoaderConfig, Mode};
 use train::datasets::quarantine;
+use train::datasets::sampler::BatchShare;
 use train::datasets::shards;
 use train::datasets::split::SplitRule;
 use train::run::checkpoint::Checkpoint;
@@ -184,6 +185,75 @@ fn caches_lists_and_shares_change_no_bit() {
     let mut seen = indices(&all(&loader(train, &USUAL), 2, 0));
     seen.sort_unstable();
     assert!(seen.into_iter().eq(0..count));
+}
+
+/// Batches of 12 images of 6 canonical nodes, on 1 to 4 ranks: each image with its row, whole and
+/// from batch 2 on, mixed or not, one of them left out. Of ranks whose number divides 6, none opens
+/// a file of another one, and none needs it.
+///
+/// Mutations caught, each alone: a rank's share contiguous, while nodes lie at both ends of a batch;
+/// rows counted among the images that are left, which shifts a rank into another's files; a thread
+/// that reads the nodes of all ranks; a part of the files refused; the images of batch 0 for ever;
+/// both halves of a batch the same images.
+#[test]
+fn any_number_of_ranks_has_the_same_batches_and_reads_the_files_of_its_own_nodes() {
+    let place = sharded("windows-nodes");
+    let how = How { batch: 12, window: 12, drop_last: true, ..USUAL };
+    let of = |folder: ImageFolder, rank: usize, world: usize| {
+        loader(folder, &how).canonical_nodes(6).sharing(BatchShare { rank, world })
+    };
+    let opened = || -> BTreeSet<PathBuf> {
+        let files = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+        let files = files.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+        files.filter(|path| path.starts_with(place.path("shards"))).collect()
+    };
+    let folder = || open(&place, "shards");
+    let one_node = indices(&all(&loader(folder(), &how), 0, 0));
+    for (case, left_out) in [("all", HashSet::new()), ("left out", HashSet::from([7]))] {
+        let make = |rank, world| of(folder(), rank, world).leaving_out(left_out.clone());
+        let whole = make(0, 1);
+        let expected = all(&whole, 1, 0);
+        let mut seen = indices(&expected);
+        assert_ne!(seen, one_node);
+        seen.sort_unstable();
+        assert_eq!(seen.len(), 36 - left_out.len(), "{case}: each once");
+        let rows = |batch: &Batch| -> BTreeMap<usize, (usize, Vec<u32>)> {
+            let images = batch.images.chunks_exact(3 * 32 * 32);
+            let bits = images.map(|image| image.iter().map(|value| value.to_bits()).collect());
+            let own = batch.indices.iter().copied().zip(bits);
+            batch.rows.iter().copied().zip(own).collect()
+        };
+        drop(whole);
+        for world in 1..=4 {
+            for first in [0, 2] {
+                let mut together = vec![BTreeMap::new(); expected.len() - first];
+                for rank in 0..world {
+                    let own = make(rank, world);
+                    assert!(opened().is_empty(), "{case}: another loader's files");
+                    for (batch, all) in all(&own, 1, first).iter().zip(&mut together) {
+                        all.extend(rows(batch));
+                    }
+                    let files: BTreeSet<PathBuf> =
+                        own.shard_files().into_iter().map(PathBuf::from).collect();
+                    assert!(opened().is_subset(&files), "{case}: rank {rank} of {world}");
+                    assert!(6 % world != 0 || files.len() <= 12_usize.div_ceil(world) + 1);
+                }
+                let expected: Vec<_> = expected[first..].iter().map(rows).collect();
+                assert!(together == expected, "{case}: {world} ranks from batch {first} on");
+            }
+        }
+    }
+    for rank in 0..3 {
+        let part = place.path(&format!("part-{rank}"));
+        std::fs::create_dir_all(&part).unwrap();
+        let files = of(folder(), rank, 3);
+        for file in files.shard_files().into_iter().chain([&*place.path("shards/index.json")]) {
+            std::fs::copy(file, part.join(file.file_name().unwrap())).unwrap();
+        }
+        assert!(ImageFolder::open_train(&part, None).is_err(), "one process needs all of them");
+        let own = of(ImageFolder::open_train_part(&part).unwrap(), rank, 3);
+        assert!(all(&own, 0, 0) == all(&files, 0, 0), "rank {rank} without the files of others");
+    }
 }
 
 /// Mutations caught, each alone: files written in the folder's order; items left in the order of

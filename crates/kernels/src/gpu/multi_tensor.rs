@@ -79,7 +79,7 @@ macro_rules! gather_kernel {
 gather_kernel!(few: a 0, b 1, c 2, d 3, e 4, f 5);
 gather_kernel!(
     many: a 0, b 1, c 2, d 3, e 4, f 5, g 6, h 7, i 8, j 9, k 10, l 11, m 12, n 13, o 14, p 15, q 16, r 17, s 18,
-    t 19, u 20, v 21, w 22, x 23
+    t 19, u 20, v 21, w 22, x 23, y 24, z 25, aa 26, bb 27, cc 28
 );
 
 /// The place of a tensor of `count` values in the vector, in values.
@@ -87,7 +87,7 @@ pub fn padded(count: usize) -> usize {
     count.next_multiple_of(ALIGNMENT)
 }
 
-/// The tensors one behind the other, and zeros between them: one launch for every 24, or for every
+/// The tensors one behind the other, and zeros between them: one launch for every 29, or for every
 /// six where an adapter binds fewer buffers.
 pub(crate) fn gather(tensors: &[CubeTensor]) -> CubeTensor {
     let lengths: Vec<usize> =

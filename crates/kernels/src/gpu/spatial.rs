@@ -86,7 +86,7 @@ pub(crate) enum Scale {
     Gate,
     /// The same, and the summand.
     GateAndSummand,
-    /// The summand alone.
+    /// The summand alone, times the factor of the launch.
     Summand,
 }
 
@@ -100,6 +100,7 @@ fn scale_kernel<E: Float, N: Size>(
     pixels: usize,
     vectors: usize,
     rows_per_unit: usize,
+    factor: f32,
     #[comptime] scale: Scale,
     #[comptime] x_units: usize,
     #[comptime] y_units: usize,
@@ -120,7 +121,7 @@ fn scale_kernel<E: Float, N: Size>(
                     Vector::<f32, N>::cast_from(x[at]) * hard_sigmoid::<N>(gate[of_image])
                         + summand[of_image]
                 }
-                Scale::Summand => summand[of_image],
+                Scale::Summand => summand[of_image] * Vector::new(factor),
             };
             out[at] = Vector::cast_from(value);
         }
@@ -132,7 +133,7 @@ pub(crate) fn scaled(
     x: &CubeTensor,
     [gate, summand]: [&CubeTensor; 2],
     [batch, pixels, channels]: [usize; 3],
-    scale: Scale,
+    (scale, factor): (Scale, f32),
     dtype: DType,
 ) -> CubeTensor {
     let tiles = Tiles::new([batch * pixels, channels], 4, usize::MAX, 32);
@@ -154,6 +155,7 @@ pub(crate) fn scaled(
         pixels,
         tiles.vectors,
         tiles.rows_per_unit,
+        factor,
         scale,
         tiles.x,
         tiles.y,

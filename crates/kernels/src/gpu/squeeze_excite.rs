@@ -201,7 +201,7 @@ pub(crate) fn forward(
         tiles.y,
         element(x.dtype),
     );
-    let out = scaled(x, [&gate, &gate], shape, Scale::Gate, x.dtype);
+    let out = scaled(x, [&gate, &gate], shape, (Scale::Gate, 1.0), x.dtype);
     (out, mean, hidden, gate)
 }
 
@@ -390,7 +390,7 @@ pub(crate) fn backward(
         tiles.y,
         element(x.dtype),
     );
-    let dx = scaled(dout, [&gate, &dmean], shape, Scale::GateAndSummand, x.dtype);
+    let dx = scaled(dout, [&gate, &dmean], shape, (Scale::GateAndSummand, 1.0), x.dtype);
     let [dw1, dw2] = [[squeezed, channels], [channels, squeezed]]
         .map(|[n, k]| empty(x, &[n, k, 1, 1], DType::F32));
     let [db1, db2] = [squeezed, channels].map(|n| empty(x, &[n], DType::F32));

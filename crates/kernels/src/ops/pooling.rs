@@ -1,11 +1,9 @@
 //! Pooling: the maximum of a window, the mean of a window, the mean of a whole map.
 
-use burn::backend::Scalar;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops};
-use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata, backend_extension};
 use burn::tensor::ops::ConvOptions;
@@ -88,10 +86,9 @@ impl PoolingOps for CubeBackend {
             return reference::global_mean_backward::<Self>(dy, h, w, dtype);
         }
         let [b, c] = dy.shape().dims();
-        let share = Self::float_div_scalar(dy, Scalar::Float((h * w) as f64));
-        let share = into_contiguous(share);
-        let shape = [b, h * w, c];
-        let dx = spatial::scaled(&share, [&share; 2], shape, spatial::Scale::Summand, dtype);
+        let (dy, shape) = (into_contiguous(dy), [b, h * w, c]);
+        let scale = (spatial::Scale::Summand, 1.0 / (h * w) as f32);
+        let dx = spatial::scaled(&dy, [&dy; 2], shape, scale, dtype);
         map::from_nhwc(map::reshaped(dx, &[b, h, w, c]))
     }
 

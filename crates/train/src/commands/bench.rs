@@ -8,12 +8,13 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 use clap::{Args, ValueEnum};
 use kernels::allocator::try_with_capacity;
+use kernels::ops::images::from_bytes;
 use nn::cost::cost;
 use nn::network::Network;
 use serde::Serialize;
 
 use crate::commands::model_args::{ModelArgs, build};
-use crate::device::Backend;
+use crate::device::{Backend, is_host};
 use crate::error::Error;
 use crate::learner::loss::{soft_targets, with_auxiliary};
 use crate::optimizers::optimizer::Optimizer;
@@ -169,9 +170,20 @@ pub(super) fn noise(count: usize) -> Vec<f32> {
     values
 }
 
-/// Images of noise: the same values, copied for every batch as a loader would give them.
-fn images(batch: usize, size: usize) -> TensorData {
-    TensorData::new(noise(batch * 3 * size * size), [batch, 3, size, size])
+/// Images of noise, the same for every batch: copied as a loader would give them, in numbers for a
+/// CPU and in bytes for a GPU.
+fn images(batch: usize, size: usize, device: &Device) -> impl Fn() -> Tensor<4> + use<> {
+    let values = noise(batch * 3 * size * size);
+    let (device, host) = (device.clone(), is_host(device));
+    let bytes: Vec<u8> = match host {
+        true => Vec::new(),
+        false => values.iter().map(|value| (128.0 + 127.0 * value) as u8).collect(),
+    };
+    let data = TensorData::new(values, [batch, 3, size, size]);
+    move || match host {
+        true => Tensor::from_data(data.clone(), &device),
+        false => from_bytes(bytes.clone(), [batch, size, size], [[0.5; 3]; 2], &device),
+    }
 }
 
 fn timed(args: &BenchArgs, mut batch: impl FnMut()) -> Vec<Duration> {
@@ -207,9 +219,9 @@ fn infer(
     size: usize,
     autodiff_device: &Device,
 ) -> impl FnMut() + use<> {
-    let (images, device) = (images(batch, size), autodiff_device.clone().inner());
+    let images = images(batch, size, &autodiff_device.clone().inner());
     move || {
-        let logits = network.forward(Tensor::from_data(images.clone(), &device));
+        let logits = network.forward(images());
         let _ = logits.into_data(); // waits for the device
     }
 }
@@ -224,12 +236,12 @@ fn train(
     let mut optimizer = Optimizer::new(config);
     let classes = network.config().num_classes;
     let labels: Vec<i64> = (0..batch).map(|i| (i % classes) as i64).collect();
-    let (images, device) = (images(batch, size), autodiff_device.clone());
+    let (images, device) = (images(batch, size, autodiff_device), autodiff_device.clone());
     let mut network = Some(network);
     let mut step = 0;
     move || {
         let now = network.take().expect("put back below");
-        let outputs = now.forward_train(Tensor::from_data(images.clone(), &device), step);
+        let outputs = now.forward_train(images(), step);
         let loss = with_auxiliary(&outputs, soft_targets(&labels, classes, 0.0, &device));
         let gradients = GradientsParams::from_grads(loss.backward(), &now);
         network = Some(optimizer.step(1e-3, now, gradients));

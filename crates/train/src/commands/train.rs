@@ -127,7 +127,7 @@ fn follow(communicator: Arc<dyn Communicator>) -> Result<u8, Error> {
         communicator.finish()?;
         return Ok(0);
     };
-    let opened = plan.machine.backend.open_for(plan.machine.amp)?;
+    let opened = open_device(&plan)?;
     let run = Run {
         log_interval: plan.logging.log_interval,
         plan,
@@ -142,6 +142,15 @@ fn follow(communicator: Arc<dyn Communicator>) -> Result<u8, Error> {
     let outcome = fit(run, &Silent)?;
     communicator.finish()?;
     Ok(outcome.code.unwrap_or(0))
+}
+
+/// The device of this rank.
+fn open_device(plan: &Plan) -> Result<OpenedDevice, Error> {
+    let opened = match launch::local_rank() {
+        Some(local) => plan.machine.backend.open_for_rank(local),
+        None => plan.machine.backend.open(),
+    };
+    opened?.with_maps(plan.machine.amp)
 }
 
 fn listen() -> Result<Stop, Error> {
@@ -179,7 +188,7 @@ fn lead(args: &TrainArgs, communicator: Arc<dyn Communicator>) -> Result<u8, Err
     };
     let Opening { plan, folder, from, lock, mut logger, notes } = opening;
     // The device comes first: a missing adapter is reported before anything is written.
-    let opened = plan.machine.backend.open_for(plan.machine.amp)?;
+    let opened = open_device(&plan)?;
     // The lock is held until the run has ended, however it ends.
     let (folder, _lock) = match (&from, lock) {
         (Some(_), Some(lock)) => (folder, lock),

@@ -85,6 +85,11 @@ theme! {
     #[arg(long, value_name = "IMAGES")]
     shard_window: usize = 0;
 
+    /// With --shard-window: parts of the shards of which every batch has as many images, so that a
+    /// rank reads its own alone; a multiple of the ranks
+    #[arg(long, visible_alias = "num-canonical-nodes", value_name = "N")]
+    canonical_nodes: usize = 1, in 1..=1024;
+
     /// Draw every class equally often, with replacement
     #[arg(long, num_args = 0..=1, default_missing_value = "true")]
     balanced_sampling: bool = false;
@@ -104,8 +109,28 @@ theme! {
 }
 
 impl DataPlan {
-    /// Refuses options that exclude each other.
-    pub(in crate::config) fn check(&self) -> Result<(), Error> {
+    /// Refuses options that exclude each other, and batches of `batch_size` images of which each
+    /// comes `repeats` times that canonical nodes cannot share.
+    pub(in crate::config) fn check(&self, batch_size: usize, repeats: usize) -> Result<(), Error> {
+        let nodes = self.canonical_nodes;
+        if nodes > 1 {
+            let why = if self.shard_window == 0 {
+                "shards are read in --shard-window; give one, or omit the flag".to_owned()
+            } else if repeats > 1 {
+                "--aug-repeats does not go with it; omit one".to_owned()
+            } else if !batch_size.is_multiple_of(2 * nodes) {
+                format!(
+                    "every batch has an even number of images of each; give a --batch-size that is \
+                     a multiple of {}",
+                    2 * nodes
+                )
+            } else {
+                String::new()
+            };
+            if !why.is_empty() {
+                return Err(Error::usage(format!("--canonical-nodes {nodes}: {why}")));
+            }
+        }
         if self.shard_window > 0 && self.balanced_sampling {
             return Err(Error::usage(format!(
                 "--shard-window {}: --balanced-sampling draws from all files at once; omit one",

@@ -1,10 +1,12 @@
-//! Options of the machine: where the network runs, how many threads prepare its images.
+//! Options of the machine: where the network runs, how many threads prepare its images, how
+//! gradients travel between processes.
 
 use crate::config::theme::theme;
 use crate::device::Backend;
+use crate::distributed::communicator::CommDtype;
 
 theme! {
-    /// The device and the threads.
+    /// The device, the threads and the wire.
     "Machine": MachineOptions -> MachinePlan (given, cores: usize);
 
     /// Backend; `list` prints those of this machine
@@ -22,4 +24,9 @@ theme! {
     #[arg(short = 'j', long)]
     #[resumable]
     workers: usize = cores.min(8), shown "one per core, at most 8", in 1..=1024;
+
+    /// Type in which gradients travel between ranks; their sums are f32
+    #[arg(long, value_enum)]
+    #[resumable]
+    comm_dtype: CommDtype = CommDtype::F32;
 }

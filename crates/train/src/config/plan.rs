@@ -86,7 +86,7 @@ impl Options {
 impl Plan {
     /// Refuses what the options mean together, where it is impossible or has no effect.
     fn check(&self) -> Result<(), Error> {
-        self.data.check()?;
+        self.data.check(self.training.batch_size, self.augmentation.aug_repeats)?;
         self.network.check()?;
         self.augmentation.check()?;
         self.training.check()?;

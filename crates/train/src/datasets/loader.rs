@@ -2,6 +2,7 @@
 //! bounded in bytes. What is in a batch is a function of (seed, epoch, batch number) alone.
 
 pub mod epoch;
+mod node_readers;
 pub mod patient_epoch;
 mod scratch;
 #[cfg(test)]
@@ -25,8 +26,10 @@ use crate::datasets::data_error::DataError;
 use crate::datasets::image_folder::ImageFolder;
 use crate::datasets::image_keys::ImageKeys;
 use crate::datasets::loader::epoch::{BatchSource, Epoch, EpochConfig};
+use crate::datasets::loader::node_readers::{NodeReader, NodeReaders};
 use crate::datasets::loader::scratch::WorkerScratch;
 use crate::datasets::sampler::{BatchShare, EpochOrder, Sampler};
+use crate::datasets::shards::interleave::Interleave;
 use crate::datasets::shards::order::{WindowShuffle, WindowedOrder};
 use crate::datasets::shards::read_ahead::ReadAhead;
 
@@ -218,6 +221,33 @@ impl Loader {
         self
     }
 
+    /// Deals the shards to canonical nodes: every batch has as many images of each, and ranks whose
+    /// number divides theirs read the files of their own. Has no effect without windows, and with
+    /// one node.
+    ///
+    /// # Panics
+    /// When batches have no two images of every node, the last one is not left out, or images come
+    /// several times.
+    #[must_use]
+    pub fn canonical_nodes(mut self, nodes: usize) -> Self {
+        assert!(
+            nodes == 1 || self.config.drop_last,
+            "canonical nodes of batches that are not whole"
+        );
+        self.sampler = self.sampler.with_nodes(Interleave { nodes, batch: self.config.batch_size });
+        self
+    }
+
+    /// The files of shards that this loader's share of the batches comes from; none without
+    /// windows.
+    pub fn shard_files(&self) -> Vec<&Path> {
+        let Some(shuffle) = self.sampler.window_shuffle() else { return Vec::new() };
+        let rows = self.share.rows(self.config.batch_size, true);
+        let shards = shuffle.shards();
+        let files: Vec<usize> = self.sampler.files_of(&rows);
+        files.into_iter().map(|file| shards.path(file)).collect()
+    }
+
     /// Notes for the user about the windows; empty without windows.
     pub fn window_notes(&self) -> Vec<String> {
         let notes = |shuffle: &Arc<WindowShuffle>| shuffle.notes(&self.folder, self.sampler.seed());
@@ -250,19 +280,41 @@ impl Loader {
         self.sampler.images()
     }
 
-    /// The thread that reads windows ahead for the batches of an epoch from number `first` on; none
-    /// without windows.
-    fn window_reader(&self, windowed: &WindowedOrder, first: usize) -> Option<ReadAhead> {
+    /// The readers of shards for the batches of an epoch from number `first` on; none without
+    /// windows.
+    fn node_readers(
+        &self,
+        indices: &[usize],
+        orders: Vec<WindowedOrder>,
+        first: usize,
+    ) -> Option<NodeReaders> {
         let shards = Arc::clone(self.sampler.window_shuffle()?.shards());
-        let (count, size) = (self.images(), self.config.batch_size);
-        let repeats = self.sampler.repeats();
+        let (interleave, repeats) = (self.sampler.interleave(), self.sampler.repeats());
+        let (count, size) = match interleave.nodes {
+            1 => (self.images(), self.config.batch_size),
+            _ => (self.batches() * interleave.node_batch(), interleave.node_batch()),
+        };
         let positions = |number: usize| {
             let to = ((number + 1) * size).min(count);
             number * size / repeats..to.div_ceil(repeats)
         };
-        let batches = (first..self.batches()).map(positions).collect();
-        let (bounds, turns) = (windowed.bounds.clone(), windowed.turns.clone());
-        Some(ReadAhead::new(shards, bounds, turns, first, batches))
+        let mut read: Vec<Vec<bool>> =
+            orders.iter().map(|order| vec![false; order.indices.len()]).collect();
+        for (_, position) in (first..self.batches()).flat_map(|number| self.rows(indices, number)) {
+            let (node, at) = interleave.place(position / repeats);
+            read[node][at] = true;
+        }
+        let reader = |(order, read): (WindowedOrder, Vec<bool>)| {
+            if !read.contains(&true) {
+                return None;
+            }
+            let batches = (first..self.batches()).map(positions).collect();
+            let (bounds, turns) = (order.bounds.clone(), order.turns.clone());
+            let reader = ReadAhead::new(Arc::clone(&shards), bounds, turns, first, batches);
+            Some(NodeReader { reader, order, read })
+        };
+        let nodes = orders.into_iter().zip(read).map(reader).collect();
+        Some(NodeReaders { nodes, interleave, repeats })
     }
 
     /// The path of an item, unless the cache holds its pixels.
@@ -283,21 +335,14 @@ impl Loader {
     /// The batches of `epoch` from number `first_batch` on.
     pub fn epoch(&self, epoch: u64, first_batch: usize) -> Epoch {
         let EpochOrder { indices, windowed } = self.sampler.order(epoch);
-        let windows = windowed.and_then(|windowed| {
-            self.window_reader(&windowed, first_batch).map(|reader| (reader, windowed))
-        });
+        let windows = self.node_readers(&indices, windowed, first_batch);
         let config = EpochConfig {
             first_batch,
             batches: self.batches(),
             workers: self.config.workers,
             prefetch_bytes: self.config.prefetch_bytes,
         };
-        let mut read = vec![false; if windows.is_some() { indices.len() } else { 0 }];
-        for number in first_batch..if windows.is_some() { self.batches() } else { 0 } {
-            let rows = self.rows(&indices, number);
-            rows.for_each(|(_, position)| read[position / self.sampler.repeats()] = true);
-        }
-        let source = EpochSource { loader: self.clone(), indices, windows, read, epoch };
+        let source = EpochSource { loader: self.clone(), indices, windows, epoch };
         Epoch::start(Box::new(source), config)
     }
 
@@ -317,9 +362,17 @@ impl Loader {
         let to = (from + self.config.batch_size).min(order.len());
         let kept = (from..to).filter(|position| !self.left_out.contains(&order[*position]));
         let kept: Vec<usize> = kept.collect();
-        let pairs = matches!(&self.mode, Mode::Train(Augment { mix: Some(_), .. }));
-        let rows = self.share.rows(kept.len(), pairs);
-        rows.into_iter().map(move |row| (row, kept[row]))
+        let rows: Vec<(usize, usize)> = if self.sampler.interleave().nodes > 1 {
+            // A rank keeps to its nodes where an image of others is left out.
+            let all = self.share.rows(to - from, true).into_iter().map(|row| from + row);
+            all.filter_map(|position| Some((kept.binary_search(&position).ok()?, position)))
+                .collect()
+        } else {
+            let pairs = matches!(&self.mode, Mode::Train(Augment { mix: Some(_), .. }));
+            let rows = self.share.rows(kept.len(), pairs);
+            rows.into_iter().map(|row| (row, kept[row])).collect()
+        };
+        rows.into_iter()
     }
 
     fn make(
@@ -327,7 +380,7 @@ impl Loader {
         order: &[usize],
         epoch: u64,
         number: usize,
-        windows: Option<&ReadAhead>,
+        windows: Option<&NodeReaders>,
         scratch: &mut WorkerScratch,
     ) -> Result<Batch, DataError> {
         let preprocess = self.rule(epoch);
@@ -412,7 +465,7 @@ impl Loader {
         preprocess: &Preprocess,
         index: usize,
         (epoch, position): (u64, usize),
-        windows: Option<&ReadAhead>,
+        windows: Option<&NodeReaders>,
         scratch: &mut WorkerScratch,
         (room, start): (&mut Room, usize),
     ) -> Result<(), DataError> {
@@ -432,8 +485,7 @@ impl Loader {
         let image = match &kept {
             Some(pixels) => Ok(EncodedImage::of(pixels)),
             None => {
-                let drawn = position / self.sampler.repeats();
-                if !windows.is_some_and(|windows| windows.take(drawn, bytes)) {
+                if !windows.is_some_and(|windows| windows.take(position, bytes)) {
                     folder.read_bytes(index, bytes)?;
                 }
                 self.keys.iter().for_each(|keys| keys.record(index, bytes));
@@ -480,21 +532,18 @@ impl Loader {
 struct EpochSource {
     loader: Loader,
     indices: Vec<usize>,
-    /// The reader of shards and the order before repeats, where shards are read in windows.
-    windows: Option<(ReadAhead, WindowedOrder)>,
-    /// For every position of that order whether a batch of this loader has its image.
-    read: Vec<bool>,
+    /// The readers of shards, where these are read in windows.
+    windows: Option<NodeReaders>,
     epoch: u64,
 }
 
 impl BatchSource for EpochSource {
     fn make(&self, number: usize, scratch: &mut WorkerScratch) -> Result<Batch, DataError> {
-        let windows = self.windows.as_ref().map(|(reader, _)| reader);
-        self.loader.make(&self.indices, self.epoch, number, windows, scratch)
+        self.loader.make(&self.indices, self.epoch, number, self.windows.as_ref(), scratch)
     }
 
     fn made(&self, number: usize) {
-        self.windows.iter().for_each(|(reader, _)| reader.made(number));
+        self.windows.iter().for_each(|readers| readers.made(number));
     }
 
     fn reads_ahead(&self) -> bool {
@@ -502,16 +551,13 @@ impl BatchSource for EpochSource {
     }
 
     fn read_ahead(&self) {
-        if let Some((reader, windowed)) = &self.windows {
-            reader.read_ahead(|position| {
-                let index = self.read[position].then(|| windowed.indices[position])?;
-                self.loader.unread(index)
-            });
-        }
+        self.windows
+            .iter()
+            .for_each(|readers| readers.read_ahead(|index| self.loader.unread(index)));
     }
 
     fn stop(&self) {
-        self.windows.iter().for_each(|(reader, _)| reader.stop());
+        self.windows.iter().for_each(NodeReaders::stop);
     }
 
     fn panicked(&self, number: usize) -> DataError {

@@ -52,6 +52,18 @@ impl ImageFolder {
         Ok(read)
     }
 
+    /// The training split of `root` where its shards lie on several hosts, of which this one may
+    /// have some. Its items are those of all shards.
+    ///
+    /// # Errors
+    /// As [`ImageFolder::open_train`], but for shards that are missing.
+    pub fn open_train_part(root: &Path) -> Result<Self, DataError> {
+        match shards::index(root)? {
+            Some(index) => shards::open_part(root, Split::Train, &index),
+            None => Self::open_train(root, None),
+        }
+    }
+
     /// The evaluation split of `root`: the folder named by `split`, the first of
     /// [`crate::datasets::layout::VAL_NAMES`], or
     /// `root` itself when it holds the class folders. Labels follow `classes`.

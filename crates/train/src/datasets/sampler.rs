@@ -1,11 +1,13 @@
 //! Which images an epoch takes, and in which order: a function of seed and epoch alone.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
 use transforms::random::{Counter, permutation};
 
 use crate::datasets::image_folder::ImageFolder;
+use crate::datasets::shards::interleave::Interleave;
 use crate::datasets::shards::order::{WindowShuffle, WindowedOrder};
 
 /// Purpose of the counter that draws classes and their images.
@@ -53,6 +55,8 @@ pub(crate) struct Sampler {
     /// How often an image comes in a row (Berman et al., arXiv:1902.05509). The epoch stays as
     /// long, of fewer images.
     repeats: usize,
+    /// How the orders of canonical nodes become one.
+    interleave: Interleave,
 }
 
 #[derive(Clone)]
@@ -71,19 +75,22 @@ enum Draw {
 pub(crate) struct EpochOrder {
     /// Indices into the folder's items.
     pub(crate) indices: Vec<usize>,
-    /// The windows in which shards are read, with the order before repeats.
-    pub(crate) windowed: Option<WindowedOrder>,
+    /// The windows in which shards are read, with the order before repeats, for each canonical
+    /// node; none where shards are not read in windows.
+    pub(crate) windowed: Vec<WindowedOrder>,
 }
 
 impl Sampler {
     /// All `count` items in their order, once each.
     pub(crate) fn sequential(count: usize, seed: u64) -> Self {
-        Self { draw: Draw::Sequential, range: 0..count, seed, repeats: 1 }
+        let interleave = Interleave::ONE;
+        Self { draw: Draw::Sequential, range: 0..count, seed, repeats: 1, interleave }
     }
 
     /// A permutation of `count` items, of which each comes `repeats` times in a row.
     pub(crate) fn shuffled(count: usize, seed: u64, repeats: usize) -> Self {
-        Self { draw: Draw::Shuffled, range: 0..count, seed, repeats }
+        let interleave = Interleave::ONE;
+        Self { draw: Draw::Shuffled, range: 0..count, seed, repeats, interleave }
     }
 
     /// Draws every class equally often, with replacement, as many images as there are. Has no
@@ -109,6 +116,39 @@ impl Sampler {
             self.draw = Draw::Windowed(Arc::new(shuffle));
         }
         self
+    }
+
+    /// Deals the shards to canonical nodes, from each of which every batch has as many images; the
+    /// order is one of whole batches then. Has no effect without windows.
+    ///
+    /// # Panics
+    /// When a batch has no two images of every node, or an image is to come several times.
+    pub(crate) fn with_nodes(mut self, interleave: Interleave) -> Self {
+        let Interleave { nodes, batch } = interleave;
+        if let (2.., Draw::Windowed(shuffle)) = (nodes, &self.draw) {
+            assert!(batch.is_multiple_of(2 * nodes), "{batch} images of {nodes} canonical nodes");
+            assert_eq!(self.repeats, 1, "canonical nodes with repeated images");
+            let shuffle = (**shuffle).clone().with_nodes(nodes);
+            self.draw = Draw::Windowed(Arc::new(shuffle));
+            self.interleave = interleave;
+        }
+        self
+    }
+
+    /// How the orders of canonical nodes become one.
+    pub(crate) fn interleave(&self) -> Interleave {
+        self.interleave
+    }
+
+    /// The files of shards whose images the places of the epoch's first batch come from, and those
+    /// of every batch where these are whole canonical nodes; none without windows.
+    pub(crate) fn files_of(&self, rows: &[usize]) -> Vec<usize> {
+        let Draw::Windowed(shuffle) = &self.draw else { return Vec::new() };
+        let nodes: BTreeSet<usize> = rows.iter().map(|row| self.interleave.place(*row).0).collect();
+        let parts = shuffle.parts(&self.range);
+        let own = nodes.iter().flat_map(|node| parts[*node].iter().enumerate());
+        let files = own.filter(|(_, items)| !items.is_empty()).map(|(file, _)| file);
+        files.collect::<BTreeSet<usize>>().into_iter().collect()
     }
 
     /// Takes only the images `start..end` of the range.
@@ -143,7 +183,7 @@ impl Sampler {
 
     /// The order of an epoch.
     pub(crate) fn order(&self, epoch: u64) -> EpochOrder {
-        let mut windowed = None;
+        let mut windowed = Vec::new();
         let drawn: Vec<usize> = match &self.draw {
             Draw::Sequential => self.range.clone().collect(),
             Draw::Shuffled => {
@@ -152,14 +192,26 @@ impl Sampler {
             }
             Draw::Balanced(classes) => self.draw_balanced(classes, epoch),
             Draw::Windowed(shuffle) => {
-                let order = shuffle.order(&self.range, self.seed, epoch);
-                let indices = order.indices.clone();
-                windowed = Some(order);
-                indices
+                windowed = shuffle.orders(&self.range, self.seed, epoch);
+                self.interleaved(&windowed)
             }
         };
         let repeated = (0..drawn.len()).map(|position| drawn[position / self.repeats]);
         EpochOrder { indices: repeated.collect(), windowed }
+    }
+
+    /// The one order of the canonical nodes: all whole batches.
+    fn interleaved(&self, orders: &[WindowedOrder]) -> Vec<usize> {
+        let Interleave { nodes, batch } = self.interleave;
+        if nodes == 1 {
+            return orders[0].indices.clone();
+        }
+        let whole = self.images() / batch * batch;
+        let image = |position: usize| {
+            let (node, at) = self.interleave.place(position);
+            orders[node].indices[at]
+        };
+        (0..whole).map(image).collect()
     }
 
     fn draw_balanced(&self, classes: &[Vec<usize>], epoch: u64) -> Vec<usize> {

@@ -6,12 +6,14 @@
 //! the order of the files (`shards/order.rs`), which are then read from front to back
 //! (`shards/read_ahead.rs`).
 
+pub(crate) mod interleave;
 pub mod order;
 pub(crate) mod read_ahead;
 pub(crate) mod tar;
 pub(crate) mod writer;
 
 use std::collections::{HashMap, HashSet};
+use std::io::ErrorKind;
 use std::path::{Component, Path};
 use std::sync::Arc;
 
@@ -240,6 +242,23 @@ pub fn index(root: &Path) -> Result<Option<ShardIndex>, DataError> {
 /// # Errors
 /// A file that is missing or shorter than the index says; a label without a class; no image.
 pub fn open(root: &Path, split: Split, index: &ShardIndex) -> Result<ImageFolder, DataError> {
+    open_files(root, split, index, false)
+}
+
+/// A split of which this host may have some of the files, and the index all images: see [`open`].
+///
+/// # Errors
+/// As [`open`], but for files that are missing.
+pub fn open_part(root: &Path, split: Split, index: &ShardIndex) -> Result<ImageFolder, DataError> {
+    open_files(root, split, index, true)
+}
+
+fn open_files(
+    root: &Path,
+    split: Split,
+    index: &ShardIndex,
+    some: bool,
+) -> Result<ImageFolder, DataError> {
     let (folder, shards) = match split {
         Split::Train => (&index.train_folder, &index.train),
         Split::Val => (&index.val_folder, &index.val),
@@ -249,9 +268,11 @@ pub fn open(root: &Path, split: Split, index: &ShardIndex) -> Result<ImageFolder
     let mut order = Vec::new();
     for (number, shard) in shards.iter().enumerate() {
         let path = root.join(&shard.file);
-        let length = std::fs::metadata(&path)
-            .map_err(|e| DataError::folder(&path, format!("{e}; copy the shards again")))?
-            .len();
+        let length = match std::fs::metadata(&path) {
+            Ok(found) => found.len(),
+            Err(e) if some && e.kind() == ErrorKind::NotFound => shard.bytes,
+            Err(e) => return Err(DataError::folder(&path, format!("{e}; copy the shards again"))),
+        };
         if length != shard.bytes {
             let why = format!("{length} bytes where the index has {}; copy it again", shard.bytes);
             return Err(DataError::folder(&path, why));

@@ -3,10 +3,20 @@
 //! Four callers know it: the sampler (a rank's share of every batch), the step (sums of
 //! gradients), the evaluation (sums of counts), and the run (rank 0 writes and prints).
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+
+/// The type in which gradients travel between ranks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum CommDtype {
+    /// Every bit of them.
+    F32,
+    /// Half the bytes: the nearest bf16, added up in f32.
+    Bf16,
+}
 
 /// A group of processes, called ranks, that each hold the same network.
 ///
@@ -24,6 +34,13 @@ pub trait Communicator: Send + Sync {
     /// # Errors
     /// [`crate::error::ErrorKind::Communication`].
     fn sum(&self, values: &mut [f32]) -> Result<(), Error>;
+
+    /// Replaces the values by their sums over the ranks, each summand rounded to bf16, and the sum
+    /// again. Every rank has as many values, and gets the same bits.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::Communication`].
+    fn sum_bf16(&self, values: &mut [f32]) -> Result<(), Error>;
 
     /// Replaces the values by their sums over the ranks, as [`Communicator::sum`] does.
     ///
@@ -63,6 +80,10 @@ impl Communicator for Alone {
     }
 
     fn sum(&self, _values: &mut [f32]) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn sum_bf16(&self, _values: &mut [f32]) -> Result<(), Error> {
         Ok(())
     }
 

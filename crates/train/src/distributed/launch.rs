@@ -11,6 +11,8 @@ use crate::error::Error;
 const WORLD: [&str; 3] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"];
 /// Variables that hold the number of this rank.
 const RANK: [&str; 3] = ["OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID"];
+/// Variables that hold the number of this rank among those on its host.
+const LOCAL_RANK: [&str; 3] = ["OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"];
 /// Variables that hold the number of ranks on this host. Slurm writes `4(x2),3`: of the first host.
 const LOCAL_SIZE: [&str; 3] =
     ["OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_TASKS_PER_NODE"];
@@ -32,6 +34,11 @@ pub fn announced_ranks() -> usize {
 /// The number of this process among the ranks of the launcher; 0 without a launcher.
 pub fn announced_rank() -> usize {
     if announced_ranks() > 1 { number(RANK).map_or(0, |(rank, _)| rank) } else { 0 }
+}
+
+/// The number of this process among the ranks on its host; none without a launcher.
+pub fn local_rank() -> Option<usize> {
+    (announced_ranks() > 1).then(|| number(LOCAL_RANK).map_or(0, |(rank, _)| rank))
 }
 
 /// `rank 1 of 4: ` in front of an error of one of several ranks; empty without a launcher.

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use ferrompi::{Communicator as MpiGroup, Mpi, ReduceOp, Source, ThreadLevel};
 
+use crate::distributed::bf16;
 use crate::distributed::communicator::Communicator;
 use crate::err;
 use crate::error::{Error, ErrorKind};
@@ -85,6 +86,21 @@ impl Communicator for MpiCommunicator {
     fn sum(&self, values: &mut [f32]) -> Result<(), Error> {
         let mut parts = values.chunks_mut(MOST_VALUES);
         parts.try_for_each(|part| self.group.allreduce_inplace(part, ReduceOp::Sum)).map_err(fault)
+    }
+
+    fn sum_bf16(&self, values: &mut [f32]) -> Result<(), Error> {
+        let world = self.world();
+        for values in values.chunks_mut(MOST_VALUES / 4) {
+            let own = bf16::rounded(values, world);
+            let mut parts = vec![0; own.len()];
+            self.group.alltoall(&own, &mut parts).map_err(fault)?;
+            let sums = bf16::sum_of(&parts, world);
+            // As many bytes as were sent.
+            let mut all = own;
+            self.group.allgather(&sums, &mut all).map_err(fault)?;
+            bf16::read(&all, values);
+        }
+        Ok(())
     }
 
     fn sum_f64(&self, values: &mut [f64]) -> Result<(), Error> {

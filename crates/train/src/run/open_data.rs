@@ -62,7 +62,11 @@ pub fn usable(
 pub fn splits(plan: &Plan, run: Option<&Path>) -> Result<(ImageFolder, ImageFolder), Error> {
     let root = &plan.data.data_dir;
     let Some(rule) = split_rule(plan) else {
-        let train = ImageFolder::open_train(root, None)?;
+        // Hosts may have the shards of their ranks' nodes alone: `check_shards`.
+        let train = match plan.data.canonical_nodes {
+            1 => ImageFolder::open_train(root, None)?,
+            _ => ImageFolder::open_train_part(root)?,
+        };
         let val = ImageFolder::open_val(root, None, &train.classes)?;
         return Ok((train, val));
     };
@@ -155,6 +159,33 @@ pub fn keep_quarantine(plan: &Plan, folder: &Path) -> Result<(), Error> {
     }
 }
 
+/// Refuses canonical nodes whose shards this rank lacks, and fewer images than a batch.
+///
+/// # Errors
+/// [`crate::error::ErrorKind::Data`].
+pub fn check_shards(plan: &Plan, loader: &Loader) -> Result<(), Error> {
+    let nodes = plan.data.canonical_nodes;
+    if nodes == 1 {
+        return Ok(());
+    }
+    let (images, batch) = (loader.images(), plan.training.batch_size);
+    if images < batch {
+        return Err(Error::data(format!(
+            "--canonical-nodes {nodes}: {images} training images are less than a batch of {batch}; \
+             lower --batch-size, or omit the flag"
+        )));
+    }
+    match loader.shard_files().iter().find(|path| !path.exists()) {
+        None => Ok(()),
+        Some(path) => Err(Error::data(format!(
+            "{}: no such file, and this rank reads it; copy it to this host, or start one rank for \
+             each of the {nodes} canonical nodes, or for as many as divide them, on the hosts of \
+             their shards",
+            path.display()
+        ))),
+    }
+}
+
 /// The cache of decoded images that the plan asks for.
 pub fn caching(plan: &Plan) -> Caching {
     Caching::new(plan.data.cache, plan.data.cache_gb, plan.data.cache_dir.clone())
@@ -175,4 +206,5 @@ pub fn loader(plan: &Plan, folder: &Arc<ImageFolder>, mode: Mode, batch_size: us
     Loader::new(Arc::clone(folder), plan.preprocess(), mode, config)
         .balanced(plan.data.balanced_sampling && training)
         .windowed(plan.data.shard_window)
+        .canonical_nodes(if training { plan.data.canonical_nodes } else { 1 })
 }

@@ -25,7 +25,7 @@ use crate::run::late_step::{ReadOutcome, UnreadSteps};
 use crate::run::progress::{EpochStats, Position};
 use crate::run::state::TrainState;
 use crate::run::synchronise;
-use crate::run::synchronise::{BatchLoss, StepBatches};
+use crate::run::synchronise::{BatchLoss, GradientSum, StepBatches};
 use crate::run::trainer::Trainer;
 
 /// The batches whose gradients make one optimizer step.
@@ -168,9 +168,10 @@ pub(super) fn step(
     let trained = summed.batches.iter().any(|b| b.images > 0 && b.loss.is_finite());
     let mut gradients = Gradients::take(&state.network, group.accumulator.grads());
     gradients.scale(1.0 / state.nan_guard.loss_scale(plan.machine.amp));
-    let summands = trainer.norm_group.is_some();
+    let (summands, dtype) = (trainer.norm_group.is_some(), plan.machine.comm_dtype);
+    let sum = GradientSum { summands, dtype };
     (state.network, gradients) =
-        synchronise::average(communicator, state.network, gradients, &summed, summands)?;
+        synchronise::average(communicator, state.network, gradients, &summed, sum)?;
     let norm = if trained { gradients.norm() } else { 0.0 };
     result.grad_norm = trained.then_some(norm);
     if non_finite || !norm.is_finite() {

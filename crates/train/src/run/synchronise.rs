@@ -10,7 +10,9 @@ use nn::block::sync_batch_norm::NormGroup;
 use nn::network::Network;
 use serde::{Deserialize, Serialize};
 
-use crate::distributed::communicator::Communicator;
+use crate::config::plan::Plan;
+use crate::datasets::loader::Loader;
+use crate::distributed::communicator::{CommDtype, Communicator};
 use crate::distributed::launch::injected;
 use crate::error::Error;
 use crate::learner::bn_statistics;
@@ -104,12 +106,73 @@ pub(super) fn norm_group(sync_bn: bool, communicator: &Arc<dyn Communicator>) ->
     (sync_bn && world > 1).then(|| NormGroup::new(add))
 }
 
+/// What a user may not expect of the ranks, in words.
+///
+/// # Errors
+/// [`crate::error::ErrorKind::Communication`].
+pub(super) fn notes(
+    plan: &Plan,
+    backend: &str,
+    communicator: &dyn Communicator,
+) -> Result<Vec<String>, Error> {
+    if communicator.world() == 1 {
+        let idle = plan.machine.comm_dtype == CommDtype::Bf16;
+        let note = "--comm-dtype bf16: one process sends no gradients, and keeps their every bit";
+        return Ok(idle.then(|| note.to_owned()).into_iter().collect());
+    }
+    // Ranks on a host take its graphics adapters in turn.
+    let backends = communicator.gather_values(backend.to_owned())?;
+    let of_rank = |(rank, name): (usize, String)| format!("rank {rank}: {name}");
+    let listed = backends.iter().any(|name| name.contains("adapter"));
+    Ok(backends.into_iter().enumerate().filter(|_| listed).map(of_rank).collect())
+}
+
+/// Which shards each rank reads, where these are dealt to canonical nodes.
+///
+/// # Errors
+/// [`crate::error::ErrorKind::Communication`].
+pub(super) fn shard_notes(
+    plan: &Plan,
+    loader: &Loader,
+    communicator: &dyn Communicator,
+) -> Result<Vec<String>, Error> {
+    let (nodes, world) = (plan.data.canonical_nodes, communicator.world());
+    if nodes == 1 || world == 1 {
+        return Ok(Vec::new());
+    }
+    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let own: Vec<String> = loader.shard_files().into_iter().map(name).collect();
+    let said = |(rank, files): (usize, Vec<String>)| {
+        let (first, last) = (files.first().cloned(), files.last().cloned());
+        let range = [first.unwrap_or_default(), last.unwrap_or_default()].join(" to ");
+        format!("note: rank {rank} reads {range}, {} files", files.len())
+    };
+    let mut notes: Vec<String> =
+        communicator.gather_values(own)?.into_iter().enumerate().map(said).collect();
+    if !nodes.is_multiple_of(world) {
+        notes.push(format!(
+            "note: {nodes} canonical nodes on {world} ranks: some shards are read by two ranks; \
+             start a number of ranks that divides {nodes}"
+        ));
+    }
+    Ok(notes)
+}
+
+/// How gradients are added up.
+#[derive(Clone, Copy)]
+pub(super) struct GradientSum {
+    /// Whether they are summands already, of losses divided by the images of all ranks.
+    pub(super) summands: bool,
+    /// The type in which they travel.
+    pub(super) dtype: CommDtype,
+}
+
 /// Replaces gradients and running statistics by their means over the images of all ranks.
 ///
-/// Gradients that are `summands` already, of losses divided by the images of all ranks, are only
-/// added up. One flat list of values travels: 170 small ones would each pay the latency. The statistics of
+/// One flat list of values travels: 170 small ones would each pay the latency. The statistics of
 /// batch norm are a hundredth of it, and so the replicas are equal after every step, in everything
-/// that an evaluation or a checkpoint has.
+/// that an evaluation or a checkpoint has. They are f32 whatever the gradients are: they add up from
+/// step to step, and a mean with 8 bits would stay where it is.
 ///
 /// # Errors
 /// [`crate::error::ErrorKind::Communication`].
@@ -118,7 +181,7 @@ pub(super) fn average(
     network: Network,
     gradients: Gradients,
     step: &StepBatches,
-    summands: bool,
+    sum: GradientSum,
 ) -> Result<(Network, Gradients), Error> {
     if communicator.world() == 1 {
         return Ok((network, gradients));
@@ -127,11 +190,17 @@ pub(super) fn average(
     let statistics = flat.len();
     flat.extend(bn_statistics::flat(&network));
     let share = step.share as f32;
-    let of_gradients = if summands { 1.0 } else { share };
+    let of_gradients = if sum.summands { 1.0 } else { share };
     let (own, of_batches) = flat.split_at_mut(statistics);
     buffer::parts(own, |part| part.iter_mut().for_each(|value| *value *= of_gradients));
     of_batches.iter_mut().for_each(|value| *value *= share);
-    communicator.sum(&mut flat)?;
+    match sum.dtype {
+        CommDtype::F32 => communicator.sum(&mut flat)?,
+        CommDtype::Bf16 => {
+            communicator.sum_bf16(own)?;
+            communicator.sum(of_batches)?;
+        }
+    }
     let gradients = Gradients::of_flat(&network, &flat);
     Ok((bn_statistics::with_flat(network, &flat[statistics..]), gradients))
 }
@@ -296,6 +365,10 @@ mod tests {
 
         fn sum(&self, _values: &mut [f32]) -> Result<(), Error> {
             unreachable!("no f32 here")
+        }
+
+        fn sum_bf16(&self, _values: &mut [f32]) -> Result<(), Error> {
+            unreachable!("no bf16 here")
         }
 
         fn sum_f64(&self, values: &mut [f64]) -> Result<(), Error> {

@@ -43,6 +43,9 @@ pub fn follow_data(mut options: Options) -> Result<(Options, Vec<String>), Error
     }
     let facts = match options.data.val_fraction {
         Some(share) => DataFacts::of(&ImageFolder::open_whole(&root)?, 1.0 - share),
+        None if options.data.canonical_nodes.is_some_and(|nodes| nodes > 1) => {
+            DataFacts::of(&ImageFolder::open_train_part(&root)?, 1.0)
+        }
         None => DataFacts::of(&ImageFolder::open_train(&root, None)?, 1.0),
     };
     let task = Task {

@@ -129,14 +129,18 @@ impl<'a> Trainer<'a> {
         let RunImages { train, val, left_out } = open_data::open_for_run(&plan, begun_on, &folder)?;
         let (train, val) = (Arc::new(train), Arc::new(val));
         let note = |text: &String| observer.note(text);
-        train.notes.iter().chain(&val.notes).for_each(|text| note(&format!("note: {text}")));
+        let of_ranks = synchronise::notes(&plan, &backend, &*communicator)?;
+        let notes = train.notes.iter().chain(&val.notes).chain(&of_ranks);
+        notes.for_each(|text| note(&format!("note: {text}")));
         let mode = Mode::Train(plan.augment());
         let loader = open_data::loader(&plan, &train, mode, plan.training.batch_size)
             .caching(&open_data::caching(&plan))
             .leaving_out(left_out)
             .as_bytes(!is_host(&device))
             .sharing(share);
-        loader.window_notes().iter().for_each(note);
+        open_data::check_shards(&plan, &loader)?;
+        let shards = synchronise::shard_notes(&plan, &loader, &*communicator)?;
+        loader.window_notes().iter().chain(&shards).for_each(note);
         loader.cache_estimate().iter().for_each(note);
         let val_loader = open_data::loader(&plan, &val, Mode::Eval, plan.training.val_batch_size)
             .as_bytes(!is_host(&device))

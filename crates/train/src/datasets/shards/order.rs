@@ -23,13 +23,18 @@ const BEGIN: u64 = 0x5B;
 /// Purpose of the counter that shuffles a window.
 const WINDOW: u64 = 0x5D;
 
+/// Counters of two canonical nodes are so far apart: more than a node has windows.
+const NODE: u64 = 1 << 32;
+
 /// The images of a folder of shards, file by file, and how many make a window.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct WindowShuffle {
     shards: Arc<TarReader>,
     /// For every file: its items, from its first byte to its last.
     files: Vec<Vec<usize>>,
     size: usize,
+    /// Canonical nodes, which share the files.
+    nodes: usize,
 }
 
 /// The order of an epoch.
@@ -57,7 +62,13 @@ impl WindowShuffle {
         }
         let from = |item: &usize| shards.entry(&folder.items[*item].0).from;
         files.iter_mut().for_each(|items| items.sort_by_cached_key(from));
-        Some(Self { shards, files, size })
+        Some(Self { shards, files, size, nodes: 1 })
+    }
+
+    /// Deals the files to so many canonical nodes, which have their windows each; together these
+    /// are as large.
+    pub(crate) fn with_nodes(self, nodes: usize) -> Self {
+        Self { size: (self.size / nodes).max(1), nodes, ..self }
     }
 
     /// The files.
@@ -65,21 +76,52 @@ impl WindowShuffle {
         &self.shards
     }
 
-    /// The order of an epoch of the items `range.0` to `range.1`.
+    /// The items of each canonical node, file by file: equal parts of the items `range.0` to
+    /// `range.1` as they lie in the files. Where the files do not divide evenly, two nodes have a
+    /// part of one file each.
+    pub(crate) fn parts(&self, range: &Range<usize>) -> Vec<Vec<Vec<usize>>> {
+        let inside = |items: &Vec<usize>| -> Vec<usize> {
+            items.iter().copied().filter(|item| range.contains(item)).collect()
+        };
+        let files: Vec<Vec<usize>> = self.files.iter().map(inside).collect();
+        if self.nodes == 1 {
+            return vec![files];
+        }
+        let count: usize = files.iter().map(Vec::len).sum();
+        let mut parts = vec![vec![Vec::new(); files.len()]; self.nodes];
+        let items = files
+            .iter()
+            .enumerate()
+            .flat_map(|(file, items)| items.iter().map(move |i| (file, *i)));
+        for (position, (file, item)) in items.enumerate() {
+            let node = (position as u128 * self.nodes as u128 / count as u128) as usize;
+            parts[node][file].push(item);
+        }
+        parts
+    }
+
+    /// The order of an epoch of the items `range.0` to `range.1`, for each canonical node.
+    pub(crate) fn orders(&self, range: &Range<usize>, seed: u64, epoch: u64) -> Vec<WindowedOrder> {
+        let parts = self.parts(range).into_iter().enumerate();
+        parts.map(|(node, files)| self.order(&files, node as u64, seed, epoch)).collect()
+    }
+
+    /// The order of an epoch of one canonical node, which has these items of every file.
     ///
     /// The files stand in a random order and the epoch begins at a random image of them (the first
     /// ones come last), so that windows are cut elsewhere each time and no image is always among
     /// those left out at the end. Windows are as equal as can be.
-    pub(crate) fn order(&self, range: &Range<usize>, seed: u64, epoch: u64) -> WindowedOrder {
-        let mut files: Vec<usize> = (0..self.files.len()).collect();
-        Counter::new(seed, epoch, 0, FILES).shuffle(&mut files);
+    fn order(&self, items: &[Vec<usize>], node: u64, seed: u64, epoch: u64) -> WindowedOrder {
+        let node = node * NODE;
+        let mut files: Vec<usize> = (0..items.len()).collect();
+        Counter::new(seed, epoch, node, FILES).shuffle(&mut files);
         let mut turns = vec![0; files.len()];
         files.iter().enumerate().for_each(|(turn, file)| turns[*file] = turn);
-        let items = files.iter().flat_map(|file| &self.files[*file]);
-        let mut indices: Vec<usize> = items.filter(|item| range.contains(item)).copied().collect();
+        let mut indices: Vec<usize> =
+            files.iter().flat_map(|file| &items[*file]).copied().collect();
         let count = indices.len();
         if count > 0 {
-            indices.rotate_left(Counter::new(seed, epoch, 0, BEGIN).range(count));
+            indices.rotate_left(Counter::new(seed, epoch, node, BEGIN).range(count));
         }
         let windows = count.div_ceil(self.size);
         let bound =
@@ -87,7 +129,7 @@ impl WindowShuffle {
         let bounds: Vec<usize> = (0..=windows).map(bound).collect();
         for (window, ends) in bounds.windows(2).enumerate() {
             let own = &mut indices[ends[0]..ends[1]];
-            Counter::new(seed, epoch, window as u64, WINDOW).shuffle(own);
+            Counter::new(seed, epoch, node + window as u64, WINDOW).shuffle(own);
         }
         WindowedOrder { indices, bounds, turns }
     }
@@ -97,25 +139,28 @@ impl WindowShuffle {
         let of = |path: &Path| self.shards.entry(path).count as u64;
         let all: u64 = folder.items.iter().map(|(path, _)| of(path)).sum();
         let count = folder.items.len().max(1) as u64;
-        (u128::from(all) * (2 * self.size as u64).min(count) as u128 / u128::from(count)) as u64
+        (u128::from(all) * (2 * (self.size * self.nodes) as u64).min(count) as u128
+            / u128::from(count)) as u64
     }
 
     /// Notes for the user about training in these windows.
     pub(crate) fn notes(&self, folder: &ImageFolder, seed: u64) -> Vec<String> {
         let count = folder.items.len();
-        let windowed = self.order(&(0..count), seed, 0);
-        let windows = windowed.bounds.len().saturating_sub(1).max(1);
+        let orders = self.orders(&(0..count), seed, 0);
+        let windows = orders.iter().map(|order| order.bounds.len() - 1).sum::<usize>().max(1);
         let mut notes = vec![format!(
             "note: shards are read in {windows} windows of {} images, of which two take about {:.1} MB of memory",
             count.div_ceil(windows),
             self.bytes(folder) as f64 / f64::from(1 << 20)
         )];
-        let classes = |ends: &[usize]| {
-            let labels =
-                windowed.indices[ends[0]..ends[1]].iter().map(|item| folder.items[*item].1);
-            labels.collect::<HashSet<usize>>().len()
+        let classes = |order: &WindowedOrder| -> usize {
+            let of = |ends: &[usize]| {
+                let own = order.indices[ends[0]..ends[1]].iter();
+                own.map(|item| folder.items[*item].1).collect::<HashSet<usize>>().len()
+            };
+            order.bounds.windows(2).map(of).sum()
         };
-        let found = windowed.bounds.windows(2).map(classes).sum::<usize>() as f64 / windows as f64;
+        let found = orders.iter().map(classes).sum::<usize>() as f64 / windows as f64;
         // A class with this share of the images is missing from n draws with probability (1 -
         // share)^n.
         let draws = (count / windows) as f64;
@@ -155,7 +200,19 @@ mod tests {
             (10..28).rev().collect(),
             vec![29, 2, 4, 7, 8],
         ];
-        WindowShuffle { shards, files, size }
+        WindowShuffle { shards, files, size, nodes: 1 }
+    }
+
+    /// The order of one canonical node.
+    fn order_of(
+        layout: &WindowShuffle,
+        range: Range<usize>,
+        seed: u64,
+        epoch: u64,
+    ) -> WindowedOrder {
+        let mut orders = layout.orders(&range, seed, epoch);
+        assert_eq!(orders.len(), 1);
+        orders.remove(0)
     }
 
     /// What the files hold one after the other, by their turns.
@@ -172,7 +229,7 @@ mod tests {
         for size in [1, 4, 7, 30, 99] {
             let layout = layout(size);
             for epoch in 0..20 {
-                let order = layout.order(&(0..30), 5, epoch);
+                let order = order_of(&layout, 0..30, 5, epoch);
                 let mut sorted = order.indices.clone();
                 sorted.sort_unstable();
                 assert!(sorted.into_iter().eq(0..30), "every item once");
@@ -209,7 +266,7 @@ mod tests {
     #[test]
     fn an_order_is_a_function_of_seed_and_epoch_and_every_part_of_it_changes_with_both() {
         let layout = layout(10);
-        let order = |seed, epoch| layout.order(&(0..30), seed, epoch);
+        let order = |seed, epoch| order_of(&layout, 0..30, seed, epoch);
         assert_eq!(order(5, 3), order(5, 3));
         let mut keys: Vec<(u64, u64)> = (0..12).map(|epoch| (5, epoch)).collect();
         keys.extend((6..17).map(|seed| (seed, 0)));
@@ -249,11 +306,42 @@ mod tests {
     /// Mutations caught: items outside the range taken too.
     #[test]
     fn a_range_of_the_items_has_an_order_of_its_own() {
-        let order = layout(4).order(&(8..27), 5, 1);
+        let order = order_of(&layout(4), 8..27, 5, 1);
         let mut sorted = order.indices.clone();
         sorted.sort_unstable();
         assert!(sorted.into_iter().eq(8..27));
         assert_eq!(order.bounds.len(), 19_usize.div_ceil(4) + 1);
-        assert_eq!(layout(4).order(&(8..8), 5, 1).bounds, [0]);
+        assert_eq!(order_of(&layout(4), 8..8, 5, 1).bounds, [0]);
+    }
+
+    /// The order of before canonical nodes, which checkpoints hold, stays: 4 nodes of 30 items have
+    /// 7 or 8 each, of at most 3 files, and windows of their own.
+    ///
+    /// Mutations caught, each alone: nodes that share an item; whole files dealt in turn, so that a
+    /// node has 18 items and another none.
+    #[test]
+    fn canonical_nodes_have_equal_parts_of_the_files_and_orders_of_their_own() {
+        let nodes = layout(8).with_nodes(4);
+        let orders = nodes.orders(&(0..30), 5, 2);
+        let mut all: Vec<usize> = orders.iter().flat_map(|order| order.indices.clone()).collect();
+        all.sort_unstable();
+        assert!(all.into_iter().eq(0..30));
+        for order in &orders {
+            assert!([7, 8].contains(&order.indices.len()), "{order:?}");
+            assert!(order.bounds.windows(2).all(|ends| ends[1] - ends[0] <= 2), "{order:?}");
+        }
+        let files = |part: &Vec<Vec<usize>>| part.iter().filter(|items| !items.is_empty()).count();
+        assert!(nodes.parts(&(0..30)).iter().map(files).eq([2, 1, 1, 2]));
+        // One file of 4 nodes of 8 items each: the same draws would give the same places in a node.
+        let one_file = WindowShuffle { files: vec![(0..32).collect()], ..layout(32).with_nodes(4) };
+        let places: HashSet<Vec<usize>> = one_file
+            .orders(&(0..32), 5, 2)
+            .iter()
+            .map(|order| order.indices.iter().map(|item| item % 8).collect())
+            .collect();
+        assert_eq!(places.len(), 4, "{places:?}");
+        let one = layout(8);
+        let order = one.orders(&(0..30), 5, 2).remove(0);
+        assert_eq!(crc32fast::hash(format!("{order:?}").as_bytes()), 0x6558_e966);
     }
 }
