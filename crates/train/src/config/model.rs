@@ -79,7 +79,8 @@ theme! {
     /// Epochs after which frozen weights are trained too; without --freeze the trunk is frozen
     /// until then; 0 never unfreezes
     #[arg(long, value_name = "N")]
-    unfreeze_epoch: u64 = 0, older 0;
+    unfreeze_epoch: u64 = 0,
+        shown "1 for a new classifier on trained weights, otherwise 0", older 0;
 
     /// Epochs over which frozen weights are unfrozen from --unfreeze-epoch on, the last block first
     /// and the stem last; 0 unfreezes all at once
