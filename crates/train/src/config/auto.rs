@@ -255,6 +255,18 @@ mod tests {
         assert_eq!(plan("freeze = [\"trunk\"]", new).0.network.unfreeze_epoch, 0);
         assert_eq!(plan("linear_probe = true", new).0.network.unfreeze_epoch, 0);
         assert_eq!(plan("unfreeze_epoch = 4", new).0.network.unfreeze_epoch, 4);
+
+        let tiny = Task { images: 60_000, short_edge: 28, ..PHOTOS };
+        let many = plan("", tiny).0;
+        assert_eq!((many.network.model.as_str(), many.data.img_size), ("mobilenet_v1", 56));
+        assert_eq!((many.optimizer.lr, many.training.epochs), (0.05, 11));
+        assert_eq!(plan("opt = \"adamw\"", tiny).0.optimizer.lr, 0.002);
+        let large = Task { model_given: true, ..tiny };
+        let named = plan("model = \"mobilenet_v3_small\"", large).0;
+        assert_eq!(named.network.model, "mobilenet_v3_small");
+        assert_eq!((named.optimizer.lr, named.training.epochs), (0.002, 6));
+        let fewer = plan("", Task { images: 49_999, ..tiny }).0;
+        assert_eq!(fewer.network.model, "mobilenet_v3_large");
     }
 
     /// Mutations caught, each alone: a rule over a flag; rules beside a recipe.

@@ -45,7 +45,8 @@ theme! {
     /// Model; `kindling models` lists them
     #[arg(long, value_name = "NAME")]
     #[brief]
-    model: String = DEFAULT_MODEL.to_owned(), shown "mobilenet_v3_large",
+    model: String = DEFAULT_MODEL.to_owned(),
+        shown "mobilenet_v3_large; mobilenet_v1 for 50,000 or more images below 40 pixels",
         as |_| variant.name.to_owned();
 
     /// Width multiplier
