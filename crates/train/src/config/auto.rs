@@ -140,11 +140,14 @@ fn rules(options: &Options, task: Task, steps: Option<u64>) -> Options {
     if options.optimizer.lr_base.is_some() || options.network.linear_probe == Some(true) {
         chosen.optimizer.lr = None;
     }
-    // What was frozen on purpose stays frozen, and what is to be unfrozen has its own epoch.
+    // What was frozen on purpose stays frozen, what is to be unfrozen has its own epoch, and a run
+    // that ends before it would train the classifier alone.
     let network = &options.network;
+    let first = chosen.network.unfreeze_epoch.unwrap_or(0);
     if network.linear_probe == Some(true)
         || network.freeze.is_some()
         || network.unfreeze_epoch.is_some()
+        || options.training.epochs.is_some_and(|epochs| epochs <= first)
     {
         (chosen.network.unfreeze_epoch, chosen.network.unfreeze_over) = (None, None);
     }
@@ -241,8 +244,8 @@ mod tests {
         assert_eq!(plan("img_size_start = 128", PHOTOS).0.data.img_size, 128);
     }
 
-    /// Mutations caught, each alone: weights unfrozen that were frozen on purpose; the rate of the
-    /// table's optimizer for another one.
+    /// Mutations caught, each alone: weights unfrozen that were frozen on purpose; a trunk that is
+    /// frozen to the end of a run of one epoch; the rate of the table's optimizer for another one.
     #[test]
     fn a_new_classifier_and_many_small_images_have_rules_of_their_own() {
         let fine = Task { pretrained: true, ..PHOTOS };
@@ -255,6 +258,8 @@ mod tests {
         assert_eq!(plan("freeze = [\"trunk\"]", new).0.network.unfreeze_epoch, 0);
         assert_eq!(plan("linear_probe = true", new).0.network.unfreeze_epoch, 0);
         assert_eq!(plan("unfreeze_epoch = 4", new).0.network.unfreeze_epoch, 4);
+        assert_eq!(plan("epochs = 1", new).0.network.unfreeze_epoch, 0);
+        assert_eq!(plan("epochs = 2", new).0.network.unfreeze_epoch, 1);
 
         let tiny = Task { images: 60_000, short_edge: 28, ..PHOTOS };
         let many = plan("", tiny).0;
