@@ -192,7 +192,8 @@ fn alike(got: &Results, want: &Results, tolerance: f32) {
 /// part of the norm's gradient omitted; a corner of hard-swish or ReLU6 moved; an output past the end
 /// of a row, the first row passed over, a stride ignored, taps in another order, the first part of a
 /// sum omitted; squeeze-excite with an unmasked hidden layer or gate, without the map in the gate's
-/// gradient, with another bias gradient, with the first image's gates, without the mean's share; the
+/// gradient, with another bias gradient, with the first image's gates, without the mean's share, with sums over all
+/// pixels but one; the
 /// last of equal maxima; the variance blended with the mean's weight; ReLU's gradient unmasked.
 #[test]
 fn large_maps_equal_the_cpu_kernels() {
@@ -298,15 +299,17 @@ fn images_are_normalised_from_their_bytes() {
     }
 }
 
-/// Mutations caught, each alone: parts of another vector or of another order taken for its own; the
+/// Mutations caught, each alone: the twelfth tensor one place off; parts of another vector or of another order taken for its own; the
 /// padding between tensors in a norm; the average moved the other way; parts read without their
 /// padding.
 #[test]
 fn flat_vectors_know_their_parts() {
     wgpu();
     let tensors = |seed| -> Vec<Tensor<1>> {
+        // More than one launch gathers.
         [65, 1, 64, 300, 7, 2, 9, 4, 20_000]
             .iter()
+            .chain(&[70; 31])
             .enumerate()
             .map(|(i, n)| on(&STARTED, seed + i as u64, &[*n]))
             .collect()

@@ -252,6 +252,55 @@ fn a_new_classifier_begins_at_the_loss_of_guessing() {
     assert!((loss - std::f64::consts::LN_2).abs() < 1e-6, "{loss}");
 }
 
+/// Trained weights of other classes are fine-tuned: the lower layers slower. The same classes go on
+/// with the classifier that they have, and a linear probe stays one.
+///
+/// Mutations caught, each alone: all trained weights taken for those of other classes; a file
+/// without names for one of the same classes.
+#[test]
+fn weights_of_other_classes_are_fine_tuned_by_default() {
+    let place = TestFolder::new("tuned");
+    assert_eq!(code(&place.train("trunk", &[])), 0);
+    let convert = ["convert", "out/train/trunk/last.ckpt", "trunk.safetensors"];
+    assert_eq!(code(&place.run(&convert)), 0);
+    let weights = "out/train/trunk/last.ckpt";
+    let model = ["--model", "mobilenet_v3_small", "--width", "0.35", "--img-size", "32"];
+    let chosen = |weights: &str, more: &[&str]| {
+        let words = ["train", "data", "--pretrained-path", weights, "--dry-run"];
+        let small = ["--batch-size", "4", "--backend", "flex"];
+        let output = place.run(&[&words[..], &model, &small, more].concat());
+        assert_eq!(code(&output), 0, "{}", error(&output));
+        error(&output) + &said(&output)
+    };
+    for file in [weights, "trunk.safetensors"] {
+        let same = chosen(file, &[]);
+        assert!(same.contains("from trained weights: "), "{same}");
+        assert!(!same.contains("--layer-decay"), "{same}");
+    }
+    for (from, to) in [("bag", "hat"), ("trouser", "boot")] {
+        for split in ["train", "val"] {
+            let folder = place.path("data").join(split);
+            std::fs::rename(folder.join(from), folder.join(to)).unwrap();
+        }
+    }
+    let other = chosen(weights, &[]);
+    assert!(other.contains("from trained weights with a new classifier: "), "{other}");
+    assert!(other.contains("--layer-decay"), "{other}");
+    let probe = chosen(weights, &["--linear-probe"]);
+    assert!(probe.contains("with a new classifier") && !probe.contains("--unfreeze"), "{probe}");
+    // Three classes in the file, four in the folder.
+    std::fs::rename(place.path("data/train/sandal"), place.path("data/train/shoe")).unwrap();
+    std::fs::rename(place.path("data/val/sandal"), place.path("data/val/shoe")).unwrap();
+    for split in ["train", "val"] {
+        let folder = place.path("data").join(split);
+        std::fs::create_dir(folder.join("slipper")).unwrap();
+        let image = folder.join("shoe/0000.png");
+        std::fs::rename(image, folder.join("slipper/0.png")).unwrap();
+    }
+    let more = chosen("trunk.safetensors", &[]);
+    assert!(more.contains("--layer-decay"), "{more}");
+}
+
 /// A data set as it was downloaded.
 ///
 /// Mutations caught, each alone: a member that leads out of the folder written; leftovers kept.

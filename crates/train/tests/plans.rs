@@ -64,6 +64,7 @@ fn expected(value: &Value, run: Run) -> Value {
     plan["tensorboard"] = Value::Bool(false);
     plan["linear_probe"] = Value::Bool(false);
     plan["unfreeze_epoch"] = Value::from(0);
+    plan["unfreeze_over"] = Value::from(0);
     plan["sync_bn"] = Value::Bool(false);
     plan["canonical_nodes"] = Value::from(1);
     plan["comm_dtype"] = Value::from("f32");

@@ -119,6 +119,36 @@ fn adamw_with_a_trunk_that_is_unfrozen_resumes() {
     refused(&place.train("x", &both), 2, &["--unfreeze-epoch", "omit one of them"]);
 }
 
+/// The last block is trained before the stem, and the run resumes between the two.
+///
+/// Mutations caught, each alone: the stem first; all blocks unfrozen with the first of them.
+#[test]
+fn adamw_with_blocks_that_are_unfrozen_in_turn_resumes() {
+    let place = TestFolder::new("in-turn");
+    assert_eq!(code(&place.train("first", &[])), 0);
+    let first = place.checkpoint("first");
+    let turns = ["--unfreeze-over", "3", "--unfreeze-epoch", "1", "--epochs", "4"];
+    let first = ["--pretrained-path", first.to_str().unwrap()];
+    killed_and_resumed("adamw", &[&turns[..], &first].concat());
+    let more = ["--checkpoint-hist", "4"];
+    let output = place.train("turns", &[&turns[..], &first, &more].concat());
+    assert_eq!(code(&output), 0, "{}", error(&output));
+    let weights = |epoch: usize, name: &str| {
+        let path = place.path(&format!("out/train/turns/checkpoint-{epoch}.ckpt"));
+        let checkpoint = Checkpoint::read(&path).unwrap();
+        checkpoint.weights.into_iter().find(|tensor| tensor.name == name).unwrap().values
+    };
+    // V3-Small has 14 groups of layers: stem, twelve blocks, and what follows them.
+    let epochs = |name: &str| -> Vec<bool> {
+        (1..4).map(|epoch| weights(epoch - 1, name) != weights(epoch, name)).collect()
+    };
+    assert_eq!(epochs("features.11.block.0.0.weight"), [true, true, true]);
+    assert_eq!(epochs("features.7.block.0.0.weight"), [false, true, true]);
+    assert_eq!(epochs("features.0.0.weight"), [false, false, true]);
+    let alone = ["--unfreeze-over", "3"];
+    refused(&place.train("x", &alone), 2, &["--unfreeze-over", "--unfreeze-epoch"]);
+}
+
 #[test]
 fn momentum_with_adaptive_clipping_resumes() {
     let clip = ["--clip-grad", "0.1", "--clip-mode", "agc"];

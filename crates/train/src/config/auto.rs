@@ -32,6 +32,21 @@ pub struct Task {
     pub short_edge: usize,
     /// Whether the run starts from trained weights.
     pub pretrained: bool,
+    /// Whether it does and their classifier is for other classes, so that it starts anew.
+    pub new_head: bool,
+    /// Whether the model was named.
+    pub model_given: bool,
+}
+
+impl Task {
+    /// From what the run starts, in words.
+    fn start(self) -> &'static str {
+        match (self.pretrained, self.new_head) {
+            (false, _) => "from scratch",
+            (true, false) => "from trained weights",
+            (true, true) => "from trained weights with a new classifier",
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -59,6 +74,8 @@ struct Condition {
     edge_below: Option<usize>,
     steps_below: Option<u64>,
     pretrained: Option<bool>,
+    new_head: Option<bool>,
+    model_given: Option<bool>,
 }
 
 impl Condition {
@@ -71,6 +88,8 @@ impl Condition {
             && from(self.edge_from, task.short_edge)
             && below(self.edge_below, task.short_edge)
             && self.pretrained.is_none_or(|wanted| wanted == task.pretrained)
+            && self.new_head.is_none_or(|wanted| wanted == task.new_head)
+            && self.model_given.is_none_or(|wanted| wanted == task.model_given)
             && self.steps_below.is_none_or(|end| steps.is_some_and(|steps| steps < end))
     }
 }
@@ -94,7 +113,7 @@ pub fn under(options: &Options, task: Task) -> Result<(Options, Option<String>),
              --recipe overrides them)",
             task.images,
             task.short_edge,
-            if task.pretrained { "from trained weights" } else { "from scratch" },
+            task.start(),
             flags.join(" ")
         )
     });
@@ -112,13 +131,25 @@ fn rules(options: &Options, task: Task, steps: Option<u64>) -> Options {
     let holding = RULES.iter().filter(|rule| rule.when.holds(task, steps));
     let mut chosen = holding.fold(Options::default(), |above, rule| rule.set.over(&above));
     // The table's rate and decay are those of its optimizer.
-    if options.optimizer.opt.is_some_and(|opt| opt != OptimizerKind::Adamw) {
+    let own = chosen.optimizer.opt.unwrap_or(OptimizerKind::Adamw);
+    if options.optimizer.opt.is_some_and(|opt| opt != own) {
         (chosen.optimizer.lr, chosen.optimizer.weight_decay) = (None, None);
     }
     // A base rate is a rate; and the table's low rate is for trained weights, not for a new layer
     // on them.
     if options.optimizer.lr_base.is_some() || options.network.linear_probe == Some(true) {
         chosen.optimizer.lr = None;
+    }
+    // What was frozen on purpose stays frozen, what is to be unfrozen has its own epoch, and a run
+    // that ends before it would train the classifier alone.
+    let network = &options.network;
+    let first = chosen.network.unfreeze_epoch.unwrap_or(0);
+    if network.linear_probe == Some(true)
+        || network.freeze.is_some()
+        || network.unfreeze_epoch.is_some()
+        || options.training.epochs.is_some_and(|epochs| epochs <= first)
+    {
+        (chosen.network.unfreeze_epoch, chosen.network.unfreeze_over) = (None, None);
     }
     // What these add to is what --no-aug omits.
     if options.augmentation.no_aug == Some(true) {
@@ -130,7 +161,8 @@ fn rules(options: &Options, task: Task, steps: Option<u64>) -> Options {
 /// The chosen options with an image size that the model takes: at least its smallest and the one
 /// that the training begins with, at most the one that it was made for.
 fn fitted(mut chosen: Options, options: &Options) -> Result<Options, Error> {
-    let model = options.network.model.as_deref().unwrap_or(DEFAULT_MODEL);
+    let model = options.network.model.as_deref().or(chosen.network.model.as_deref());
+    let model = model.unwrap_or(DEFAULT_MODEL);
     let architecture = variant(model)?.architecture;
     let native = architecture.native_size();
     let least = match options.network.aux {
@@ -163,7 +195,13 @@ mod tests {
     use super::{RULES, Task, under};
     use crate::config::options::Options;
 
-    const PHOTOS: Task = Task { images: 1650, short_edge: 100, pretrained: false };
+    const PHOTOS: Task = Task {
+        images: 1650,
+        short_edge: 100,
+        pretrained: false,
+        new_head: false,
+        model_given: false,
+    };
 
     fn plan(text: &str, task: Task) -> (crate::config::plan::Plan, Option<String>) {
         let options = Options::parse(text, "test").unwrap();
@@ -204,6 +242,36 @@ mod tests {
         let aux = plan("model = \"inception_v3\"\naux = true", PHOTOS).0;
         assert_eq!(aux.data.img_size, 299);
         assert_eq!(plan("img_size_start = 128", PHOTOS).0.data.img_size, 128);
+    }
+
+    /// Mutations caught, each alone: weights unfrozen that were frozen on purpose; a trunk that is
+    /// frozen to the end of a run of one epoch; the rate of the table's optimizer for another one.
+    #[test]
+    fn a_new_classifier_and_many_small_images_have_rules_of_their_own() {
+        let fine = Task { pretrained: true, ..PHOTOS };
+        let new = Task { new_head: true, ..fine };
+        assert_eq!(plan("", fine).0.optimizer.layer_decay, None);
+        let (tuned, said) = plan("", new);
+        assert!(tuned.optimizer.layer_decay.is_some() && tuned.network.unfreeze_epoch > 0);
+        let said = said.unwrap();
+        assert!(said.contains("from trained weights with a new classifier: "), "{said}");
+        assert_eq!(plan("freeze = [\"trunk\"]", new).0.network.unfreeze_epoch, 0);
+        assert_eq!(plan("linear_probe = true", new).0.network.unfreeze_epoch, 0);
+        assert_eq!(plan("unfreeze_epoch = 4", new).0.network.unfreeze_epoch, 4);
+        assert_eq!(plan("epochs = 1", new).0.network.unfreeze_epoch, 0);
+        assert_eq!(plan("epochs = 2", new).0.network.unfreeze_epoch, 1);
+
+        let tiny = Task { images: 60_000, short_edge: 28, ..PHOTOS };
+        let many = plan("", tiny).0;
+        assert_eq!((many.network.model.as_str(), many.data.img_size), ("mobilenet_v1", 56));
+        assert_eq!((many.optimizer.lr, many.training.epochs), (0.05, 11));
+        assert_eq!(plan("opt = \"adamw\"", tiny).0.optimizer.lr, 0.002);
+        let large = Task { model_given: true, ..tiny };
+        let named = plan("model = \"mobilenet_v3_small\"", large).0;
+        assert_eq!(named.network.model, "mobilenet_v3_small");
+        assert_eq!((named.optimizer.lr, named.training.epochs), (0.002, 6));
+        let fewer = plan("", Task { images: 49_999, ..tiny }).0;
+        assert_eq!(fewer.network.model, "mobilenet_v3_large");
     }
 
     /// Mutations caught, each alone: a rule over a flag; rules beside a recipe.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::theme::{finite, theme};
 use crate::error::Error;
-use crate::optimizers::param_groups::TRUNK;
+use crate::optimizers::param_groups::{TRUNK, Unfreezing};
 use crate::suggest::did_you_mean;
 
 /// The model of a run that names none.
@@ -45,7 +45,8 @@ theme! {
     /// Model; `kindling models` lists them
     #[arg(long, value_name = "NAME")]
     #[brief]
-    model: String = DEFAULT_MODEL.to_owned(), shown "mobilenet_v3_large",
+    model: String = DEFAULT_MODEL.to_owned(),
+        shown "mobilenet_v3_large; mobilenet_v1 for 50,000 or more images below 40 pixels",
         as |_| variant.name.to_owned();
 
     /// Width multiplier
@@ -79,7 +80,13 @@ theme! {
     /// Epochs after which frozen weights are trained too; without --freeze the trunk is frozen
     /// until then; 0 never unfreezes
     #[arg(long, value_name = "N")]
-    unfreeze_epoch: u64 = 0, older 0;
+    unfreeze_epoch: u64 = 0,
+        shown "1 for a new classifier on trained weights, otherwise 0", older 0;
+
+    /// Epochs over which frozen weights are unfrozen from --unfreeze-epoch on, the last block first
+    /// and the stem last; 0 unfreezes all at once
+    #[arg(long, value_name = "N")]
+    unfreeze_over: u64 = 0, in 0..=1_000_000_000, older 0;
 
     /// Padding of the MobileNets' convolutions: PyTorch's symmetric or TensorFlow's same
     #[arg(long, value_parser = padding())]
@@ -129,7 +136,17 @@ impl ModelPlan {
                 "--unfreeze-epoch: --linear-probe trains the classifier alone to the end; omit one of them",
             ));
         }
+        if self.unfreeze_over > 0 && self.unfreeze_epoch == 0 {
+            return Err(Error::usage(
+                "--unfreeze-over: nothing is unfrozen without --unfreeze-epoch; add it or omit both",
+            ));
+        }
         Ok(())
+    }
+
+    /// When frozen weights are unfrozen.
+    pub fn unfreezing(&self) -> Unfreezing {
+        Unfreezing { epoch: self.unfreeze_epoch, over: self.unfreeze_over }
     }
 
     /// Refuses a frozen trunk of random weights: its norms use statistics that nothing has

@@ -50,7 +50,8 @@ theme! {
 
     /// Layer-wise decay of the learning rate: the factor per layer, from the classifier backwards
     #[arg(long, value_parser = finite)]
-    layer_decay: f64 => Option<f64>, in 0.01..=1.0;
+    layer_decay: f64 => Option<f64>,
+        shown "0.9 for a new classifier on trained weights, else none", in 0.01..=1.0;
 
     /// Limit of the gradient, as --clip-mode measures it; 0 disables clipping
     #[arg(long, visible_alias = "clip-grad-norm", value_parser = finite)]

@@ -91,6 +91,36 @@ pub fn frozen(config: &NetworkConfig, patterns: &[String]) -> Result<Vec<bool>, 
     Ok(names.iter().map(is_frozen).collect())
 }
 
+/// When frozen weights are unfrozen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unfreezing {
+    /// The first epoch with weights unfrozen; 0: they are never.
+    pub epoch: u64,
+    /// Epochs from the last block to the stem; 0 unfreezes all at once.
+    pub over: u64,
+}
+
+/// The first epoch in which every tensor is trained, in parameter order: 0 where it is not frozen,
+/// none where it is to the end. Blocks follow each other from the last one to the stem, as many an
+/// epoch as it takes.
+pub fn first_epochs(
+    config: &NetworkConfig,
+    frozen: &[bool],
+    unfreezing: Unfreezing,
+) -> Vec<Option<u64>> {
+    let depths = depths(config);
+    let deepest = depths.iter().copied().max().unwrap_or(0);
+    let first = |(frozen, depth): (&bool, &usize)| match (*frozen, unfreezing.epoch) {
+        (false, _) => Some(0),
+        (true, 0) => None,
+        (true, epoch) => {
+            let (above, groups) = ((deepest - depth) as u64, deepest as u64 + 1);
+            Some(epoch.saturating_add(above.saturating_mul(unfreezing.over) / groups))
+        }
+    };
+    frozen.iter().zip(&depths).map(first).collect()
+}
+
 /// Number of trained values of a network, and of those that are frozen.
 pub fn count_parameters(config: &NetworkConfig, frozen: &[bool]) -> (u64, u64) {
     let mut marks = frozen.iter();
@@ -279,6 +309,30 @@ mod tests {
                 "weight and bias of the classifier"
             );
         }
+    }
+
+    /// The classifier is trained from the beginning, then the blocks, the stem last.
+    ///
+    /// Mutations caught: the stem first.
+    #[test]
+    fn blocks_are_unfrozen_from_the_last_to_the_stem() {
+        let config = network();
+        let marks = frozen(&config, &[TRUNK.to_owned()]).unwrap();
+        let names: Vec<String> =
+            config.keys(Naming::Torchvision).into_iter().map(|key| key.name).collect();
+        let first = |epoch, over, name: &str| {
+            let at = names.iter().position(|n| n == name).unwrap();
+            first_epochs(&config, &marks, Unfreezing { epoch, over })[at]
+        };
+        let [stem, last] = ["features.0.0.weight", "features.16.0.weight"];
+        assert_eq!((first(0, 0, stem), first(0, 0, "classifier.3.bias")), (None, Some(0)));
+        assert_eq!((first(2, 0, stem), first(2, 0, last)), (Some(2), Some(2)));
+        // 18 groups over six epochs: three an epoch.
+        assert_eq!((first(2, 6, last), first(2, 6, stem)), (Some(2), Some(7)));
+        assert_eq!(first(2, 6, "features.8.block.0.0.weight"), Some(5));
+        assert_eq!(first(2, 6, "classifier.3.weight"), Some(0));
+        // More epochs than groups: some epochs unfreeze none.
+        assert_eq!((first(1, 36, last), first(1, 36, stem)), (Some(3), Some(35)));
     }
 
     /// Mutations caught: running statistics counted.

@@ -57,7 +57,8 @@ pub struct Trained {
 /// # Errors
 /// Pretrained weights that do not fit, a faulty data set, options that contradict each other.
 pub fn complete(options: Options) -> Result<(Plan, Vec<String>), Error> {
-    let (options, notes) = follow_data(follow_weights(options)?)?;
+    let (options, weights) = follow_weights(options)?;
+    let (options, notes) = follow_data(options, weights.as_ref())?;
     Ok((options.plan()?, notes))
 }
 

@@ -1,7 +1,7 @@
 //! Weights from a file as the start of a run: read, loaded, and followed by the options that depend
 //! on them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::Read as _;
 use std::path::Path;
 
@@ -201,20 +201,43 @@ fn match_classes(
     Head::Reordered
 }
 
+/// The classes that the classifier of weights is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WeightClasses {
+    /// By name, in the order of the logits.
+    Named(Vec<String>),
+    /// So many; the file does not name them.
+    Counted(usize),
+}
+
+impl WeightClasses {
+    /// Whether the classifier starts anew on these classes, as [`load`] decides it.
+    pub(super) fn start_anew(&self, classes: &[String]) -> bool {
+        match self {
+            Self::Named(names) if class_order::is_numbering(names) => names.len() != classes.len(),
+            Self::Named(names) => {
+                let set = |names: &[String]| names.iter().cloned().collect::<BTreeSet<String>>();
+                names.len() != classes.len() || set(names) != set(classes)
+            }
+            Self::Counted(count) => *count != classes.len(),
+        }
+    }
+}
+
 /// Fills the options that the user did not give from the pretrained weights of a run: constants of
-/// batch norm, and the preprocessing of images.
+/// batch norm, and the preprocessing of images. Returns the classes of the weights too.
 ///
 /// # Errors
 /// [`crate::error::ErrorKind::Usage`]: an unknown model.
 /// [`crate::error::ErrorKind::Checkpoint`]: weights that cannot be read or do not fit.
-pub fn follow_weights(mut options: Options) -> Result<Options, Error> {
+pub fn follow_weights(mut options: Options) -> Result<(Options, Option<WeightClasses>), Error> {
     fetch_published(&mut options)?;
-    let Some(path) = options.network.pretrained_path.clone() else { return Ok(options) };
+    let Some(path) = options.network.pretrained_path.clone() else { return Ok((options, None)) };
     let Weights { tensors, checkpoint, .. } =
         read(&path, weights_kind(options.network.weights_kind))?;
     let floats = |values: [f32; 3]| Some(values.to_vec());
     if let Some(checkpoint) = checkpoint {
-        let Manifest { network, preprocess, plan, .. } = checkpoint.manifest;
+        let Manifest { network, preprocess, plan, classes, .. } = checkpoint.manifest;
         options.network.model = options.network.model.or(Some(plan.network.model));
         options.network.width = options.network.width.or(Some(network.width));
         options.network.bn_eps = options.network.bn_eps.or(Some(network.bn_eps));
@@ -223,7 +246,7 @@ pub fn follow_weights(mut options: Options) -> Result<Options, Error> {
         options.data.mean = options.data.mean.or(floats(preprocess.mean));
         options.data.std = options.data.std.or(floats(preprocess.std));
         fits(&options, &path, tensors)?;
-        return Ok(options);
+        return Ok((options, Some(WeightClasses::Named(classes))));
     }
     let variant = variant(options.network.model.as_deref().unwrap_or("mobilenet_v3_large"))?;
     let mut config = variant.config(1000);
@@ -236,8 +259,11 @@ pub fn follow_weights(mut options: Options) -> Result<Options, Error> {
     options.data.mean = options.data.mean.or(floats(input.mean));
     options.data.std = options.data.std.or(floats(input.std));
     options.data.crop_pct = options.data.crop_pct.or(Some(input.crop_pct));
+    let heads = classifier_names(&config, recognise(&config, &tensors));
+    let bias = tensors.iter().find(|tensor| heads.last() == Some(&tensor.name));
+    let classes = bias.map(|bias| WeightClasses::Counted(bias.values.len()));
     fits(&options, &path, tensors)?;
-    Ok(options)
+    Ok((options, classes))
 }
 
 /// Where `--pretrained` is given: the model that the weights are of, their file, and the crop that
@@ -303,4 +329,30 @@ pub fn follow_naming(config: &mut NetworkConfig, variant: &Variant, weights: &[N
         Naming::Torchvision => Scaling::Torchvision,
         Naming::Timm => Scaling::Paper,
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::WeightClasses;
+
+    /// Mutations caught: the same classes in another order taken for others.
+    #[test]
+    fn the_classifier_starts_anew_on_other_classes() {
+        let list =
+            |names: &[&str]| -> Vec<String> { names.iter().map(ToString::to_string).collect() };
+        let data = list(&["bag", "hat"]);
+        for (names, anew) in [
+            (&["bag", "hat"][..], false),
+            (&["hat", "bag"], false),
+            (&["bag", "cap"], true),
+            (&["bag", "cap", "hat"], true),
+            // Numbers say nothing.
+            (&["0", "1"], false),
+            (&["0", "1", "2"], true),
+        ] {
+            assert_eq!(WeightClasses::Named(list(names)).start_anew(&data), anew, "{names:?}");
+        }
+        assert!(WeightClasses::Counted(1000).start_anew(&data));
+        assert!(!WeightClasses::Counted(2).start_anew(&data));
+    }
 }

@@ -20,7 +20,7 @@ use crate::learner::nan_guard::NanGuard;
 use crate::optimizers::lr_schedule::Plateau;
 use crate::optimizers::optimizer::Optimizer;
 use crate::optimizers::param_groups;
-use crate::optimizers::param_groups::{ParamGroupConfig, param_groups};
+use crate::optimizers::param_groups::{ParamGroupConfig, first_epochs, param_groups};
 use crate::optimizers::weight_average::Average;
 use crate::run::checkpoint::{Checkpoint, DatasetFingerprint, Manifest};
 use crate::run::dataset_fingerprint::{fingerprint, same_data};
@@ -44,8 +44,9 @@ pub struct RunContext {
     pub network: NetworkConfig,
     /// The autodiff device.
     pub autodiff_device: Device,
-    /// For every tensor in parameter order whether it is frozen, until [`RunContext::unfreeze`].
-    frozen: Vec<bool>,
+    /// For every tensor in parameter order the first epoch in which it is trained; none: it never
+    /// is.
+    first_epochs: Vec<Option<u64>>,
 }
 
 /// The changing part of a run.
@@ -82,6 +83,7 @@ impl RunContext {
     pub fn new(plan: &Plan, train: &ImageFolder, autodiff_device: &Device) -> Result<Self, Error> {
         let network = plan.network(train.classes.len());
         let frozen = param_groups::frozen(&network, &plan.network.frozen())?;
+        let first_epochs = first_epochs(&network, &frozen, plan.network.unfreezing());
         Ok(Self {
             plan: plan.clone(),
             classes: train.classes.clone(),
@@ -89,36 +91,35 @@ impl RunContext {
             keys: Arc::new(ImageKeys::new(train.items.len())),
             network,
             autodiff_device: autodiff_device.clone(),
-            frozen,
+            first_epochs,
         })
     }
 
     /// For every tensor in parameter order whether it is frozen in an epoch.
     fn frozen_in(&self, epoch: u64) -> Vec<bool> {
-        let until = self.plan.network.unfreeze_epoch;
-        let is_over = until > 0 && epoch >= until;
-        self.frozen.iter().map(|frozen| *frozen && !is_over).collect()
+        self.first_epochs.iter().map(|first| first.is_none_or(|first| epoch < first)).collect()
     }
 
     fn freeze(&self, network: Network, epoch: u64) -> Network {
         param_groups::freeze(network, &self.frozen_in(epoch))
     }
 
-    /// The state at the beginning of an epoch: in the epoch of `--unfreeze-epoch` all weights are
-    /// trained from here on, by an optimizer whose averages begin anew, because they are of the few
-    /// weights that were trained before.
+    /// The state at the beginning of an epoch: where weights are unfrozen, they are trained from
+    /// here on, by an optimizer whose averages begin anew, because they are of the few weights that
+    /// were trained before.
     ///
     /// # Errors
     /// [`crate::error::ErrorKind::Checkpoint`]: a state that is not finite.
     pub(super) fn unfreeze(&self, state: TrainState) -> Result<TrainState, Error> {
         let epoch = state.position.epoch;
-        if epoch != self.plan.network.unfreeze_epoch || epoch == 0 {
+        if epoch == 0 || !self.first_epochs.contains(&Some(epoch)) {
             return Ok(state);
         }
         let blank = self.network.init_zero(&self.autodiff_device);
         let weights = state_dict(&state.network);
         let (network, _) = load_state_dict(blank, weights, HeadPolicy::Exact)
             .map_err(|e| Error::checkpoint(e.to_string()))?;
+        let network = self.freeze(network, epoch);
         let optimizer = self.with_groups(Optimizer::new(self.plan.optimizer()), epoch);
         Ok(TrainState { network, optimizer, ..state })
     }

@@ -13,16 +13,21 @@ use crate::datasets::image_folder::ImageFolder;
 use crate::datasets::layout::{Layout, unwrap_folder};
 use crate::datasets::listing::subfolders;
 use crate::error::Error;
+use crate::run::pretrained::WeightClasses;
 use crate::suggest::did_you_mean;
 
 /// Share of the images to evaluate on where the folder has no evaluation split.
 const VAL_FRACTION: f64 = 0.2;
 
-/// Options of a new run over the defaults that follow its data, and what was chosen, in sentences.
+/// Options of a new run over the defaults that follow its data and the classes of the `weights` that
+/// it starts from, and what was chosen, in sentences.
 ///
 /// # Errors
 /// [`crate::error::ErrorKind::Data`]: no such folder, or a faulty one.
-pub fn follow_data(mut options: Options) -> Result<(Options, Vec<String>), Error> {
+pub fn follow_data(
+    mut options: Options,
+    weights: Option<&WeightClasses>,
+) -> Result<(Options, Vec<String>), Error> {
     let given = options.data.data_dir.clone().unwrap_or_else(|| DEFAULT_DATA.into());
     let (root, mut notes) = resolve(&given)?;
     if root != given {
@@ -41,18 +46,21 @@ pub fn follow_data(mut options: Options) -> Result<(Options, Vec<String>), Error
     if options.training.recipe.is_some() {
         return Ok((options, notes));
     }
-    let facts = match options.data.val_fraction {
-        Some(share) => DataFacts::of(&ImageFolder::open_whole(&root)?, 1.0 - share),
+    let (folder, share) = match options.data.val_fraction {
+        Some(share) => (ImageFolder::open_whole(&root)?, 1.0 - share),
         None if options.data.canonical_nodes.is_some_and(|nodes| nodes > 1) => {
-            DataFacts::of(&ImageFolder::open_train_part(&root)?, 1.0)
+            (ImageFolder::open_train_part(&root)?, 1.0)
         }
-        None => DataFacts::of(&ImageFolder::open_train(&root, None)?, 1.0),
+        None => (ImageFolder::open_train(&root, None)?, 1.0),
     };
+    let facts = DataFacts::of(&folder, share);
     let task = Task {
         images: facts.images,
         short_edge: facts.short_edge,
         pretrained: options.network.pretrained_path.is_some()
             || options.network.pretrained.is_some(),
+        new_head: weights.is_some_and(|weights| weights.start_anew(&folder.classes)),
+        model_given: options.network.model.is_some(),
     };
     let (options, said) = auto::under(&options, task)?;
     notes.extend(said);
