@@ -209,8 +209,8 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
             command => inside(|| run_within_memory(command)),
         }
     });
-    match result {
-        Ok(code) => ExitCode::from(code),
+    let code = match result {
+        Ok(code) => code,
         Err(failure) => {
             if launch::announced_rank() > 0 {
                 // What every rank finds is rank 0's to say: it ends the job, and this rank with it.
@@ -218,9 +218,10 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
                 std::thread::sleep(AFTER_ROOT);
             }
             err!("error: {}{failure}", launch::prefix());
-            ExitCode::from(failure.kind.exit_code())
+            failure.kind.exit_code()
         }
-    }
+    };
+    signal::exit_without_destructors(code)
 }
 
 /// The command line with the flags of other trainers translated; notes go to standard error.

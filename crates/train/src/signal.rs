@@ -72,3 +72,11 @@ fn hangup_ignored() -> bool {
     let mask = mask.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
     mask.is_none_or(|mask| mask & 1 == 1)
 }
+/// Ends the process after its output is written, without the destructors of libraries. A graphics
+/// driver's would run beside its own threads, which may still start: Mesa's software adapter then
+/// ends a program with a segmentation fault instead of its exit code.
+pub fn exit_without_destructors(code: u8) -> ! {
+    use std::io::Write as _;
+    let _ = std::io::stdout().flush();
+    signal_hook::low_level::exit(i32::from(code))
+}

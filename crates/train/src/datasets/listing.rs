@@ -27,7 +27,7 @@ pub(crate) fn entries_and_litter(
     folder: &Path,
     litter: &mut Vec<PathBuf>,
 ) -> Result<Vec<PathBuf>, DataError> {
-    let failed = |e: io::Error| DataError::folder(folder, e.to_string());
+    let failed = |e: io::Error| DataError::unreadable(folder, &e);
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
@@ -106,7 +106,7 @@ fn identity(path: &Path, _found: &Metadata) -> Identity {
 
 /// A folder and all above it.
 fn ancestors(folder: &Path) -> Result<HashSet<Identity>, DataError> {
-    let failed = |e: io::Error| DataError::folder(folder, e.to_string());
+    let failed = |e: io::Error| DataError::unreadable(folder, &e);
     let whole = folder.canonicalize().map_err(failed)?;
     let named = folder.ancestors().filter(|path| !path.as_os_str().is_empty());
     let each =

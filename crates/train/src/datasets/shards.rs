@@ -206,7 +206,7 @@ pub fn index(root: &Path) -> Result<Option<ShardIndex>, DataError> {
         return Ok(None);
     }
     let bytes = std::fs::read(&path).map_err(|e| match is_about_the_file(&e) {
-        true => DataError::folder(&path, e.to_string()),
+        true => DataError::unreadable(&path, &e),
         false => DataError::storage(&path, &e),
     })?;
     let foreign = |e: &dyn std::fmt::Display| {
