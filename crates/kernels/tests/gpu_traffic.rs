@@ -24,7 +24,7 @@ fn a_count_names_launches_and_bytes_and_runs_nothing() {
         let y = Cube::rectified(x.clone());
         let _ = Cube::float_exp(y);
     });
-    let work = traffic.operations["relu"];
+    let work = traffic.operations["activation"];
     let map = 2 * 8 * 16 * 16 * 4;
     assert_eq!((work.calls, work.read, work.written, work.chain), (1, map, map, 1));
     // The copy to channels last, the kernel, Burn's exponential.

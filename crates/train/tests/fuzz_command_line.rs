@@ -316,7 +316,8 @@ fn no_command_line_ends_in_a_panic_a_hang_or_without_a_sentence() {
 fn cases_hold_words_of_every_kind() {
     let mut root = train::cli::command();
     root.build();
-    let words: Vec<OsString> = (0..60_000).flat_map(|number| command_line(&root, number)).collect();
+    let words: Vec<OsString> =
+        (0..120_000).flat_map(|number| command_line(&root, number)).collect();
     let any = |test: &dyn Fn(&OsStr) -> bool| words.iter().any(|word| test(word));
     assert!(any(&|word| word.to_str().is_none()), "a word that is not UTF-8");
     assert!(any(&|word| word.len() > 50_000), "a long word");

@@ -68,6 +68,7 @@ fn expected(value: &Value, run: Run) -> Value {
     plan["sync_bn"] = Value::Bool(false);
     plan["canonical_nodes"] = Value::from(1);
     plan["comm_dtype"] = Value::from("f32");
+    plan["amp"] = Value::Bool(false);
     plan["group_duplicates"] = Value::Bool(run != Run::Older);
     if run == Run::New && !says("exif") {
         plan["exif"] = Value::Bool(true);

@@ -298,10 +298,12 @@ fn update_kernel(
         let mut gradient_scale = gradient_scale;
         let mut finite = true;
         if comptime!(guarded) {
-            for i in 0..guards {
+            let mut i = 0usize;
+            while i < guards {
                 if guard[i].is_nan() || guard[i].is_inf() {
                     finite = false;
                 }
+                i += 1;
             }
             if max_norm > 0.0f32 {
                 let norm = guard[guards - 1].sqrt() * gradient_scale;

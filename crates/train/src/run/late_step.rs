@@ -29,10 +29,9 @@ const READ_AT_ONCE: u64 = 10;
 
 /// A step whose numbers are on the device.
 struct UnreadStep {
-    /// The losses of its batches, and the sum of the squared gradients before `scale`.
+    /// The loss, and the sum of the squared gradients before `scale`.
     numbers: Tensor<1>,
-    /// Images of every batch.
-    images: Vec<u64>,
+    images: u64,
     /// What the gradients were multiplied by.
     scale: f64,
     /// The step's last batch, and the steps done before it.
@@ -88,6 +87,8 @@ pub(super) fn supports(trainer: &Trainer, optimizer: &Optimizer) -> bool {
     multi_tensor::supports(&Tensor::<1>::empty([1], &trainer.device))
         && trainer.communicator().world() == 1
         && plan.training.grad_accum_steps == 1
+        // Larger images may find no memory, which would show too late.
+        && plan.augmentation.img_size_start.is_none()
         && optimizer.has_guarded_updates()
         && !clips
 }
@@ -129,7 +130,7 @@ pub(super) fn step(
     state = averaging::update_ema(state, plan);
     unread.steps.push(UnreadStep {
         numbers: values,
-        images: vec![images as u64],
+        images: images as u64,
         scale: 1.0 / loss_scale,
         position: state.position,
         lr,
@@ -154,22 +155,15 @@ pub(super) fn read(
         true => Vec::new(),
         false => Tensor::cat(numbers, 0).into_data().try_into_vec::<f32>().expect("f32"),
     };
-    let (mut values, mut last) = (values.as_slice(), None);
-    for step in steps {
-        let (own, rest) = values.split_at(step.images.len() + 1);
-        values = rest;
-        let (losses, squares) = own.split_at(step.images.len());
-        let loss = f64::from(losses[losses.len() - 1]);
-        let grad_norm = f64::from(squares[0]).sqrt() * step.scale;
-        let finite = losses.iter().all(|loss| loss.is_finite());
-        let finite = finite && grad_norm.is_finite();
+    let mut last = None;
+    for (step, [loss, squares]) in steps.into_iter().zip(values.as_chunks::<2>().0) {
+        let (loss, grad_norm) = (f64::from(*loss), f64::from(*squares).sqrt() * step.scale);
+        let finite = loss.is_finite() && grad_norm.is_finite();
         unread.count(finite.then_some(loss));
         if finite {
             state.nan_guard.on_finite_step();
-            for (loss, images) in losses.iter().zip(&step.images) {
-                state.epoch_stats.loss += f64::from(*loss) * *images as f64;
-                state.epoch_stats.seen += images;
-            }
+            state.epoch_stats.loss += loss * step.images as f64;
+            state.epoch_stats.seen += step.images;
             last = Some(ReadStep { loss, grad_norm });
             continue;
         }
