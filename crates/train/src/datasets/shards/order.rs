@@ -318,7 +318,7 @@ mod tests {
     /// 7 or 8 each, of at most 3 files, and windows of their own.
     ///
     /// Mutations caught, each alone: nodes that share an item; whole files dealt in turn, so that a
-    /// node has 18 items and another none.
+    /// node has 18 items and another none; all nodes shuffled alike.
     #[test]
     fn canonical_nodes_have_equal_parts_of_the_files_and_orders_of_their_own() {
         let nodes = layout(8).with_nodes(4);
