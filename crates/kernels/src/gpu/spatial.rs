@@ -11,6 +11,36 @@ use crate::gpu::batch_norm::sum_rows;
 use crate::gpu::map::{Tiles, UNITS, element, empty};
 use crate::gpu::traffic::record;
 
+/// A unit's part of the sum over the pixels of a vector of channels of an image, of `x` or of `x`
+/// times `other`: every `y_units`-th pixel. Zero behind the last vector.
+#[cube]
+pub(crate) fn pixel_sum<E: Float, N: Size>(
+    x: &[Vector<E, N>],
+    other: &[Vector<E, N>],
+    image: usize,
+    channel: usize,
+    pixels: usize,
+    vectors: usize,
+    #[comptime] product: bool,
+    #[comptime] y_units: usize,
+) -> Vector<f32, N> {
+    let mut sum = Vector::<f32, N>::new(0.0f32);
+    if channel < vectors {
+        let mut pixel = UNIT_POS_Y as usize;
+        while pixel < pixels {
+            let at = (image * pixels + pixel) * vectors + channel;
+            let value = Vector::<f32, N>::cast_from(x[at]);
+            if comptime!(product) {
+                sum += value * Vector::<f32, N>::cast_from(other[at]);
+            } else {
+                sum += value;
+            }
+            pixel += y_units;
+        }
+    }
+    sum
+}
+
 #[cube(launch)]
 fn sum_kernel<E: Float, N: Size>(
     x: &[Vector<E, N>],
@@ -27,20 +57,7 @@ fn sum_kernel<E: Float, N: Size>(
     let mut sums = Shared::<[Vector<f32, N>]>::new_slice(UNITS);
     let channel = (CUBE_POS_X as usize) * x_units + UNIT_POS_X as usize;
     let image = CUBE_POS_Y as usize;
-    let mut sum = Vector::<f32, N>::new(0.0f32);
-    if channel < vectors {
-        let mut pixel = UNIT_POS_Y as usize;
-        while pixel < pixels {
-            let at = (image * pixels + pixel) * vectors + channel;
-            let value = Vector::<f32, N>::cast_from(x[at]);
-            if comptime!(product) {
-                sum += value * Vector::<f32, N>::cast_from(other[at]);
-            } else {
-                sum += value;
-            }
-            pixel += y_units;
-        }
-    }
+    let sum = pixel_sum::<E, N>(x, other, image, channel, pixels, vectors, product, y_units);
     let sum = sum_rows::<N>(sum, &mut sums, x_units, y_units);
     if UNIT_POS_Y == 0 && channel < vectors {
         sums_out[image * vectors + channel] = sum * Vector::new(factor);

@@ -9,7 +9,7 @@ use cubecl::prelude::*;
 
 use crate::gpu::batch_norm::sum_rows;
 use crate::gpu::map::{Tiles, UNITS, element, empty};
-use crate::gpu::spatial::{Scale, scaled, spatial_sum};
+use crate::gpu::spatial::{Scale, pixel_sum, scaled, spatial_sum};
 use crate::gpu::traffic::record;
 
 /// The most channels and hidden channels together that a cube's shared memory holds, in values.
@@ -45,20 +45,7 @@ fn channel_sums<E: Float, N: Size>(
     let mut block = 0usize;
     while block < vectors {
         let channel = block + UNIT_POS_X as usize;
-        let mut sum = Vector::<f32, N>::new(0.0f32);
-        if channel < vectors {
-            let mut pixel = UNIT_POS_Y as usize;
-            while pixel < pixels {
-                let at = (image * pixels + pixel) * vectors + channel;
-                let value = Vector::<f32, N>::cast_from(x[at]);
-                if comptime!(product) {
-                    sum += value * Vector::<f32, N>::cast_from(other[at]);
-                } else {
-                    sum += value;
-                }
-                pixel += y_units;
-            }
-        }
+        let sum = pixel_sum::<E, N>(x, other, image, channel, pixels, vectors, product, y_units);
         let sum = sum_rows::<N>(sum, &mut sums, x_units, y_units);
         if UNIT_POS_Y == 0 && channel < vectors {
             #[unroll]

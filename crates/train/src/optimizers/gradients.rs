@@ -191,27 +191,27 @@ impl Gradients {
         module: &M,
         groups: &[ParamGroup],
     ) {
-        if mode == ClipMode::Norm {
-            // torch.nn.utils.clip_grad_norm_, its epsilon too.
-            let factor = limit / (norm + 1e-6);
-            if factor < 1.0 {
-                self.scale(factor);
-            }
-            return;
-        }
-        self.apply_factor();
-        self.flat = None;
         match mode {
-            ClipMode::Norm => {}
+            ClipMode::Norm => {
+                // torch.nn.utils.clip_grad_norm_, its epsilon too.
+                let factor = limit / (norm + 1e-6);
+                if factor < 1.0 {
+                    self.scale(factor);
+                }
+                return;
+            }
             ClipMode::Value => {
+                self.apply_factor();
                 self.each.iter_mut().flatten().for_each(|g| g.values.clamp(limit));
             }
             ClipMode::Agc => {
+                self.apply_factor();
                 let mut adapt =
                     AdaptiveClip { gradients: self, limit: limit as f32, groups, number: 0 };
                 module.visit(&mut adapt);
             }
         }
+        // The entries are no longer parts of the vector.
         *self = Self::new(std::mem::take(&mut self.each));
     }
 }
